@@ -1,0 +1,1 @@
+"""Everclip: continual, parameter-efficient adaptation of CLIP-like models."""

@@ -1,0 +1,1 @@
+"""Frozen CLIP-like models with insertion points."""

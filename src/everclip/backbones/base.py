@@ -1,0 +1,83 @@
+"""What every backbone offers to methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from everclip.backbones.insertion import TokenEdit
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Size of one transformer tower: token width, number of blocks and of attention heads."""
+
+    width: int
+    layers: int
+    heads: int
+
+
+class Backbone(nn.Module, ABC):
+    """A CLIP-like model of two towers, frozen and in evaluation mode unless a method unfreezes parts of it.
+
+    Attributes:
+        embed_dim: E, width of the joint embedding.
+        image_size: side of the square pictures the image tower takes, in pixels.
+        vision: size of the image tower, None where it is no plain transformer.
+        text: size of the text tower.
+        mean: per-channel mean (3,) subtracted by `normalize`, for values in [0, 1].
+        std: per-channel standard deviation (3,).
+        provenance: model name, weights, their SHA-256 and whatever else identifies the numbers.
+    """
+
+    embed_dim: int
+    image_size: int
+    vision: Tower | None
+    text: Tower | None
+    mean: Tensor
+    std: Tensor
+    provenance: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def logit_scale(self) -> Tensor:
+        """Factor of cosine similarities, a scalar (already exponentiated)."""
+
+    @abstractmethod
+    def resize(self, image: Image.Image) -> Tensor:
+        """The picture as the backbone wants it: (3, image_size, image_size) uint8, RGB."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (N, L), L as short as the longest text allows where the text tower is causal.
+
+        Raises:
+            ConfigError: a text has no words.
+        """
+
+    @abstractmethod
+    def encode_image(self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
+        """Image features (B, E) of normalised pictures (B, 3, S, S), of length 1 if `normalize`."""
+
+    @abstractmethod
+    def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
+        """Text features (N, E) of token ids (N, L), of length 1 if `normalize`."""
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Model input (B, 3, S, S) float32 of raw pictures (B, 3, S, S) uint8."""
+        return (images.float() / 255 - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in evaluation mode: dropout and batch statistics of a pre-trained tower are never trained here."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean.device

@@ -1,0 +1,52 @@
+"""Insertion points: how a method reaches into a backbone without forking it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class TokenEdit:
+    """Rewrites the token sequence on its way through one tower; the identity unless overridden.
+
+    An edit is made for one forward pass and may keep state between its calls. Tokens may be inserted behind the first
+    token or appended at the end; the towers find their read-out position whatever the number of added tokens.
+    """
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Called once on the embedded tokens (N, L, D).
+
+        Text: before the position embeddings are added, so inserted tokens shift the later ones. Vision: after the
+        position embeddings and before `ln_pre`.
+        """
+        return tokens
+
+    def before(self, layer: int, tokens: Tensor) -> Tensor:
+        """Called on the residual stream (N, L, D) before block `layer` (0-based) runs."""
+        return tokens
+
+
+def replace_modules(root: nn.Module, pattern: str, make: Callable[[nn.Module], nn.Module]) -> list[str]:
+    """Replaces every sub-module whose full name matches.
+
+    Args:
+        root: where to look; changed in place.
+        pattern: regular expression that must match the whole dotted name, for example `visual.*mlp.c_fc`.
+        make: gives the replacement of a module.
+
+    Returns:
+        The names of the replaced modules, in the order of `root.named_modules()`.
+
+    Raises:
+        ValueError: nothing matches.
+    """
+    expression = re.compile(pattern)
+    names = [name for name, _ in root.named_modules() if name and expression.fullmatch(name)]
+    if not names:
+        raise ValueError(f"no sub-module of {type(root).__name__} matches {pattern!r}")
+    for name in names:
+        parent_name, _, child = name.rpartition(".")
+        setattr(root.get_submodule(parent_name), child, make(root.get_submodule(name)))
+    return names

@@ -1,0 +1,212 @@
+"""Backbones of the open_clip library (mlfoundations/open_clip, checked with release 3.3.0)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
+
+from everclip.backbones import embedded
+from everclip.backbones.base import Backbone, Tower
+from everclip.backbones.insertion import TokenEdit
+from everclip.digest import state_sha256
+from everclip.errors import ConfigError, MissingError
+
+END_OF_TEXT = 49407
+
+
+class OpenClip(Backbone):
+    """An open_clip model behind the `Backbone` interface, with its own preprocessing and tokenizer.
+
+    Args:
+        model: an open_clip model name (`open_clip.list_models()`) or `everclip-tiny`.
+        weights: a pre-trained tag of that model, the path of a local checkpoint (`.pt`, `.safetensors`), `embedded`
+            (weights shipped with Everclip), or `random` (only when asked for by this name).
+        load: False builds the model on the meta device, without storage, after checking that weights exist.
+
+    Raises:
+        ConfigError: unknown model or tag, or a tag whose activation differs from the model's (QuickGELU).
+        MissingError: weights that are neither here nor to be fetched.
+    """
+
+    def __init__(self, *, model: str, weights: str, load: bool = True) -> None:
+        super().__init__()
+        embedded.register_configs()
+        if model not in open_clip.list_models():
+            raise ConfigError(f"backbone.model={model} is no open_clip model; list: open_clip.list_models()")
+        _check_weights(model, weights)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
+            warnings.filterwarnings("ignore", message="No pretrained weights.*")
+            self.model: Any = _create(model, weights) if load else _create_meta(model)
+        self.model.requires_grad_(False)
+        self.tokenizer = open_clip.get_tokenizer(model)
+        self.train(False)
+
+        visual, text = self.model.visual, self._text
+        preprocess = PreprocessCfg(**visual.preprocess_cfg)
+        pipeline = image_transform_v2(preprocess, is_train=False).transforms
+        self._resize = Compose([*(t for t in pipeline if not isinstance(t, ToTensor | Normalize)), PILToTensor()])
+        size = preprocess.size
+        self.image_size = size if isinstance(size, int) else size[0]
+        self.register_buffer("mean", torch.tensor(preprocess.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std), persistent=False)
+        self.embed_dim = open_clip.get_model_config(model)["embed_dim"]
+        self.vision = _tower(visual)
+        self.text = _tower(text)
+        self.provenance = {
+            "model": model,
+            "weights": weights,
+            "sha256": state_sha256(self.model.state_dict()) if load else None,
+            "quick_gelu": bool(open_clip.get_model_config(model).get("quick_gelu", False)),
+        }
+
+    @property
+    def _text(self) -> Any:
+        """The text tower: `CLIP` keeps its members on the model, `CustomTextCLIP` under `text`."""
+        return getattr(self.model, "text", self.model)
+
+    @property
+    def _causal(self) -> bool:
+        return getattr(self._text, "attn_mask", None) is not None and hasattr(self._text, "token_embedding")
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.model.logit_scale.exp()
+
+    def resize(self, image: Image.Image) -> Tensor:
+        return self._resize(image)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(list(texts))
+        if not self._causal:
+            return tokens
+        ends = tokens.argmax(dim=-1)
+        for text, end in zip(texts, ends.tolist(), strict=True):
+            if end <= 1:
+                raise ConfigError(f"the text {text!r} has no words")
+        return tokens[:, : int(ends.max()) + 1]
+
+    def encode_image(self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
+        features = self.model.encode_image(images) if edit is None else self._encode_edited_image(images, edit)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def _encode_edited_image(self, images: Tensor, edit: TokenEdit) -> Tensor:
+        visual = self.model.visual
+        if self.vision is None or visual.pool_type != "tok" or visual.attn_pool is not None:
+            raise ConfigError(
+                f"backbone {self.provenance['model']} gives no access to its image tokens, which this method needs; "
+                "use a ViT with a class token, for example backbone=vit_b16_openai"
+            )
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
+        x = visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
+        for layer, block in enumerate(visual.transformer.resblocks):
+            x = block(edit.before(layer, x))
+        return visual.ln_post(x[:, 0]) @ visual.proj
+
+    def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
+        if self._causal:
+            features = self._encode_causal_text(tokens, edit or TokenEdit())
+        elif edit is None:
+            features = self.model.encode_text(tokens)
+        else:
+            raise ConfigError(
+                f"backbone {self.provenance['model']} has no causal text tower, which this method needs; "
+                "use for example backbone=vit_b16_openai"
+            )
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def _encode_causal_text(self, tokens: Tensor, edit: TokenEdit) -> Tensor:
+        """open_clip's `encode_text` on rows of any length: the same features, as nothing follows the end of text."""
+        text = self._text
+        x = edit.embed(text.token_embedding(tokens))
+        if x.shape[1] > len(text.positional_embedding):
+            raise ConfigError(
+                f"{x.shape[1]} tokens with prompts, but backbone {self.provenance['model']} has room for "
+                f"{len(text.positional_embedding)}; shorten the class names, the template or the prompts"
+            )
+        x = x + text.positional_embedding[: x.shape[1]]
+        for layer, block in enumerate(text.transformer.resblocks):
+            x = edit.before(layer, x)
+            x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
+        # Only the read-out position goes through the last norm and the projection; added tokens shift it.
+        ends = tokens.argmax(dim=-1) + (x.shape[1] - tokens.shape[1])
+        x = text.ln_final(x[torch.arange(len(x), device=x.device), ends])
+        projection = text.text_projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+def _tower(module: Any) -> Tower | None:
+    """Size of a tower built of open_clip's own blocks, None for timm trunks and convolutional towers."""
+    blocks = getattr(getattr(module, "transformer", None), "resblocks", None)
+    if blocks is None:
+        return None
+    return Tower(width=blocks[0].ln_1.normalized_shape[0], layers=len(blocks), heads=blocks[0].attn.num_heads)
+
+
+def _check_weights(model: str, weights: str) -> None:
+    """Refuses weights that cannot be right before anything is loaded.
+
+    Raises:
+        ConfigError: unknown tag, or QuickGELU weights for a GELU model and the reverse.
+        MissingError: a local file that is not there.
+    """
+    if weights in ("random", "embedded"):
+        if weights == "embedded" and not embedded.weights_path(model).is_file():
+            raise ConfigError(f"no embedded weights for backbone.model={model}; give a tag, a file or `random`")
+        return
+    if "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        if not Path(weights).is_file():
+            raise MissingError(f"backbone.weights={weights}: no such file; give a checkpoint of {model} or a tag")
+        return
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if weights not in tags:
+        raise ConfigError(
+            f"backbone.weights={weights} is no tag of {model}; tags: {', '.join(tags) or 'none'}; "
+            "a local file or `random` are possible too"
+        )
+    wanted = bool(open_clip.get_pretrained_cfg(model, weights).get("quick_gelu", False))
+    has = bool(open_clip.get_model_config(model).get("quick_gelu", False))
+    if wanted != has and "timm_model_name" not in open_clip.get_model_config(model)["vision_cfg"]:
+        other = f"{model}-quickgelu" if wanted else model.removesuffix("-quickgelu")
+        raise ConfigError(
+            f"backbone.weights={weights} were trained with {'QuickGELU' if wanted else 'GELU'} and "
+            f"backbone.model={model} is not; use backbone.model={other}"
+        )
+
+
+def _create_meta(model: str) -> Any:
+    with torch.device("meta"):
+        return open_clip.create_model(model, load_weights=False, device="meta")
+
+
+def _create(model: str, weights: str) -> Any:
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return open_clip.create_model(model)
+    if weights == "embedded":
+        created = open_clip.create_model(model)
+        created.load_state_dict(embedded.load_weights(model))
+        return created
+    try:
+        return open_clip.create_model(model, pretrained=weights)
+    except (OSError, RuntimeError, ValueError) as error:
+        if Path(weights).is_file():
+            raise MissingError(f"backbone.weights={weights} is no checkpoint of {model}: {error}") from error
+        raise MissingError(
+            f"weights {weights} of {model} are not in the cache and could not be fetched ({type(error).__name__}); "
+            f"on a machine with network run `python -c \"import open_clip; open_clip.create_model('{model}', "
+            f"pretrained='{weights}')\"` and copy its Hugging Face cache (HF_HOME), or give a file: "
+            "backbone.weights=/path/to/checkpoint.safetensors"
+        ) from error

@@ -1,0 +1,93 @@
+"""The command `everclip-list`: what there is to choose, read from the configuration files and the constructors."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from everclip.config import GROUPS, conf_dir, signature_of
+from everclip.console import terminal
+
+KINDS = {"methods": "method", "backbones": "backbone", "sequences": "sequence", "tables": "table"}
+
+
+def read_option(group: str, name: str) -> DictConfig:
+    """The node that `conf/<group>/<name>.yaml` puts under `group`, uncomposed."""
+    loaded = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
+    assert isinstance(loaded, DictConfig)
+    node = loaded[group] if group == "method" else loaded
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def option_names(group: str) -> list[str]:
+    """The options of a group, sorted."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def describe(group: str, name: str) -> dict[str, Any]:
+    """Name, one line, options with defaults, source and needs of one option."""
+    node = read_option(group, name)
+    comment = _comment(group, name)
+    if group not in GROUPS:
+        return {"name": name, "summary": comment, "options": {}, "source": "", "needs": ""}
+    target = get_object(node["_target_"])
+    module = inspect.getdoc(inspect.getmodule(target)) or ""
+    source = re.search(r"^Source: (.*?)(?=^\w+:|\Z)", module, re.MULTILINE | re.DOTALL)
+    options = {str(key): value for key, value in OmegaConf.to_container(node).items() if key != "_target_"}  # type: ignore[union-attr]  # a mapping
+    return {
+        "name": name,
+        "summary": module.split("\n")[0] if group == "method" else comment or module.split("\n")[0],
+        "options": {key: options.get(key, default(p)) for key, p in signature_of(target).items()},
+        "source": " ".join(source[1].split()) if source else "",
+        "needs": _needs(group, target, options),
+    }
+
+
+def default(parameter: inspect.Parameter) -> Any:
+    """A parameter's default, `???` where it is required."""
+    return "???" if parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _comment(group: str, name: str) -> str:
+    lines = (conf_dir() / group / f"{name}.yaml").read_text().splitlines()
+    return next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
+
+
+def _needs(group: str, target: Any, options: dict[str, Any]) -> str:
+    if group == "method":
+        return {"session": "", "exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}[target.sees]
+    if group == "backbone":
+        return "" if options["weights"] == "embedded" else f"weights {options['weights']} of {options['model']}"
+    return "pictures of your own" if "root" in options else ""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `everclip-list`."""
+    parser = argparse.ArgumentParser(prog="everclip-list", description="What there is to choose on the command line.")
+    parser.add_argument("kind", nargs="?", choices=list(KINDS), help="only these (default: all)")
+    parser.add_argument("--json", action="store_true", help="machine-readable, with all details")
+    options = parser.parse_args(arguments)
+    kinds = [options.kind] if options.kind else list(KINDS)
+    found = {kind: [describe(KINDS[kind], name) for name in option_names(KINDS[kind])] for kind in kinds}
+    if options.json:
+        terminal.print_json(json.dumps(found))
+        return
+    for kind in kinds:
+        terminal.print(f"[bold]{kind}[/bold]")
+        for entry in found[kind]:
+            terminal.print(f"  {entry['name']:<18} {entry['summary']}", markup=False)
+            given = " ".join(f"{key}={value}" for key, value in entry["options"].items())
+            for title, text in (("options", given), ("source", entry["source"]), ("needs", entry["needs"])):
+                if text:
+                    terminal.print(f"  {'':<18} {title}: {text}", markup=False, style="dim")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The command `everclip`: compose, check, run; every error as one or two lines and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from everclip import config as configuration
+from everclip import report
+from everclip.config import nearest
+from everclip.console import set_up_logging, terminal
+from everclip.errors import EverclipError, Preempted
+from everclip.run_folder import RunFolder
+
+log = logging.getLogger("everclip")
+OUTCOMES: list[Outcome] = []
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended."""
+
+    folder: Path
+    exit_code: int
+
+
+def job(config: DictConfig) -> None:
+    """One run. Errors become outcomes, so that a sweep goes on with its other jobs."""
+    hydra_node = cast(DictConfig, HydraConfig.get())
+    folder = Path(hydra_node.runtime.output_dir)
+    set_up_logging(config.log_level)
+    exit_code = 0
+    try:
+        if config.check:
+            from everclip.build import check
+
+            check(config, hydra_node)
+        else:
+            _run_or_report(config, hydra_node, RunFolder(folder))
+    except Exception as error:  # noqa: BLE001 (the one place where every error ends)
+        exit_code = show_error(error)
+    finally:
+        _remove_if_empty(folder, Path(config.paths.outputs))
+    OUTCOMES.append(Outcome(folder, exit_code))
+
+
+def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder) -> None:
+    result = report.read_result(folder)
+    if result is None:
+        from everclip.build import run
+
+        run(config, hydra_node, folder)
+        result = report.read_result(folder)
+    else:
+        log.info("finished earlier; the stored result:")
+    if result is not None:
+        log.info("%s", report.results_table([result]))
+        log.info("%s", folder.path)
+
+
+def _remove_if_empty(folder: Path, root: Path) -> None:
+    """Removes a run folder in which nothing was written, with the empty folders above it up to the outputs."""
+    with suppress(OSError):
+        while folder != root.absolute():
+            folder.rmdir()
+            folder = folder.parent
+
+
+def show_error(error: BaseException) -> int:
+    """Prints an error for people and returns its exit code; `EVERCLIP_DEBUG=1` adds the traceback."""
+    if os.environ.get("EVERCLIP_DEBUG") == "1":
+        traceback.print_exception(error)
+    known = _find(error, EverclipError)
+    if known is not None:
+        message, code = str(known), known.exit_code
+    elif isinstance(error, MissingConfigException | HydraException | OmegaConfBaseException):
+        message, code = _compose_message(error), 2
+    else:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        message = f"{type(error).__name__}: {error} ({place}); EVERCLIP_DEBUG=1 shows more"
+        code = 1
+    sys.stderr.write(f"everclip: {message}\n")
+    log.debug("%s", message)
+    return code
+
+
+def _find(error: BaseException | None, kind: type[EverclipError]) -> EverclipError | None:
+    """The first error of a kind among an error and its causes."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _compose_message(error: BaseException) -> str:
+    """What went wrong while composing, with the nearest valid name, on one line."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = sorted(option.rpartition("/")[2] for option in error.options)
+        return f"{group}={name} is unknown; there are: {', '.join(options)}{nearest(name, options)}"
+    cause = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.key is not None:
+        names = [str(name) for name in cause.parent_node] if OmegaConf.is_dict(cause.parent_node) else []
+        key = cause.full_key or str(cause.key)
+        if "not in" in str(cause):
+            return f"{key} is unknown; there are: {', '.join(names)}{nearest(str(cause.key), names)}"
+        return f"{key}: {str(cause).splitlines()[0]}"
+    found = re.search(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
+    if found:
+        groups = (*configuration.GROUPS, "trainer", "logger", "paths")
+        return f"{found[1]} is no group; groups: {', '.join(groups)}{nearest(found[1], groups)}"
+    return " ".join(lines[:2])
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    raise Preempted(signal.Signals(number).name)
+
+
+def main() -> None:
+    """Entry point of `everclip`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
+    OUTCOMES.clear()
+    configuration.register()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _on_signal)
+    try:
+        hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="run")(job)()
+    except (Preempted, KeyboardInterrupt) as stop:
+        sys.stderr.write(f"everclip: stopped by {stop or 'SIGINT'}; the same command goes on\n")
+        sys.exit(Preempted.exit_code)
+    except Exception as error:  # noqa: BLE001 (errors while composing)
+        sys.exit(show_error(error))
+    results = [result for outcome in OUTCOMES if (result := report.read_result(RunFolder(outcome.folder)))]
+    if len(OUTCOMES) > 1 and results:
+        terminal.print(report.results_table(results), markup=False)
+    sys.exit(max((outcome.exit_code for outcome in OUTCOMES), default=0))
+
+
+if __name__ == "__main__":
+    main()

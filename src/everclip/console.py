@@ -1,0 +1,83 @@
+"""What a person sees while a run goes on: log lines, and a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("everclip")
+terminal = rich.console.Console(highlight=False, soft_wrap=True)  # long lines are the terminal's business
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints messages through the console that owns the progress bar, so that neither tears the other."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        terminal.print(self.format(record), markup=False)
+
+
+def set_up_logging(level: str) -> None:
+    """Sends Everclip's messages to the console."""
+    log.handlers = [_ConsoleHandler()]
+    log.setLevel(level.upper())
+    log.propagate = False
+
+
+def quieten_libraries() -> None:
+    """Hides the chatter of the libraries below; they set their levels when imported, so call this afterwards."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger about random weights
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Also writes every message, with its time, to the end of a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+class StepProgress:
+    """A progress bar over the steps of one phase; nothing where there is no terminal."""
+
+    def __init__(self, title: str, steps: int) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=terminal,
+            transient=True,
+            disable=not terminal.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=steps, loss="-")
+
+    def __enter__(self) -> StepProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    @property
+    def visible(self) -> bool:
+        """Whether anyone looks; reading a loss from a device costs a synchronisation."""
+        return not self._bar.disable
+
+    def advance(self, loss: float | None) -> None:
+        """One step done."""
+        self._bar.advance(self._task)
+        if loss is not None:
+            self._bar.update(self._task, loss=f"{loss:.3f}")

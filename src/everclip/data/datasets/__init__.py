@@ -1,0 +1,1 @@
+"""One reader per data set: what lies where, in which layout."""

@@ -1,0 +1,124 @@
+"""The kinds of `ImageSet`: arrays in memory, files on disk, several sets as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from everclip.digest import json_sha256
+from everclip.errors import DataError
+from everclip.types import ImageSet, Indices, Resize
+
+
+class ArrayImages(ImageSet):
+    """Pictures of one size in memory.
+
+    Args:
+        pixels: (N, H, W, 3) uint8, RGB.
+        labels: (N,) global class ids.
+        identity: what the pictures were made from; part of the fingerprint instead of the pixels.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], labels: Indices, identity: str) -> None:
+        if len(pixels) != len(labels):
+            raise DataError(f"{len(pixels)} pictures but {len(labels)} labels")
+        self._pixels = pixels
+        self.labels = labels
+        self._identity = identity
+        self._rows: Indices = np.arange(len(labels))
+
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        chosen = self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]]
+        first = resize(Image.fromarray(chosen[0]))
+        if first.shape[1:] == chosen.shape[1:3]:  # already of the right size: resizing would change nothing
+            return torch.from_numpy(chosen).permute(0, 3, 1, 2)
+        return torch.stack([first, *(resize(Image.fromarray(picture)) for picture in chosen[1:])])
+
+    def subset(self, indices: Sequence[int] | Indices) -> ArrayImages:
+        chosen = ArrayImages.__new__(ArrayImages)
+        chosen._pixels, chosen._identity = self._pixels, self._identity
+        chosen._rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        chosen.labels = self.labels[np.asarray(indices, dtype=np.int64)]
+        return chosen
+
+    def fingerprint(self) -> str:
+        return json_sha256([self._identity, self._rows.tolist(), self.labels.tolist()])
+
+
+class FileImages(ImageSet):
+    """Pictures as files, decoded when asked for.
+
+    Args:
+        paths: of the pictures.
+        labels: (N,) global class ids.
+        root: the fingerprint names the files relative to it, so that a data set may be moved.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Indices, root: Path) -> None:
+        if len(paths) != len(labels):
+            raise DataError(f"{len(paths)} pictures but {len(labels)} labels")
+        self.paths = tuple(paths)
+        self.labels = labels
+        self._root = root
+
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        return torch.stack([resize(read_image(self.paths[i])) for i in indices])
+
+    def subset(self, indices: Sequence[int] | Indices) -> FileImages:
+        return FileImages([self.paths[i] for i in indices], self.labels[np.asarray(indices, np.int64)], self._root)
+
+    def fingerprint(self) -> str:
+        files = [[path.relative_to(self._root).as_posix(), path.stat().st_size] for path in self.paths]
+        return json_sha256([files, self.labels.tolist()])
+
+
+class ConcatImages(ImageSet):
+    """Several sets one after the other."""
+
+    def __init__(self, parts: Sequence[ImageSet]) -> None:
+        self._parts = tuple(parts)
+        self.labels = np.concatenate([part.labels for part in parts])
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        wanted = np.asarray(indices, dtype=np.int64)
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        pictures: list[Tensor] = [torch.empty(0)] * len(wanted)
+        for part in np.unique(owner):
+            at = np.flatnonzero(owner == part)
+            for position, picture in zip(
+                at, self._parts[part].images((wanted[at] - self._starts[part]).tolist(), resize), strict=True
+            ):
+                pictures[position] = picture
+        return torch.stack(pictures)
+
+    def subset(self, indices: Sequence[int] | Indices) -> ConcatImages:
+        wanted = np.asarray(indices, dtype=np.int64)
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        cuts = np.flatnonzero(np.diff(owner)) + 1
+        runs = [run for run in np.split(np.arange(len(wanted)), cuts) if len(run)]
+        return ConcatImages(
+            [self._parts[owner[run[0]]].subset(wanted[run] - self._starts[owner[run[0]]]) for run in runs]
+        )
+
+    def fingerprint(self) -> str:
+        return json_sha256([part.fingerprint() for part in self._parts])
+
+
+def read_image(path: Path) -> Image.Image:
+    """The picture in a file as RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        DataError: the file cannot be read as a picture; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a picture: {error}") from error

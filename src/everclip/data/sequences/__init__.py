@@ -1,0 +1,1 @@
+"""Task sequences: how a data set becomes sessions and tasks."""

@@ -1,0 +1,30 @@
+"""SHA-256 of things, so that equal things are known as equal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the JSON digest is needed where torch is not
+    from torch import Tensor
+
+
+def json_sha256(value: Any) -> str:
+    """Hex digest of a JSON-like value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """Hex digest of a tensor's type, shape and bytes."""
+    import torch
+
+    header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(header + flat.numpy().tobytes()).hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hex digest of a state dict, independent of the order of its entries."""
+    return json_sha256({name: tensor_sha256(tensor) for name, tensor in state.items()})

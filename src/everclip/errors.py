@@ -1,0 +1,47 @@
+"""Errors that a user can cause or meet, each with the exit code of its kind."""
+
+from __future__ import annotations
+
+
+class EverclipError(Exception):
+    """An error shown as one or two lines with its remedy, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(EverclipError):
+    """A setting that cannot be: unknown, of the wrong type, or impossible."""
+
+    exit_code = 2
+
+
+class MissingError(EverclipError):
+    """Data or weights that are not where they are expected."""
+
+    exit_code = 2
+
+
+class DataError(EverclipError):
+    """Data that are there but cannot be used as they are."""
+
+    exit_code = 2
+
+
+class DataAccessError(EverclipError):
+    """A method read data that its declaration (`Method.sees`) does not allow."""
+
+
+class NotFiniteError(EverclipError):
+    """A loss or gradient became NaN or infinite."""
+
+
+class LockedError(EverclipError):
+    """Another process works in the run folder."""
+
+    exit_code = 3
+
+
+class Preempted(BaseException):
+    """The run was asked to stop (SIGTERM, SIGUSR1); derives from BaseException so that nothing swallows it."""
+
+    exit_code = 75

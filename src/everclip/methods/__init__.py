@@ -1,0 +1,1 @@
+"""Methods: one module each, everything that adapts."""

@@ -1,0 +1,96 @@
+"""The interface of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from everclip.backbones.base import Backbone
+from everclip.types import Batch, ClassSet, ImageSet, Phase, Session
+
+# extract(pictures, encode) -> features (N, D), labels (N,): `encode` maps normalised pictures (B, 3, S, S) to (B, D);
+# it runs without gradients, in evaluation precision, over all pictures in their order, and is complete on every rank.
+Extract = Callable[[ImageSet, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+Classifier = Callable[[Tensor], Tensor]
+
+
+class Method(nn.Module):
+    """Everything that adapts, around a frozen backbone; knows no trainer, no configuration, no device.
+
+    What matters later must be a parameter or a buffer registered in `__init__` (it may be empty then and grow), so that
+    a checkpoint holds it. Hooks are called in this order: `begin_session`, then for each of `phases` many times `loss`,
+    `before_step`, `after_step`, then `end_session`.
+
+    Attributes:
+        sees: which training pictures may be read: those of the current `session`; `exemplars` too, copies or views
+            kept from earlier sessions; or `all` sessions so far, in which case `session.train` holds them.
+        open_vocabulary: whether classes that were never trained on can be scored.
+        all_parameters_used: whether every trainable parameter gets a gradient in every step.
+    """
+
+    sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"
+    open_vocabulary: ClassVar[bool] = True
+    all_parameters_used: ClassVar[bool] = True
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        """Before training: grow heads, build caches, snapshot a teacher."""
+
+    def phases(self, session: Session) -> tuple[Phase, ...]:
+        """What to optimise in this session; `()` if nothing is trained."""
+        return (Phase(),)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Named, already weighted scalar terms; the engine adds them up."""
+        raise NotImplementedError(f"{type(self).__name__} declares a phase without a loss")
+
+    def before_step(self) -> None:
+        """With the gradients of a step, before the optimiser uses them."""
+
+    def after_step(self) -> None:
+        """After the optimiser moved the parameters."""
+
+    def end_session(self, session: Session, extract: Extract) -> None:
+        """After training: prototypes, importance weights, merging, memory; the same result on every rank."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image features (B, E) of length 1 for normalised pictures (B, 3, S, S)."""
+        return self.backbone.encode_image(images)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text features (N, E) of length 1."""
+        return self.backbone.encode_text(self.backbone.tokenize(texts).to(self.backbone.device))
+
+    def class_features(self, classes: ClassSet) -> Tensor:
+        """One text feature (C, E) of length 1 per class: the mean over its templates."""
+        features = [self.encode_text(classes.prompts(template)) for template in classes.templates]
+        return features[0] if len(features) == 1 else F.normalize(torch.stack(features).sum(dim=0), dim=-1)
+
+    def classifier(self, classes: ClassSet) -> Classifier:
+        """A function from normalised pictures (B, 3, S, S) to logits (B, C), columns in the order of `classes`.
+
+        What depends on the classes alone is computed once, here. The logits of a picture depend on no other picture.
+        """
+        text = self.class_features(classes)
+        scale = self.backbone.logit_scale
+        return lambda images: scale * self.encode_image(images) @ text.T
+
+    def logits(self, images: Tensor, classes: ClassSet) -> Tensor:
+        """Logits (B, C) of normalised pictures (B, 3, S, S), columns in the order of `classes`."""
+        return self.classifier(classes)(images)
+
+    def cross_entropy(self, batch: Batch, classes: ClassSet, label_smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy (scalar) of the batch among `classes`, with part of the target spread over all of them."""
+        target = classes.columns(batch.labels)
+        return F.cross_entropy(self.logits(batch.images, classes), target, label_smoothing=label_smoothing)
+
+    def num_trainable(self) -> int:
+        """Number of trained values, counted from the parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)

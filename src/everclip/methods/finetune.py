@@ -1,0 +1,50 @@
+"""Sequential fine-tuning of all weights: the lower bound that forgets.
+
+Each session goes on from the last one's weights with cross-entropy over the session's own classes; both towers are
+trained, text features are live.
+
+Source: the "fine-tune" baseline of arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714).
+Differs: epochs instead of 1000 steps; no label smoothing unless asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.methods.base import Extract, Method
+from everclip.types import Batch, Session
+
+
+class Finetune(Method):
+    """All weights of the backbone, trained session after session.
+
+    Args:
+        backbone: unfrozen in place.
+        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        label_space: Literal["current", "seen"] = "current",
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
+        super().__init__(backbone)
+        backbone.requires_grad_(True)
+        self.label_space = label_space
+        self.label_smoothing = label_smoothing
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.classes = session.new if self.label_space == "current" else session.seen
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}

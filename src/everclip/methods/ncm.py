@@ -1,0 +1,45 @@
+"""Nearest class mean: a picture belongs to the class whose mean image feature is most similar; nothing is trained.
+
+The mean of a class is that of the normalised features of its training pictures, so the result after all sessions does
+not depend on how classes were spread over sessions.
+
+Source: SimpleCIL, arXiv 2303.07338 (LAMDA-CL/C3Box @ 1378ab2, `models/simplecil.py`).
+Differs: features are normalised before averaging, the more usual form; SimpleCIL averages raw features.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.methods.base import Classifier, Extract, Method
+from everclip.modules.class_rows import ClassRows
+from everclip.types import ClassSet, Phase, Session
+
+
+class Ncm(Method):
+    """Class means on the frozen image tower."""
+
+    open_vocabulary = False
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.means = ClassRows(backbone.embed_dim, trainable=False)
+
+    @override
+    def phases(self, session: Session) -> tuple[Phase, ...]:
+        return ()
+
+    @override
+    def end_session(self, session: Session, extract: Extract) -> None:
+        features, labels = extract(session.train, self.encode_image)
+        columns = session.new.columns(labels)
+        means = torch.stack([features[columns == column].mean(dim=0) for column in range(len(session.new))])
+        self.means.append(session.new, F.normalize(means, dim=-1))
+
+    @override
+    def classifier(self, classes: ClassSet) -> Classifier:
+        means = self.means.of(classes)
+        return lambda images: self.backbone.logit_scale * self.encode_image(images) @ means.T

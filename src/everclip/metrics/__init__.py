@@ -1,0 +1,1 @@
+"""Metrics: pure functions of tables of results."""

@@ -1,0 +1,1 @@
+"""Building blocks of methods; they know nothing of sessions."""

@@ -1,0 +1,48 @@
+"""A table with one row per class, growing as classes arrive."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from everclip.types import ClassSet
+
+
+class ClassRows(nn.Module):
+    """Rows (C, D) by global class id; trainable or not. `rows` and `ids` are part of the state and may have any length.
+
+    Args:
+        width: D.
+        trainable: whether `rows` is a parameter.
+    """
+
+    rows: Tensor
+    ids: Tensor
+
+    def __init__(self, width: int, *, trainable: bool) -> None:
+        super().__init__()
+        self.register_buffer("ids", torch.empty(0, dtype=torch.long))
+        rows = torch.empty(0, width)
+        if trainable:
+            self.rows = nn.Parameter(rows)
+        else:
+            self.register_buffer("rows", rows)
+
+    def append(self, classes: ClassSet, rows: Tensor) -> None:
+        """Adds one row (len(classes), D) per class, none of which may be known already."""
+        device = self.rows.device
+        grown = torch.cat([self.rows.detach(), rows.detach().to(device)])
+        self.rows = nn.Parameter(grown) if isinstance(self.rows, nn.Parameter) else grown
+        self.ids = torch.cat([self.ids, torch.tensor(classes.ids, device=device)])
+
+    def of(self, classes: ClassSet) -> Tensor:
+        """The rows (len(classes), D) in the order of `classes`.
+
+        Raises:
+            ValueError: a class has no row.
+        """
+        position = {int(class_id): row for row, class_id in enumerate(self.ids)}
+        missing = [name for class_id, name in zip(classes.ids, classes.names, strict=True) if class_id not in position]
+        if missing:
+            raise ValueError(f"no row for the classes {', '.join(missing[:5])}: they were never trained")
+        return self.rows[[position[class_id] for class_id in classes.ids]]

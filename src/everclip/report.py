@@ -1,0 +1,158 @@
+"""Tables and figures from run folders; needs no model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from everclip import storage
+from everclip.run_folder import RunFolder, matrix_of
+
+# Okabe-Ito colours, told apart with any colour vision, and in print by their markers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*P"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The stored result of a finished run."""
+
+    label: str
+    seed: int
+    summary: dict[str, Any]
+
+    @property
+    def curve(self) -> list[float]:
+        """Accuracy over all seen classes after each session, in %."""
+        return [float(value) for value in self.summary["accuracy_per_session"]]
+
+
+def read_result(folder: RunFolder) -> Result | None:
+    """The result in a run folder, None if the run is not finished."""
+    run, summary = folder.read_run(), folder.read_summary()
+    if run.get("state") != "finished" or not summary:
+        return None
+    return Result(f"{run['method']}", int(run["seed"]), summary)
+
+
+def session_line(record: dict[str, Any], sessions: int) -> str:
+    """One line about a finished session."""
+    novel = "" if record["novel_accuracy"] is None else f"  novel {record['novel_accuracy']:6.2f}"
+    zero_shot = "" if record["zero_shot"] is None else f"  zero-shot {record['zero_shot']:6.2f}"
+    return (
+        f"session {record['index']}/{sessions - 1}  {record['seen_classes']:4d} classes  "
+        f"accuracy {record['accuracy']:6.2f}  base {record['base_accuracy']:6.2f}{novel}{zero_shot}  "
+        f"train {record['train_seconds']:.1f} s  eval {record['eval_seconds']:.1f} s"
+    )
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """A Markdown table, one row per label: accuracy per session, average, performance drop; mean ± std over seeds."""
+    labels = list(dict.fromkeys(result.label for result in results))
+    sessions = max(len(result.curve) for result in results)
+    table = Table(box=box.MARKDOWN, show_edge=True)
+    table.add_column("method", no_wrap=True)
+    if len(results) > len(labels):
+        table.add_column("seeds", justify="right")
+    for session in range(sessions):
+        table.add_column(str(session), justify="right", no_wrap=True)
+    for column in ("average", "PD", "trained"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for label in labels:
+        runs = [result for result in results if result.label == label]
+        curves = np.full((len(runs), sessions), np.nan)
+        for row, result in zip(curves, runs, strict=True):
+            row[: len(result.curve)] = result.curve
+        cells = [label, *([str(len(runs))] if len(results) > len(labels) else [])]
+        cells += [mean_std(curves[:, session]) for session in range(sessions)]
+        cells += [
+            mean_std([result.summary[key] for result in runs]) for key in ("average_accuracy", "performance_drop")
+        ]
+        table.add_row(*cells, f"{runs[0].summary['trainable_parameters']:,}")
+    console = Console(file=io.StringIO(), width=2000, no_color=True)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # the StringIO given above
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def mean_std(values: Sequence[float] | np.ndarray) -> str:
+    """`mean` of one value, `mean ± std` (sample standard deviation) of several, two decimals; empty for NaN."""
+    numbers = np.asarray(values, dtype=float)
+    if np.isnan(numbers).any():
+        return ""
+    return f"{numbers[0]:.2f}" if len(numbers) == 1 else f"{numbers.mean():.2f} ± {numbers.std(ddof=1):.2f}"
+
+
+def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Writes `summary.json`."""
+    storage.write_json(folder.path / "summary.json", summary)
+
+
+def plot_curves(results: Sequence[Result], title: str) -> Any:
+    """Figure of accuracy per session, one line per label, a band of one standard deviation over seeds."""
+    import matplotlib.figure
+    import matplotlib.ticker
+
+    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for index, label in enumerate(dict.fromkeys(result.label for result in results)):
+        curves = np.array([result.curve for result in results if result.label == label])
+        mean, sessions = curves.mean(axis=0), np.arange(curves.shape[1])
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(sessions, mean, color=colour, marker=MARKERS[index % len(MARKERS)], label=label)
+        if len(curves) > 1:
+            spread = curves.std(axis=0, ddof=1)
+            axes.fill_between(sessions, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="session", ylabel="accuracy over all seen classes (%)", title=title, ylim=(0, 100))
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def plot_matrix(folder: RunFolder) -> Any:
+    """Figure of the accuracy matrix as a heat map with its values."""
+    import matplotlib.figure
+
+    records = folder.read_sessions()
+    accuracy = matrix_of(records, 1 + max(task["task"] for r in records for task in r["tasks"])).accuracy
+    figure = matplotlib.figure.Figure(
+        figsize=(1.5 + 0.6 * accuracy.shape[1], 1.2 + 0.5 * len(accuracy)), layout="constrained"
+    )
+    axes = figure.subplots()
+    image = axes.imshow(accuracy, vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    for (session, task), value in np.ndenumerate(accuracy):
+        if not np.isnan(value):
+            axes.text(task, session, f"{value:.0f}", ha="center", va="center", color="white" if value < 60 else "black")
+    axes.set(xlabel="task", ylabel="after session", title="accuracy (%)")
+    axes.set_xticks(range(accuracy.shape[1]))
+    axes.set_yticks(range(len(accuracy)))
+    figure.colorbar(image)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> list[Path]:
+    """Writes a figure as PNG and PDF; `path` is without suffix."""
+    written = []
+    for suffix in (".png", ".pdf"):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix[1:], dpi=150)
+        storage.write_bytes(path.with_suffix(suffix), buffer.getvalue())
+        written.append(path.with_suffix(suffix))
+    return written
+
+
+def write_plots(folder: RunFolder) -> list[Path]:
+    """Writes the figures of one run to `plots/`."""
+    run, records = folder.read_run(), folder.read_sessions()
+    result = Result(run["method"], run["seed"], {"accuracy_per_session": [r["accuracy"] for r in records]})
+    curve = save_figure(plot_curves([result], run["sequence"]), folder.path / "plots" / "accuracy_per_session")
+    return curve + save_figure(plot_matrix(folder), folder.path / "plots" / "accuracy_matrix")

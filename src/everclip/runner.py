@@ -1,0 +1,280 @@
+"""The session loop: the only place that knows the order of things."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from everclip import report
+from everclip.checkpoint import Adapted, CheckpointError, load_session, restore, save_session
+from everclip.console import StepProgress
+from everclip.engine import Budget, Engine, MakeOptimizer
+from everclip.evaluation import Evaluation, Evaluator
+from everclip.loggers import RunLogger
+from everclip.methods.base import Method
+from everclip.run_folder import RunFolder, matrix_of
+from everclip.schedules import Schedule
+from everclip.types import Session, SessionView, TaskSequence
+
+log = logging.getLogger("everclip")
+
+
+def seed_everything(*key: int) -> None:
+    """Seeds Python, NumPy and torch from numbers, equally on every process."""
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How phases are optimised unless they say otherwise.
+
+    Attributes:
+        base: budget of session 0.
+        later: budget of the other sessions.
+        make_optimizer: from parameters (and `lr=`) to an optimiser.
+        schedule: of the learning rate.
+        log_every: steps between logged losses.
+    """
+
+    base: Budget
+    later: Budget
+    make_optimizer: MakeOptimizer
+    schedule: Schedule
+    log_every: int = 10
+
+
+class Runner:
+    """Runs a method through a sequence and keeps the run folder.
+
+    Args:
+        folder: where results go; sessions that are done there are not done again.
+        identity: what a checkpoint must agree with to be used: digest, backbone, sequence fingerprint.
+        sequence: what to run.
+        method: on the engine's device; its parameters as they are before the first session.
+        engine: device, precision, processes.
+        training: budgets and optimiser.
+        make_loggers: from the global step to go on from to the mirrors.
+        seed: every session's random numbers follow from it and the session's index.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: RunFolder,
+        identity: Mapping[str, Any],
+        sequence: TaskSequence,
+        method: Method,
+        engine: Engine,
+        training: Training,
+        make_loggers: Callable[[int], RunLogger],
+        seed: int,
+    ) -> None:
+        self._folder = folder
+        self._identity = dict(identity)
+        self._sequence = sequence
+        self._method = method
+        self._engine = engine
+        self._training = training
+        self._make_loggers = make_loggers
+        self._seed = seed
+        self._evaluator = Evaluator(engine, sequence)
+        self._adapted = Adapted(method)
+        self._records: list[dict[str, Any]] = []
+        self._step = 0
+
+    def run(self) -> dict[str, Any]:
+        """All sessions that are not done yet; returns the summary."""
+        self._resume()
+        self._loggers = self._make_loggers(self._step)
+        try:
+            for session in self._sequence.sessions[len(self._records) :]:
+                self._run_session(session)
+            return self._finish()
+        finally:
+            self._loggers.close()
+
+    def _resume(self) -> None:
+        """Goes back to the last session whose record and checkpoint are both good."""
+        records = self._folder.read_sessions()[: len(self._sequence.sessions)]
+        while records:
+            path = self._folder.checkpoint(len(records) - 1)
+            try:
+                tensors, meta = load_session(path)
+                for key, value in self._identity.items():
+                    if meta.get(key) != value:
+                        raise CheckpointError(f"{path} belongs to another run: its {key} differs")
+                restore(self._method, tensors)
+            except CheckpointError as error:
+                log.warning("%s; going back one session", error)
+                records.pop()
+                continue
+            self._step = int(meta["global_step"])
+            log.info("resuming after session %d of %d", len(records), len(self._sequence.sessions))
+            break
+        self._records = records
+        self._method.to(self._engine.device)
+
+    def _run_session(self, session: Session) -> None:
+        seed_everything(self._seed, session.index)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        zero_shot_before = self._evaluator.held_out(self._method) if session.is_base else None
+        start = time.monotonic()
+        train_steps, losses = self._train(session)
+        trained = time.monotonic()
+        evaluation = self._evaluator.evaluate(self._method, session.index)
+        evaluated = time.monotonic()
+
+        record = self._record(session, evaluation) | {
+            "losses": losses,
+            "train_steps": train_steps,
+            "train_seconds": round(trained - start, 3),
+            "eval_seconds": round(evaluated - trained, 3),
+            "eval_images_per_second": round(evaluation.num_images / max(evaluated - trained, 1e-9), 1),
+            "peak_memory_mb": round(_peak_memory_mb(), 1),
+        }
+        if session.is_base:
+            record["zero_shot_before"] = zero_shot_before
+        self._records.append(record)
+        self._save(session)
+        scalars = {f"session/{k}": v for k, v in record.items() if isinstance(v, int | float) and k != "index"}
+        metrics = matrix_of(self._records, len(self._sequence.tasks)).metrics()
+        self._loggers.session(scalars | {f"session/{k}": v for k, v in metrics.items()}, session.index)
+        log.info(report.session_line(record, len(self._sequence.sessions)))
+
+    def _train(self, session: Session) -> tuple[int, dict[str, float]]:
+        """Hooks and phases of a session; returns the steps and the mean of each loss over the last epoch's length."""
+        method, extract = self._method, self._engine.extractor(self._method)
+        view = SessionView(self._visible(session), session.index, keeps=method.sees != "session")
+        seen = Session(session.index, session.name, session.new, session.seen, view)
+        method.begin_session(seen, extract)
+        budget = self._training.base if session.is_base else self._training.later
+        before = self._step
+        history: dict[str, list[torch.Tensor]] = {}
+        for phase_index, phase in enumerate(method.phases(seen)):
+            title = f"session {session.index} {phase.name}"
+            progress: list[StepProgress] = []
+
+            def on_start(epochs: int, steps: int, title: str = title, progress: list[StepProgress] = progress) -> None:
+                progress.append(StepProgress(title, steps).__enter__())
+
+            def on_step(losses: dict[str, torch.Tensor], lr: float, progress: list[StepProgress] = progress) -> None:
+                self._step += 1
+                for name, loss in losses.items():
+                    history.setdefault(name, []).append(loss)
+                shown = progress[0].visible or self._step % self._training.log_every == 0
+                values = {name: float(loss) for name, loss in losses.items()} if shown else {}
+                progress[0].advance(sum(values.values()) if shown else None)
+                if self._step % self._training.log_every == 0:
+                    metrics = {f"train/{name}": value for name, value in values.items()}
+                    self._loggers.train(metrics | {"train/lr": lr}, self._step)
+
+            try:
+                self._engine.fit(
+                    method,
+                    seen,
+                    phase,
+                    phase_index,
+                    budget,
+                    self._training.make_optimizer,
+                    self._training.schedule,
+                    on_start,
+                    on_step,
+                )
+            finally:
+                for bar in progress:
+                    bar.__exit__()
+        method.end_session(seen, extract)
+        view.close()
+        tail = max(1, math.ceil(len(session.train) / budget.batch_size))
+        return self._step - before, {n: float(torch.stack(v[-tail:]).mean()) for n, v in history.items()}
+
+    def _visible(self, session: Session) -> Any:
+        """The pictures a method may see in this session, by its declaration."""
+        if self._method.sees != "all":
+            return session.train
+        from everclip.data.images import ConcatImages
+
+        return ConcatImages([earlier.train for earlier in self._sequence.sessions[: session.index + 1]])
+
+    def _record(self, session: Session, evaluation: Evaluation) -> dict[str, Any]:
+        tasks: list[dict[str, Any]] = [
+            {
+                "task": task,
+                "name": self._sequence.tasks[task].name,
+                "accuracy": 100 * evaluation.correct[task] / evaluation.counts[task],
+                "correct": evaluation.correct[task],
+                "count": evaluation.counts[task],
+            }
+            for task in evaluation.counts
+        ]
+        seen = [task for task in tasks if task["task"] <= session.index]
+        novel = [task for task in seen if task["task"] > 0]
+
+        def pooled(chosen: list[dict[str, Any]]) -> float | None:
+            return 100 * sum(t["correct"] for t in chosen) / sum(t["count"] for t in chosen) if chosen else None
+
+        return {
+            "index": session.index,
+            "name": session.name,
+            "new_classes": len(session.new),
+            "seen_classes": len(session.seen),
+            "train_images": len(session.train),
+            "accuracy": pooled(seen),
+            "base_accuracy": pooled(seen[:1]),
+            "novel_accuracy": pooled(novel),
+            "zero_shot": evaluation.held_out,
+            "tasks": tasks,
+            "trainable_parameters": self._method.num_trainable(),
+            "total_parameters": sum(p.numel() for p in self._method.parameters()),
+        }
+
+    def _save(self, session: Session) -> None:
+        """Checkpoint first, record second: a recorded session always has its checkpoint."""
+        if self._engine.rank == 0:
+            path = self._folder.checkpoint(session.index)
+            facts = self._identity | {"session": session.index, "global_step": self._step}
+            save_session(path, self._adapted.tensors(), facts)
+            self._folder.write_sessions(self._records, len(self._sequence.tasks))
+            self._loggers.checkpoint(path, session.index)
+        self._engine.barrier()
+
+    def _finish(self) -> dict[str, Any]:
+        metrics = matrix_of(self._records, len(self._sequence.tasks)).metrics()
+        first, last = self._records[0], self._records[-1]
+        summary: dict[str, Any] = metrics | {
+            "zero_shot_before": first["zero_shot_before"],
+            "zero_shot_after": last["zero_shot"],
+            "accuracy_per_session": [record["accuracy"] for record in self._records],
+            "sessions": len(self._records),
+            "train_seconds": round(sum(record["train_seconds"] for record in self._records), 3),
+            "eval_seconds": round(sum(record["eval_seconds"] for record in self._records), 3),
+            "peak_memory_mb": max(record["peak_memory_mb"] for record in self._records),
+            "trainable_parameters": last["trainable_parameters"],
+            "total_parameters": last["total_parameters"],
+        }
+        if self._engine.rank == 0:
+            plots = report.write_plots(self._folder)
+            report.write_summary(self._folder, summary)
+            scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+            self._loggers.final(scalars, plots)
+        return summary
+
+
+def _peak_memory_mb() -> float:
+    """Highest memory use so far in MB: of the GPU in this session, else of the process since it started."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -1,0 +1,41 @@
+"""Learning-rate schedules as pure functions of the position."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then a decay; the factor of the optimiser's learning rate.
+
+    Attributes:
+        interval: what positions count: every `step` or every `epoch` (constant within one).
+        warmup: positions of the warm-up.
+        warmup_start: factor at position 0 of a warm-up.
+        decay: `none`, `cosine` or `linear`, from 1 after the warm-up to `final`.
+        final: factor at the end.
+        length: position of the end, None for the length of the phase.
+    """
+
+    interval: Literal["step", "epoch"] = "step"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup_start: Annotated[float, Field(ge=0)] = 0.0
+    decay: Literal["none", "cosine", "linear"] = "none"
+    final: Annotated[float, Field(ge=0)] = 0.0
+    length: Annotated[int, Field(ge=1)] | None = None
+
+    def factor(self, position: int, phase_length: int) -> float:
+        """The factor at `position` (from 0) of a phase of `phase_length` positions."""
+        if position < self.warmup:
+            return self.warmup_start + (1 - self.warmup_start) * position / self.warmup
+        if self.decay == "none":
+            return 1.0
+        end = self.length or phase_length
+        progress = min(1.0, (position - self.warmup) / max(1, end - self.warmup))
+        shape = (1 + math.cos(math.pi * progress)) / 2 if self.decay == "cosine" else 1 - progress
+        return self.final + (1 - self.final) * shape

@@ -1,0 +1,279 @@
+"""The concepts that everything else is written in: classes, pictures, sessions, tasks, phases."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from torch import Tensor, nn
+
+from everclip.digest import json_sha256
+from everclip.errors import ConfigError, DataAccessError, DataError
+
+Positive = Annotated[int, Field(ge=1)]  # an argument that a configuration must give as at least 1
+Indices = NDArray[np.int64]
+Resize = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """An ordered set of classes with their names and text templates.
+
+    Attributes:
+        ids: global class ids, unique; labels are written in these.
+        names: one natural-language name per class.
+        templates: each with one `{}` for the name; a class's text feature is the mean over its prompts.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names):
+            raise ConfigError(f"{len(self.ids)} class ids but {len(self.names)} names")
+        if len(set(self.ids)) != len(self.ids):
+            raise ConfigError("a class id occurs twice")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ConfigError(f"the template {template!r} must contain {{}} exactly once, for the class name")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __add__(self, other: ClassSet) -> ClassSet:
+        return ClassSet(self.ids + other.ids, self.names + other.names, self.templates)
+
+    def select(self, positions: Sequence[int]) -> ClassSet:
+        """The classes at these positions, in this order."""
+        return ClassSet(tuple(self.ids[i] for i in positions), tuple(self.names[i] for i in positions), self.templates)
+
+    def with_templates(self, templates: Sequence[str]) -> ClassSet:
+        """The same classes with other templates."""
+        return ClassSet(self.ids, self.names, tuple(templates))
+
+    def prompts(self, template: str) -> list[str]:
+        """One text per class."""
+        return [template.format(name) for name in self.names]
+
+    @cached_property
+    def _position(self) -> Tensor:
+        table = torch.full((max(self.ids) + 2,), -1, dtype=torch.long)
+        table[torch.tensor(self.ids)] = torch.arange(len(self.ids))
+        return table
+
+    def columns(self, labels: Tensor) -> Tensor:
+        """Position of each global label (B,) in this set, (B,) long.
+
+        Raises:
+            DataError: a label is not in the set.
+        """
+        table = self._position.to(labels.device)
+        columns = table[labels.clamp(max=len(table) - 1)]
+        if bool((columns < 0).any()):
+            missing = sorted(set(labels[columns < 0].tolist()))
+            raise DataError(f"labels {missing} are not among the {len(self)} classes asked for")
+        return columns
+
+
+class ImageSet(ABC):
+    """Labelled pictures as they lie on disk or in memory, before any backbone's preprocessing.
+
+    Attributes:
+        labels: (N,) global class ids.
+    """
+
+    labels: Indices
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        """The pictures at `indices` as the backbone wants them, (len(indices), 3, S, S) uint8."""
+
+    @abstractmethod
+    def subset(self, indices: Sequence[int] | Indices) -> ImageSet:
+        """These pictures, in this order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest of what identifies the pictures and labels, without decoding them."""
+
+    def indices_of(self, classes: ClassSet) -> Indices:
+        """Where the pictures of these classes are, in their order."""
+        return np.flatnonzero(np.isin(self.labels, classes.ids))
+
+
+class SessionView(ImageSet):
+    """The training pictures of one session as a method sees them; closed when the session ends."""
+
+    def __init__(self, source: ImageSet, session: int, keeps: bool) -> None:
+        self._source = source
+        self._session = session
+        self._keeps = keeps
+        self._open = True
+        self.labels = source.labels
+
+    def close(self) -> None:
+        """Ends access, except for a method that declared it keeps exemplars."""
+        self._open = self._keeps
+
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        if not self._open:
+            raise DataAccessError(
+                f"pictures of session {self._session} were read after it ended; a method that keeps pictures must "
+                "declare sees = 'exemplars', one that trains on everything so far sees = 'all'"
+            )
+        return self._source.images(indices, resize)
+
+    def subset(self, indices: Sequence[int] | Indices) -> SessionView:
+        view = _LinkedView(self._source.subset(indices), self._session, self._keeps)
+        view.parent = self
+        return view
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+
+class _LinkedView(SessionView):
+    """A subset of a view: closed with it."""
+
+    parent: SessionView
+
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        self._open = self.parent._open
+        return super().images(indices, resize)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One step of a task sequence.
+
+    Attributes:
+        index: 0 for the base session.
+        name: shown on the console and in files.
+        new: the classes that appear in this session.
+        seen: all classes up to and including this session, in order of appearance.
+        train: what may be trained on.
+    """
+
+    index: int
+    name: str
+    new: ClassSet
+    seen: ClassSet
+    train: ImageSet
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the first session."""
+        return self.index == 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Test pictures of one session's classes (or of one domain)."""
+
+    name: str
+    classes: ClassSet
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """Ordered sessions and the tasks they are judged by; knows no model.
+
+    Attributes:
+        name: of the sequence.
+        sessions: in order.
+        tasks: one per session.
+        label_space: what a test picture is compared with: all classes `seen` so far, or its own `task`'s classes.
+        evaluate: after each session the tasks `seen` so far, or `all` of them.
+        held_out: classes never trained on, to follow what is left of zero-shot recognition; None if there are none.
+        class_order: name of the class order.
+    """
+
+    name: str
+    sessions: tuple[Session, ...]
+    tasks: tuple[Task, ...]
+    label_space: str = "seen"
+    evaluate: str = "seen"
+    held_out: Task | None = None
+    class_order: str = "identity"
+
+    def candidates(self, session: int, task: int) -> ClassSet:
+        """The classes a picture of `task` is compared with after `session`."""
+        return self.sessions[session].seen if self.label_space == "seen" else self.tasks[task].classes
+
+    def evaluated(self, session: int) -> range:
+        """The tasks evaluated after `session`."""
+        return range(session + 1) if self.evaluate == "seen" else range(len(self.tasks))
+
+    def fingerprint(self) -> str:
+        """Hex digest of everything that can change a result: pictures, labels, names, templates, order, protocol."""
+
+        def facts(classes: ClassSet, images: ImageSet) -> list[object]:
+            return [classes.ids, classes.names, classes.templates, images.fingerprint()]
+
+        tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]
+        return json_sha256(
+            [
+                self.label_space,
+                self.evaluate,
+                [[s.name, *facts(s.new, s.train)] for s in self.sessions],
+                [[t.name, *facts(t.classes, t.test)] for t in tasks],
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What `Method.loss` gets.
+
+    Attributes:
+        images: (B, 3, S, S) float32, normalised for the backbone.
+        labels: (B,) global class ids.
+        indices: (B,) positions in the data set of the phase.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; Lightning moves anything that has this method."""
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.images, self.labels, self.indices)))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of optimisation; fields left None come from the run's configuration.
+
+    Attributes:
+        name: shown in logs.
+        parameters: what the optimiser gets; None: all of the method that require a gradient.
+        loss: maps a `Batch` to named, already weighted scalar terms; None: `Method.loss`.
+        data: pictures to train on; None: the session's.
+        epochs: passes over `data`.
+        batch_size: pictures per step, over all processes.
+        lr: learning rate before the schedule.
+    """
+
+    name: str = "train"
+    parameters: tuple[nn.Parameter, ...] | None = None
+    loss: Callable[[Batch], dict[str, Tensor]] | None = None
+    data: ImageSet | None = field(default=None, repr=False)
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, open_dict
+
+from everclip import build, config
+from everclip.backbones.open_clip import OpenClip
+from everclip.engine import Engine
+from everclip.run_folder import RunFolder
+
+os.environ["WANDB_MODE"] = "disabled"
+
+# Few classes, few pictures: a run takes a second or two.
+SMALL = (
+    "sequence.num_classes=10",
+    "sequence.base_classes=6",
+    "sequence.way=2",
+    "sequence.shots=3",
+    "sequence.train_per_class=8",
+    "sequence.test_per_class=5",
+    "train.epochs=2",
+    "train.base.epochs=2",
+    "trainer=cpu",
+    "logger=none",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--remake-golden", action="store_true", help="write tests/golden/<method>.json anew")
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def compose(cache_dir: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """Composes the root configuration with Hydra's node, outputs and cache in temporary folders."""
+    config.register()
+
+    def _compose(*overrides: str) -> DictConfig:
+        places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}"]
+        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+            composed = hydra_compose("run", [*places, *overrides], return_hydra_config=True)
+        with open_dict(composed.hydra):
+            composed.hydra.runtime.output_dir = str(tmp_path)
+        return composed
+
+    return _compose
+
+
+@pytest.fixture
+def run(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., RunFolder]:
+    """Runs the small embedded sequence with overrides into `tmp_path/<folder>`."""
+
+    def _run(*overrides: str, folder: str = "run") -> RunFolder:
+        composed = compose(*SMALL, *overrides)
+        hydra = composed.hydra
+        with open_dict(composed):
+            del composed["hydra"]
+        target = RunFolder(tmp_path / folder)
+        build.run(composed, hydra, target)
+        return target
+
+    return _run
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[], OpenClip]:
+    """Gives a fresh embedded backbone each time it is called."""
+    return lambda: OpenClip(model="everclip-tiny", weights="embedded")
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    return Engine(accelerator="cpu", eval_batch_size=16)
+
+
+@pytest.fixture
+def golden() -> Callable[[str], Any]:
+    """Reads tests/golden/<name>.json."""
+    return lambda name: json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())

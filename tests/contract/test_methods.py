@@ -1,0 +1,190 @@
+"""What holds for every method: one test per promise, over all files in conf/method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, open_dict
+from torch import Tensor
+
+from everclip import build
+from everclip.catalogue import option_names, read_option
+from everclip.checkpoint import Adapted, load_session, restore
+from everclip.engine import Budget, Engine
+from everclip.methods.base import Method
+from everclip.run_folder import RunFolder
+from everclip.types import Session, TaskSequence
+from tests.conftest import SMALL
+
+METHODS = option_names("method")
+Parts = tuple[TaskSequence, Method, Engine, DictConfig]
+
+
+@pytest.fixture(params=METHODS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def parts(name: str, compose: Callable[..., DictConfig], engine: Engine) -> Parts:
+    composed = compose(*SMALL, f"method={name}")
+    with open_dict(composed):
+        del composed["hydra"]
+    sequence, _, method = build.make_parts(composed, load=True)
+    return sequence, method, engine, composed
+
+
+def train_session(parts: Parts, index: int, steps: int | None = None) -> Session:
+    """Runs the hooks and phases of one session as the runner does."""
+    sequence, method, engine, composed = parts
+    session = sequence.sessions[index]
+    if method.sees == "all":
+        from everclip.data.images import ConcatImages
+
+        train = ConcatImages([earlier.train for earlier in sequence.sessions[: index + 1]])
+        session = Session(session.index, session.name, session.new, session.seen, train)
+    training = build.make_training(composed)
+    budget = Budget(epochs=1, batch_size=8, max_steps=steps)
+    method.begin_session(session, engine.extractor(method))
+    for number, phase in enumerate(method.phases(session)):
+        engine.fit(
+            method, session, phase, number, budget, training.make_optimizer, training.schedule,
+            lambda epochs, steps: None, lambda losses, lr: None,
+        )  # fmt: skip
+    method.end_session(session, engine.extractor(method))
+    return session
+
+
+def some_images(parts: Parts) -> Tensor:
+    sequence, method, _, _ = parts
+    task = sequence.tasks[0].test
+    return method.backbone.normalize(task.images(list(range(0, 24, 2)), method.backbone.resize))
+
+
+def test_config_keys_are_the_constructors_keywords(name: str) -> None:
+    node = read_option("method", name)
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    keywords = {key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert set(node) - {"_target_"} == keywords
+    assert set(parameters) - keywords == {"backbone"}
+
+
+def test_frozen_weights_stay_as_they_are(parts: Parts) -> None:
+    method = parts[1]
+    frozen = {n: p.clone() for n, p in method.backbone.named_parameters() if not p.requires_grad}
+    train_session(parts, 0, steps=1)
+    after = dict(method.backbone.named_parameters())
+    assert [n for n, p in frozen.items() if not torch.equal(p, after[n])] == []
+
+
+def test_every_trainable_parameter_gets_a_gradient(parts: Parts) -> None:
+    sequence, method, _, _ = parts
+    without: list[str] = []
+    seen = []
+
+    def before_step() -> None:
+        seen.append(1)
+        without.extend(n for n, p in method.named_parameters() if p.requires_grad and p.grad is None)
+
+    method.before_step = before_step  # type: ignore[method-assign]  # watched, on this instance
+    train_session(parts, 0, steps=1)
+    if not seen:
+        assert method.phases(sequence.sessions[0]) == ()
+    elif method.all_parameters_used:
+        assert without == []
+
+
+def test_a_step_changes_what_is_trained(parts: Parts) -> None:
+    method = parts[1]
+    train_session(parts, 0, steps=1)  # heads have grown now
+    before = {n: p.clone() for n, p in method.named_parameters() if p.requires_grad}
+    train_session(parts, 1, steps=2)
+    after = dict(method.named_parameters())
+    changed = any(p.shape != after[n].shape or not torch.equal(p, after[n]) for n, p in before.items())
+    assert changed == bool(before)
+
+
+def test_logit_columns_follow_the_order_of_classes(parts: Parts) -> None:
+    session = train_session(parts, 0, steps=2)
+    method, images = parts[1], some_images(parts)
+    order = [3, 0, 5, 1, 4, 2]
+    with torch.no_grad():
+        logits = method.logits(images, session.seen)
+        permuted = method.logits(images, session.seen.select(order))
+    assert logits.shape == (len(images), len(session.seen))
+    torch.testing.assert_close(permuted, logits[:, order])
+
+
+def test_predictions_depend_on_no_other_picture(parts: Parts) -> None:
+    session = train_session(parts, 0, steps=2)
+    method, images = parts[1], some_images(parts)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        classify = method.classifier(session.seen)
+        whole = classify(images)
+        one_by_one = torch.cat([classify(image[None]) for image in images])
+        shuffled = torch.empty_like(whole)
+        shuffled[order] = classify(images[order])
+    torch.testing.assert_close(one_by_one, whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shuffled, whole, rtol=1e-4, atol=1e-4)
+    assert torch.equal(one_by_one.argmax(1), whole.argmax(1))
+    assert torch.equal(shuffled.argmax(1), whole.argmax(1))
+
+
+def test_a_restored_method_gives_equal_logits(parts: Parts, compose: Callable[..., DictConfig], name: str) -> None:
+    adapted = Adapted(parts[1])
+    train_session(parts, 0, steps=2)
+    session = train_session(parts, 1, steps=2)
+    composed = compose(*SMALL, f"method={name}", "seed=7")
+    _, _, other = build.make_parts(composed, load=True)
+    restore(other, adapted.tensors())
+    images = some_images(parts)
+    with torch.no_grad():
+        assert torch.equal(other.logits(images, session.seen), parts[1].logits(images, session.seen))
+
+
+def weights(folder: RunFolder, session: int) -> dict[str, Tensor]:
+    return load_session(folder.checkpoint(session))[0]
+
+
+def same_files(first: RunFolder, second: RunFolder, *names: str) -> bool:
+    return all((first.path / name).read_bytes() == (second.path / name).read_bytes() for name in names)
+
+
+def test_same_seed_same_result(name: str, run: Callable[..., RunFolder]) -> None:
+    first, second = run(f"method={name}", folder="first"), run(f"method={name}", folder="second")
+    assert same_files(first, second, "accuracy_matrix.csv", "counts.csv")
+    assert [r["losses"] for r in first.read_sessions()] == [r["losses"] for r in second.read_sessions()]
+
+
+def test_resuming_after_a_session_equals_running_through(
+    name: str, run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(f"method={name}", folder="whole")
+
+    from everclip.runner import Runner
+
+    original: Any = Runner._run_session
+
+    def stop_before_second(self: Runner, session: Session) -> None:
+        if session.index == 2:
+            raise KeyboardInterrupt
+        original(self, session)
+
+    monkeypatch.setattr(Runner, "_run_session", stop_before_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(f"method={name}", folder="resumed")
+    stopped = RunFolder(whole.path.parent / "resumed")
+    assert (stopped.state, len(stopped.read_sessions())) == ("preempted", 2)
+    monkeypatch.setattr(Runner, "_run_session", original)
+    resumed = run(f"method={name}", folder="resumed")
+    assert resumed.state == "finished"
+    assert same_files(whole, resumed, "accuracy_matrix.csv", "counts.csv")
+    first, second = weights(whole, 2), weights(resumed, 2)
+    assert first.keys() == second.keys()
+    assert [n for n in first if not torch.equal(first[n], second[n])] == []
