@@ -35,6 +35,19 @@ def backward_transfer(accuracy: Matrix) -> Matrix:
     return np.array([accuracy[last, j] - accuracy[j, j] for j in range(last)])
 
 
+def lagged_forgetting(accuracy: Matrix) -> float:
+    """LibContinual's forgetting: first minus last accuracy of the tasks before the last two, over T - 1; 0 for T < 3."""
+    last = len(accuracy) - 1
+    return sum(accuracy[j, j] - accuracy[last, j] for j in range(last - 1)) / last if last > 1 else 0.0
+
+
+def lagged_backward_transfer(accuracy: Matrix) -> float:
+    """LibContinual's backward transfer: A[t, j] - A[j, j] summed over j < t - 1, over T (T - 1) / 2; 0 for T < 3."""
+    sessions = len(accuracy)
+    changes = [accuracy[t, j] - accuracy[j, j] for t in range(2, sessions) for j in range(t - 1)]
+    return 2 * sum(changes) / (sessions * (sessions - 1)) if changes else 0.0
+
+
 def harmonic_mean(base: float, novel: float) -> float:
     """2bn / (b + n) of base and novel accuracy in %; 0 if both are 0."""
     return 2 * base * novel / (base + novel) if base + novel else 0.0
@@ -57,7 +70,10 @@ def class_incremental_metrics(accuracy: Matrix, counts: Matrix) -> dict[str, flo
         `forgetting` = `forgetting/max`: mean of `forgetting()` (Mammoth, PILOT, Renate);
         `forgetting/first`: accuracy after a task's own session minus last (Avalanche);
         `forgetting/all_sessions`: mean over all sessions t and tasks j < t of best before t minus A[t, j] (cpe-clip);
-        `backward_transfer`: mean of `backward_transfer()`;
+        `forgetting/lagged`: `lagged_forgetting()` (LibContinual at the last session);
+        `forgetting/lagged_mean`: mean of that over sessions (LibContinual "overall");
+        `backward_transfer`: mean of `backward_transfer()` (Avalanche, Mammoth);
+        `backward_transfer/lagged`: `lagged_backward_transfer()` (LibContinual);
         `harmonic_mean`: of task 0 and of the pooled later tasks, after the last session (absent for one session).
     """
     sessions = len(accuracy)
@@ -82,7 +98,10 @@ def class_incremental_metrics(accuracy: Matrix, counts: Matrix) -> dict[str, flo
             "forgetting/max": forgetting(accuracy).mean(),
             "forgetting/first": -transfer.mean(),
             "forgetting/all_sessions": np.concatenate(per_session).mean(),
+            "forgetting/lagged": lagged_forgetting(accuracy),
+            "forgetting/lagged_mean": np.mean([lagged_forgetting(accuracy[:t, :t]) for t in range(1, sessions + 1)]),
             "backward_transfer": transfer.mean(),
+            "backward_transfer/lagged": lagged_backward_transfer(accuracy),
             "harmonic_mean": harmonic_mean(accuracy[-1, 0], novel),
         }
     return {name: float(value) for name, value in metrics.items()}
