@@ -46,7 +46,7 @@ def read_result(folder: RunFolder) -> Result | None:
 def session_line(record: dict[str, Any], sessions: int) -> str:
     """One line about a finished session."""
     novel = "" if record["novel_accuracy"] is None else f"  novel {record['novel_accuracy']:6.2f}"
-    zero_shot = "" if record["zero_shot"] is None else f"  zero-shot {record['zero_shot']:6.2f}"
+    zero_shot = "" if record["zero_shot_accuracy"] is None else f"  zero-shot {record['zero_shot_accuracy']:6.2f}"
     return (
         f"session {record['index']}/{sessions - 1}  {record['seen_classes']:4d} classes  "
         f"accuracy {record['accuracy']:6.2f}  base {record['base_accuracy']:6.2f}{novel}{zero_shot}  "

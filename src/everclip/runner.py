@@ -235,7 +235,7 @@ class Runner:
             "accuracy": pooled(seen),
             "base_accuracy": pooled(seen[:1]),
             "novel_accuracy": pooled(novel),
-            "zero_shot": evaluation.held_out,
+            "zero_shot_accuracy": evaluation.held_out,
             "tasks": tasks,
             "trainable_parameters": self._method.num_trainable(),
             "total_parameters": sum(p.numel() for p in self._method.parameters()),
@@ -256,7 +256,7 @@ class Runner:
         first, last = self._records[0], self._records[-1]
         summary: dict[str, Any] = metrics | {
             "zero_shot_before": first["zero_shot_before"],
-            "zero_shot_after": last["zero_shot"],
+            "zero_shot_after": last["zero_shot_accuracy"],
             "accuracy_per_session": [record["accuracy"] for record in self._records],
             "sessions": len(self._records),
             "train_seconds": round(sum(record["train_seconds"] for record in self._records), 3),

@@ -159,5 +159,3 @@ def test_configured_schedule_gives_the_rates_of_the_official_runs() -> None:
 def test_too_many_prompt_blocks_are_refused(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match="prompt_depth=5, but the text tower has 4 blocks"):
         make(tiny, prompt_depth=5)
-
-

@@ -171,7 +171,6 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_frozen_features_agree(backbone: OpenClip) -> None:
-    _, _, test = make_sessions()
     first = torch.from_numpy(np.random.RandomState(1).standard_normal((30, 3, 32, 32)).astype(np.float32))[:1]
     expected = GOLDEN["without_prompts"]
     with torch.no_grad():

@@ -36,7 +36,7 @@ def backward_transfer(accuracy: Matrix) -> Matrix:
 
 
 def lagged_forgetting(accuracy: Matrix) -> float:
-    """LibContinual's forgetting: first minus last accuracy of the tasks before the last two, over T - 1; 0 for T < 3."""
+    """LibContinual's forgetting: first minus last accuracy of all tasks but the last two, over T - 1; 0 for T < 3."""
     last = len(accuracy) - 1
     return sum(accuracy[j, j] - accuracy[last, j] for j in range(last - 1)) / last if last > 1 else 0.0
 

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import torch
+
+from everclip.methods.zero_shot import ZeroShot
+from everclip.types import ClassSet
+from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch
+
+
+def test_logits_are_scaled_cosines_of_open_clips_own_features(tiny: Tiny) -> None:
+    method = ZeroShot(tiny())
+    model, batch = method.backbone.model, make_batch([0, 1, 2])
+    texts = method.backbone.tokenizer(EVERY.prompts(EVERY.templates[0]))  # 77 tokens, not cropped
+    with torch.no_grad():
+        image, text = model.encode_image(batch.images, normalize=True), model.encode_text(texts, normalize=True)
+        torch.testing.assert_close(method.logits(batch.images, EVERY), model.logit_scale.exp() * image @ text.T)
+
+
+def test_templates_are_averaged(tiny: Tiny) -> None:
+    method = ZeroShot(tiny())
+    two = EVERY.with_templates(("a {}.", "a photo of a {}."))
+    with torch.no_grad():
+        parts = [method.class_features(EVERY.with_templates((template,))) for template in two.templates]
+        expected = torch.nn.functional.normalize(parts[0] + parts[1], dim=-1)
+        torch.testing.assert_close(method.class_features(two), expected)
+
+
+def test_accuracy_on_all_classes_does_not_depend_on_the_split(tiny: Tiny) -> None:
+    method = ZeroShot(tiny())
+    batch = make_batch([0, 1, 2, 3, 4])
+    first, second = EVERY.select([0, 1, 2]), EVERY.select([3, 4])
+    with torch.no_grad():
+        together = method.logits(batch.images, EVERY)
+        joined = method.logits(batch.images, ClassSet(first.ids + second.ids, first.names + second.names))
+    assert torch.equal(together, joined)

@@ -1,0 +1,112 @@
+"""The shape of the code: small files, imports in one direction, no method known outside its own module."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from everclip.catalogue import option_names
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "everclip"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# A module may import from its own layer's listed neighbours below; packages stand for all their modules.
+BELOW: dict[str, set[str]] = {
+    "errors": set(),
+    "digest": set(),
+    "storage": set(),
+    "metrics": set(),
+    "schedules": set(),
+    "types": {"digest", "errors"},
+    "backbones": {"types", "digest", "errors"},
+    "data": {"types", "digest", "errors", "storage"},
+    "modules": {"backbones", "types"},
+    "methods": {"modules", "losses", "memory", "backbones", "types"},
+    "run_folder": {"metrics", "storage", "errors"},
+    "report": {"run_folder", "metrics", "storage"},
+    "console": set(),
+    "loggers": set(),
+    "provenance": set(),
+    "engine": {"methods", "data", "schedules", "types", "errors"},
+    "evaluation": {"engine", "methods", "types", "errors"},
+    "checkpoint": {"methods", "digest", "errors", "storage"},
+    "runner": {
+        "engine", "evaluation", "checkpoint", "report", "run_folder", "console", "loggers", "methods", "data",
+        "schedules", "types",
+    },
+    "config": {"digest", "errors"},
+    "catalogue": {"config", "console"},
+    "build": {
+        "runner", "engine", "backbones", "methods", "config", "console", "loggers", "provenance", "run_folder",
+        "storage", "types", "errors",
+    },
+    "cli": {"build", "config", "console", "report", "run_folder", "errors"},
+}  # fmt: skip
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Layers that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module] if node.module != "everclip" else [f"everclip.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in modules if name.startswith("everclip.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_one_way(path: Path) -> None:
+    if path.name == "__init__.py" and path.parent == SOURCE:
+        return
+    own = layer(path)
+    assert imported(path) - {own} - BELOW[own] == set()
+
+
+def test_layers_have_no_cycle() -> None:
+    order: list[str] = []
+    while len(order) < len(BELOW):
+        ready = [name for name, below in BELOW.items() if name not in order and below & set(BELOW) <= set(order)]
+        assert ready, "the allowed imports form a cycle"
+        order += ready
+
+
+def test_one_method_never_imports_another() -> None:
+    for path in (SOURCE / "methods").glob("*.py"):
+        names = [
+            node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("everclip.methods.")
+        ]
+        assert set(names) <= {"everclip.methods.base"}, path.name
+
+
+def test_the_core_knows_no_method_by_name() -> None:
+    methods = option_names("method")
+    for path in FILES:
+        if layer(path) == "methods":
+            continue
+        words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not words & set(methods), path.name
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "scripts"])
+def test_files_stay_short(folder: str) -> None:
+    lengths = {str(path): len(path.read_text().splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {path: count for path, count in lengths.items() if count > 400} == {}
+
+
+def test_every_method_has_module_config_and_test() -> None:
+    modules = {path.stem for path in (SOURCE / "methods").glob("*.py")} - {"__init__", "base"}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "methods").glob("test_*.py")}
+    assert modules == set(option_names("method"))
+    assert modules <= tests
