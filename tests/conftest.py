@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from everclip import build, config
 from everclip.backbones.open_clip import OpenClip
+from everclip.console import set_up_logging
 from everclip.engine import Engine
 from everclip.run_folder import RunFolder
 
@@ -52,6 +53,7 @@ def _threads() -> None:
 def compose(cache_dir: Path, tmp_path: Path) -> Callable[..., DictConfig]:
     """Composes the root configuration with Hydra's node, outputs and cache in temporary folders."""
     config.register()
+    set_up_logging("info")
 
     def _compose(*overrides: str) -> DictConfig:
         places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}"]

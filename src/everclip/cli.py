@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -115,7 +115,9 @@ def _compose_message(error: BaseException) -> str:
     cause = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.key is not None:
-        names = [str(name) for name in cause.parent_node] if OmegaConf.is_dict(cause.parent_node) else []
+        node = cause.parent_node
+        hidden = ("_target_", "hydra")
+        names = [str(name) for name in node if name not in hidden] if OmegaConf.is_dict(node) else []
         key = cause.full_key or str(cause.key)
         if "not in" in str(cause):
             return f"{key} is unknown; there are: {', '.join(names)}{nearest(str(cause.key), names)}"
@@ -124,6 +126,8 @@ def _compose_message(error: BaseException) -> str:
     if found:
         groups = (*configuration.GROUPS, "trainer", "logger", "paths")
         return f"{found[1]} is no group; groups: {', '.join(groups)}{nearest(found[1], groups)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is no override; write key=value, lists as key=[a,b], texts with signs in quotes"
     return " ".join(lines[:2])
 
 
@@ -134,6 +138,8 @@ def _on_signal(number: int, frame: Any) -> None:
 def main() -> None:
     """Entry point of `everclip`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
+    # Hydra's parser takes -m before or after the overrides, not between them.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     OUTCOMES.clear()
     configuration.register()
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -170,9 +170,9 @@ def check_values(config: DictConfig) -> None:
             limit = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{key}={value}: must be {limit}")
     for group in GROUPS:
-        missing = sorted(str(key) for key in OmegaConf.missing_keys(config[group]))
-        if missing:
-            raise ConfigError(f"{group}.{missing[0]} is required; give it as {group}.{missing[0]}=...")
+        for key in config[group]:
+            if OmegaConf.is_missing(config[group], key):
+                raise ConfigError(f"{group}.{key} is required; give it as {group}.{key}=...")
 
 
 def _limited(schema: Any, config: DictConfig, prefix: str) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

@@ -24,7 +24,7 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **versions, "torch": torch.__version__},
         "commit": _git_commit(),
         "host": socket.gethostname(),
         "platform": platform.platform(),

@@ -19,6 +19,7 @@ from everclip.digest import json_sha256
 from everclip.errors import ConfigError, DataAccessError, DataError
 
 Positive = Annotated[int, Field(ge=1)]  # an argument that a configuration must give as at least 1
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]  # a text with {} once, for the class name
 Indices = NDArray[np.int64]
 Resize = Callable[[Image.Image], Tensor]
 
@@ -114,21 +115,28 @@ class ImageSet(ABC):
 
 
 class SessionView(ImageSet):
-    """The training pictures of one session as a method sees them; closed when the session ends."""
+    """The training pictures of one session as a method sees them; closed, with all its subsets, when the session ends.
+
+    Args:
+        source: the pictures.
+        session: index, for the message.
+        keeps: the method declared that it keeps pictures, so `close` changes nothing.
+    """
 
     def __init__(self, source: ImageSet, session: int, keeps: bool) -> None:
         self._source = source
         self._session = session
         self._keeps = keeps
-        self._open = True
+        self._closed: list[bool] = []  # shared with the subsets; closed once it holds anything
         self.labels = source.labels
 
     def close(self) -> None:
-        """Ends access, except for a method that declared it keeps exemplars."""
-        self._open = self._keeps
+        """Ends access, except for a method that declared it keeps pictures."""
+        if not self._keeps:
+            self._closed.append(True)
 
     def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        if not self._open:
+        if self._closed:
             raise DataAccessError(
                 f"pictures of session {self._session} were read after it ended; a method that keeps pictures must "
                 "declare sees = 'exemplars', one that trains on everything so far sees = 'all'"
@@ -136,22 +144,12 @@ class SessionView(ImageSet):
         return self._source.images(indices, resize)
 
     def subset(self, indices: Sequence[int] | Indices) -> SessionView:
-        view = _LinkedView(self._source.subset(indices), self._session, self._keeps)
-        view.parent = self
+        view = SessionView(self._source.subset(indices), self._session, self._keeps)
+        view._closed = self._closed
         return view
 
     def fingerprint(self) -> str:
         return self._source.fingerprint()
-
-
-class _LinkedView(SessionView):
-    """A subset of a view: closed with it."""
-
-    parent: SessionView
-
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        self._open = self.parent._open
-        return super().images(indices, resize)
 
 
 @dataclass(frozen=True)

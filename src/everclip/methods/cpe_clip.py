@@ -24,7 +24,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.prompts import DeepPrompts, PromptMode
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import Batch, ClassSet, Positive, Session, Template
 
 
 class CpeClip(Method):
@@ -55,7 +55,7 @@ class CpeClip(Method):
         vision_mode: PromptMode = "accumulate",
         vision_prompts: bool = True,
         regularizer: Literal["balance", "none"] = "balance",
-        template: str = "{}.",
+        template: Template = "{}.",
         logit_scale: Annotated[float, Field(gt=0)] | None = 100.0,
     ) -> None:
         super().__init__(backbone)

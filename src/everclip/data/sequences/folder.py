@@ -11,7 +11,7 @@ from everclip.data.images import FileImages
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.errors import DataError, MissingError
-from everclip.types import Positive, TaskSequence
+from everclip.types import Positive, TaskSequence, Template
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -25,7 +25,7 @@ def folder(
     base_shots: Positive | None = None,
     max_classes: Positive | None = None,
     class_order: str = "identity",
-    templates: Sequence[str] = ("a photo of a {}.",),
+    templates: Sequence[Template] = ("a photo of a {}.",),
     seed: int = 0,
 ) -> TaskSequence:
     """A class-incremental sequence of class folders.

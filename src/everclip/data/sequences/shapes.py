@@ -16,7 +16,7 @@ from everclip.data.sequences.class_incremental import Protocol
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.storage import write_npy
-from everclip.types import ClassSet, Positive, Task, TaskSequence
+from everclip.types import ClassSet, Positive, Task, TaskSequence, Template
 
 HELD_OUT_TEST = 10
 
@@ -33,7 +33,7 @@ def class_incremental_shapes(
     style: str = "scenes",
     class_order: str = "identity",
     num_classes: Positive = 100,
-    templates: Sequence[str] = ("a photo of a {}.",),
+    templates: Sequence[Template] = ("a photo of a {}.",),
     seed: int = 0,
 ) -> TaskSequence:
     """Up to 100 classes of the procedural generator under a class-incremental protocol.

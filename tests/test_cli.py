@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from everclip import cli
+from tests.conftest import SMALL
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def everclip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache_dir: Path
+) -> Command:
+    """Runs the command in this process; gives exit code, stdout and stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}"]
+        monkeypatch.setattr(sys, "argv", ["everclip", *places, *words])
+        monkeypatch.setattr(cli.terminal, "file", sys.stdout)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("method=cpe_clop", "method=cpe_clop is unknown.*did you mean cpe_clip?"),
+        ("metod=ncm", "metod is unknown.*did you mean method?"),
+        ("trainer.devces=2", "trainer.devces is unknown.*did you mean devices?"),
+        ("method.promt_length=3", "method.promt_length is unknown.*did you mean prompt_length?"),
+        ("+method.promt_length=3", "method.promt_length is unknown.*did you mean prompt_length?"),
+        ("train.epochs=abc", "train.epochs: Value 'abc' of type 'str'"),
+        ("seed=1.5", "seed: Value '1.5' of type 'float'"),
+        ("train.epochs=-1", "train.epochs=-1: must be at least 0"),
+        ("trainer.precision=8", "trainer.precision=8: must be one of auto, 32-true"),
+        ("method.prompt_length=two", "method.prompt_length=two: input should be a valid integer"),
+        ("method.prompt_length=0", "method.prompt_length=0: input should be greater than or equal to 1"),
+        ("method.text_mode=accumalate", "method.text_mode=accumalate: input should be 'replace', 'accumulate'"),
+        ("method.template=cat", "method.template=cat: string should match"),
+        ("method.prompt_depth=9", "method: prompt_depth=9, but the text tower has 4 blocks"),
+        ("sequence=folder", "sequence.root is required; give it as sequence.root=..."),
+        ("sequence.base_classes=200", "sequence.base_classes=200, but there are 100 classes"),
+        ("sequence.class_order=random", "sequence.class_order=random: must be identity or seed<number>"),
+        ("sequence.style=oil", "sequence.style=oil: must be one of cards, scenes"),
+        ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+        ("optimizer.nesterow=true", "optimizer.nesterow is unknown"),
+        ("max_sessions=99", "max_sessions=99, but the sequence has 9 sessions"),
+        ("backbone.weights=/nowhere/w.safetensors", "/nowhere/w.safetensors: no such file"),
+        ("backbone=vit_b16_openai backbone.weights=laion", "no tag of ViT-B-16-quickgelu; tags: openai"),
+        ("backbone=vit_b16_openai backbone.model=ViT-B-16", "QuickGELU.*use backbone.model=ViT-B-16-quickgelu"),
+        ("backbone.model=vit", "backbone.model=vit is no open_clip model"),
+        ("[", "'\\[' is no override"),
+    ],
+)
+def test_a_mistake_is_refused_with_exit_2_and_one_line(
+    everclip: Command, words: str, message: str, tmp_path: Path
+) -> None:
+    code, _, error = everclip("check=true", *words.split())
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    import re
+
+    assert re.search(message, error), error
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").iterdir())
+
+
+def test_check_says_what_would_run_and_leaves_nothing(everclip: Command, tmp_path: Path) -> None:
+    code, out, _ = everclip("check=true", "backbone=vit_b16_openai", "sequence=shapes_fscil", "logger=none")
+    assert code == 0
+    assert "406,272 trainable of 150,027,009 parameters" in out
+    assert "60 + 8 x 5 classes, 2000 test pictures" in out
+    assert "not started" in out
+    assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_a_run_and_the_same_command_again(everclip: Command, tmp_path: Path) -> None:
+    code, out, error = everclip(*SMALL, "method=ncm", "logger=csv")
+    assert (code, error) == (0, "")
+    folder = Path(out.splitlines()[-1])
+    assert folder.parts[-5:-2] == ("shapes_fscil", "ncm", "tiny")
+    assert folder.name == "seed0"
+    assert len(folder.parent.name) == 8
+    written = {path.name for path in folder.iterdir()}
+    assert written == {
+        "config.yaml", "run.json", "sessions.jsonl", "accuracy_matrix.csv", "counts.csv", "summary.json", "run.log",
+        "train.csv", "checkpoints", "plots",
+    }  # fmt: skip
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        "accuracy_matrix.pdf", "accuracy_matrix.png", "accuracy_per_session.pdf", "accuracy_per_session.png",
+    }  # fmt: skip
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    code, again, _ = everclip(*SMALL, "method=ncm", "logger=csv")
+    assert code == 0
+    assert "finished earlier" in again
+    assert again.splitlines()[-3:] == out.splitlines()[-3:]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_logging_devices_and_paths_do_not_change_the_folder(everclip: Command) -> None:
+    folders = set()
+    for words in ((), ("logger=csv",), ("trainer.devices=2",), ("data.eval_batch_size=7",), ("log_level=debug",)):
+        _, out, _ = everclip("check=true", *words)
+        folders.add(out.splitlines()[-1].split()[1])
+    assert len(folders) == 1
+    _, out, _ = everclip("check=true", "train.epochs=6")
+    assert out.splitlines()[-1].split()[1] not in folders
+
+
+def test_a_sweep_prints_mean_and_spread(everclip: Command, tmp_path: Path) -> None:
+    code, out, error = everclip(*SMALL, "-m", "method=ncm,zero_shot", "seed=0,1")
+    assert (code, error) == (0, "")
+    rows = [line for line in out.splitlines()[-4:] if line.startswith("| ")]
+    assert [cell.strip() for cell in rows[0].split("|")[1:4]] == ["method", "seeds", "0"]
+    assert all("±" in row for row in rows[1:])
+    assert len(list((tmp_path / "outputs").rglob("summary.json"))) == 4
+
+
+def test_a_failing_job_does_not_stop_a_sweep(everclip: Command, tmp_path: Path) -> None:
+    code, _, error = everclip(*SMALL, "-m", "method=ncm,zero_shot", "max_sessions=9,1")
+    assert code == 2
+    assert error.count("max_sessions=9, but the sequence has 3 sessions") == 2
+    assert len(list((tmp_path / "outputs").rglob("summary.json"))) == 2
+
+
+def test_a_folder_in_use_is_refused_with_exit_3(everclip: Command) -> None:
+    _, out, _ = everclip("check=true", *SMALL)
+    folder = Path(out.splitlines()[-1].split()[1])
+    folder.mkdir(parents=True)
+    holder = subprocess.Popen(["sleep", "60"])
+    import socket
+
+    facts = {"host": socket.gethostname(), "pid": holder.pid, "since": "2026-01-01"}
+    (folder / "lock.json").write_text(json.dumps(facts))
+    try:
+        code, _, error = everclip(*SMALL)
+        assert code == 3
+        assert f"process {holder.pid} on {socket.gethostname()} since 2026-01-01" in error
+    finally:
+        holder.kill()
+        holder.wait()
+    code, _, _ = everclip(*SMALL, "max_sessions=null")  # the holder is gone: taken over
+    assert code == 0
+    assert not (folder / "lock.json").exists()
+
+
+def run_script(*code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", "; ".join(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job", "--info=defaults"])
+def test_help_and_cfg_do_not_import_torch(flag: str) -> None:
+    out = run_script(
+        "import sys, atexit",
+        "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
+        f"sys.argv = ['everclip', '{flag}']",
+        "from everclip.cli import main",
+        "main()",
+    )
+    assert out.endswith("torch=False")
+    assert "cpe_clip" in out
+
+
+def test_a_finished_run_is_reported_without_torch(everclip: Command) -> None:
+    words = [*SMALL, "method=zero_shot"]
+    _, out, _ = everclip(*words)
+    folder = Path(out.splitlines()[-1])
+    places = [f"paths.outputs={folder.parents[4]}", f"paths.cache={folder}"]  # the cache is no setting
+    out = run_script(
+        "import sys, atexit",
+        "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
+        f"sys.argv = ['everclip', *{[*words, *places]!r}]",
+        "from everclip.cli import main",
+        "main()",
+    )
+    assert str(folder) in out
+    assert out.endswith("torch=False")
+
+
+def test_sigterm_saves_the_state_and_exits_75(tmp_path: Path, cache_dir: Path) -> None:
+    words = [*SMALL, f"paths.outputs={tmp_path}", f"paths.cache={cache_dir}", "train.base.epochs=500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "everclip.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # the run has begun
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    (run,) = tmp_path.rglob("run.json")
+    assert json.loads(run.read_text())["state"] == "preempted"
+    assert not (run.parent / "lock.json").exists()

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from everclip.data.images import ArrayImages
+from everclip.errors import DataAccessError, NotFiniteError
+from everclip.methods.base import Extract
+from everclip.methods.finetune import Finetune
+from everclip.methods.ncm import Ncm
+from everclip.run_folder import RunFolder
+from everclip.types import Batch, ClassSet, ImageSet, Session, SessionView
+
+Run = Callable[..., RunFolder]
+
+
+def read(folder: RunFolder, name: str) -> str:
+    return (folder.path / name).read_text()
+
+
+def test_records_say_what_happened(run: Run) -> None:
+    folder = run("method=cpe_clip")
+    base, first, second = folder.read_sessions()
+    assert [record["name"] for record in (base, first, second)] == ["base", "session_01", "session_02"]
+    assert [record["seen_classes"] for record in (base, first, second)] == [6, 8, 10]
+    assert [record["train_images"] for record in (base, first, second)] == [48, 6, 6]
+    assert [record["train_steps"] for record in (base, first, second)] == [4, 4, 4]
+    assert [task["count"] for task in second["tasks"]] == [30, 10, 10]
+    correct = sum(task["correct"] for task in second["tasks"])
+    assert second["accuracy"] == pytest.approx(100 * correct / 50)
+    assert base["trainable_parameters"] == 4 * 2 * 96 + 96 * 160 + 160
+    assert base["zero_shot_before"] is not None
+    assert base["losses"]["cross_entropy"] > 0
+    summary = folder.read_summary()
+    assert summary["last_accuracy"] == pytest.approx(second["accuracy"])
+    assert summary["zero_shot_after"] == second["zero_shot_accuracy"]
+    facts = folder.read_run()
+    assert len(facts["weights"]["sha256"]) == len(facts["fingerprint"]) == 64
+    assert facts["templates"] == ["a photo of a {}."]
+    assert facts["versions"]["torch"] == torch.__version__
+    assert (facts["state"], len(facts["attempts"])) == ("finished", 1)
+
+
+def test_matrix_file_leaves_what_was_not_evaluated_empty(run: Run) -> None:
+    folder = run("method=zero_shot")
+    lines = [line.split(",") for line in read(folder, "accuracy_matrix.csv").splitlines()]
+    assert lines[0] == ["session", "task_00", "task_01", "task_02"]
+    assert lines[1][2:] == ["", ""]
+    assert "" not in lines[3]
+    counts = [line.split(",") for line in read(folder, "counts.csv").splitlines()]
+    assert counts[1:] == [["0", "30", "0", "0"], ["1", "30", "10", "0"], ["2", "30", "10", "10"]]
+
+
+def test_a_checkpoint_holds_only_what_was_adapted(run: Run) -> None:
+    from everclip.checkpoint import load_session
+
+    prompts, facts = load_session(run("method=cpe_clip").checkpoint(2))
+    assert set(prompts) == {"prompts", "projection.weight", "projection.bias"}
+    assert facts["session"] == 2
+    assert facts["global_step"] == 12
+    whole, _ = load_session(run("method=finetune", folder="finetune").checkpoint(0))
+    assert len(whole) > 100
+    means, _ = load_session(run("method=ncm", folder="ncm").checkpoint(2))
+    assert {name: tuple(value.shape) for name, value in means.items()} == {"means.rows": (10, 96), "means.ids": (10,)}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "foreign", "missing"])
+def test_a_damaged_checkpoint_costs_one_session(run: Run, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder = run("method=cpe_clip")
+    expected = {name: read(folder, name) for name in ("accuracy_matrix.csv", "counts.csv")}
+    last = folder.checkpoint(2)
+    if damage == "truncate":
+        last.write_bytes(last.read_bytes()[:1000])
+    elif damage == "missing":
+        last.unlink()
+    else:
+        last.write_bytes(run("method=cpe_clip", "seed=3", "train.epochs=1", folder="other").checkpoint(2).read_bytes())
+    folder.update_run(state="failed")
+    again = run("method=cpe_clip")
+    assert {name: read(again, name) for name in expected} == expected
+    log = read(folder, "run.log")
+    assert f"{last}" in log
+    assert "going back one session" in log
+    assert "resuming after session 2 of 3" in log
+
+
+def test_hand_edited_records_are_cut_at_the_first_bad_line(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    lines = [json.dumps({"index": 0}), json.dumps({"index": 2}), json.dumps({"index": 1})]
+    (tmp_path / "sessions.jsonl").write_text("\n".join(lines))
+    assert folder.read_sessions() == [{"index": 0}]
+    (tmp_path / "sessions.jsonl").write_text(lines[0] + '\n{"index": 1, "acc')
+    assert folder.read_sessions() == [{"index": 0}]
+
+
+class Hoarder(Ncm):
+    """Keeps the base session's pictures without saying so."""
+
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.kept = session.train.subset([0]) if session.is_base else self.kept
+        if not session.is_base:
+            extract(self.kept, self.encode_image)
+
+
+def test_old_pictures_are_out_of_reach(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import everclip.methods.ncm
+
+    monkeypatch.setattr(everclip.methods.ncm, "Ncm", Hoarder)
+    with pytest.raises(DataAccessError, match="pictures of session 0 were read after it ended"):
+        run("method=ncm")
+    monkeypatch.setattr(Hoarder, "sees", "exemplars")
+    assert run("method=ncm", folder="declared").state == "finished"
+
+
+def test_a_view_closes_with_its_parent() -> None:
+    pictures = ArrayImages(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), "zeros")
+    view = SessionView(pictures, 0, keeps=False)
+    inner: ImageSet = view.subset([1, 0]).subset([0])
+    assert inner.labels.tolist() == [1]
+    inner.images([0], lambda image: torch.zeros(3, 4, 4, dtype=torch.uint8))
+    view.close()
+    with pytest.raises(DataAccessError):
+        inner.images([0], lambda image: torch.zeros(3, 4, 4, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_not_finite_stops_before_the_optimiser_moves(run: Run, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[Any] = []
+    original = Finetune.loss
+
+    def broken(self: Finetune, batch: Batch) -> dict[str, torch.Tensor]:
+        loss = original(self, batch)["cross_entropy"]
+        if what == "loss":
+            return {"cross_entropy": loss * float("nan")}
+        zero = loss * 0  # finite, but sqrt has an infinite slope there
+        return {"cross_entropy": loss + torch.sqrt(zero)}
+
+    monkeypatch.setattr(Finetune, "loss", broken)
+    monkeypatch.setattr(Finetune, "after_step", lambda self: moved.append(1))
+    with pytest.raises(NotFiniteError, match=r"session 0, phase train, step 0: cross_entropy .*, lr 0\.0003"):
+        run("method=finetune")
+    assert moved == []
+
+
+def test_seeds_change_what_they_should(run: Run) -> None:
+    first, second = run("method=cpe_clip"), run("method=cpe_clip", "seed=1", folder="other")
+    assert first.read_sessions()[0]["losses"] != second.read_sessions()[0]["losses"]
+    assert first.read_run()["fingerprint"] == second.read_run()["fingerprint"]
+
+
+def test_task_label_space_compares_with_the_tasks_own_classes(run: Run, compose: Callable[..., Any]) -> None:
+    from dataclasses import replace
+
+    from everclip import build
+    from everclip.engine import Engine
+    from everclip.evaluation import Evaluator
+    from tests.conftest import SMALL
+
+    config = compose(*SMALL, "method=zero_shot")
+    sequence, _, method = build.make_parts(config, load=True)
+    engine = Engine(accelerator="cpu")
+    asked: list[ClassSet] = []
+    original = method.classifier
+    method.classifier = lambda classes: (asked.append(classes), original(classes))[1]  # type: ignore[method-assign, func-returns-value]
+    Evaluator(engine, replace(sequence, label_space="task", evaluate="all", held_out=None)).evaluate(method, 0)
+    assert [len(classes) for classes in asked] == [6, 2, 2]
+    asked.clear()
+    Evaluator(engine, replace(sequence, held_out=None)).evaluate(method, 2)
+    assert [len(classes) for classes in asked] == [10]  # once for all tasks
