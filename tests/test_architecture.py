@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "modules": {"backbones", "types"},
     "methods": {"modules", "losses", "memory", "backbones", "types"},
     "run_folder": {"metrics", "storage", "errors"},
-    "report": {"run_folder", "metrics", "storage"},
+    "report": {"run_folder", "metrics", "storage", "digest"},
     "console": set(),
     "loggers": set(),
     "provenance": set(),

@@ -122,10 +122,11 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder) -> None:
         "backbone": backbone.provenance["sha256"],
         "sequence": shortened.fingerprint(),
     }
-    with _working_in(folder, engine.rank), log_file(folder.path / "run.log"):
+    with _working_in(folder, engine.rank):
         facts = {
             **{group: chosen[group] for group in ("method", "backbone", "sequence")},
             "seed": config.seed,
+            "overrides": list(hydra.overrides.task),
             "digest": identity["digest"],
             "weights": backbone.provenance,
             "fingerprint": identity["sequence"],
@@ -156,8 +157,12 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder) -> None:
 
 @contextmanager
 def _working_in(folder: RunFolder, rank: int) -> Iterator[None]:
-    """Holds the run folder and keeps its state: running, then finished, preempted or failed."""
+    """Holds the run folder, writes its log and keeps its state: running, then finished, preempted or failed.
+
+    Only the first process does; the others are silent.
+    """
     if rank != 0:
+        log.setLevel(logging.ERROR)
         yield
         return
     folder.lock()
@@ -167,7 +172,8 @@ def _working_in(folder: RunFolder, rank: int) -> Iterator[None]:
         folder.update_run(state="running", attempts=attempts)
         state, reason = "failed", None
         try:
-            yield
+            with log_file(folder.path / "run.log"):
+                yield
             state = "finished"
         except (Preempted, KeyboardInterrupt) as stop:
             state, reason = "preempted", str(stop) or "SIGINT"

@@ -153,7 +153,8 @@ def main() -> None:
         sys.exit(show_error(error))
     results = [result for outcome in OUTCOMES if (result := report.read_result(RunFolder(outcome.folder)))]
     if len(OUTCOMES) > 1 and results:
-        terminal.print(report.results_table(results), markup=False)
+        outputs = results[0].folder.parents[4]
+        terminal.print(report.write_sweep(results, outputs), markup=False)
     sys.exit(max((outcome.exit_code for outcome in OUTCOMES), default=0))
 
 

@@ -47,6 +47,7 @@ class PhaseModule(L.LightningModule):
         make_optimizer: MakeOptimizer,
         schedule: Schedule,
         lengths: dict[str, int],
+        batches: SeededBatches,
         on_step: OnStep,
     ) -> None:
         super().__init__()
@@ -56,6 +57,7 @@ class PhaseModule(L.LightningModule):
         self._make_optimizer = make_optimizer
         self._schedule = schedule
         self._lengths = lengths
+        self._batches = batches
         self._on_step = on_step
         self._losses: dict[str, Tensor] = {}
 
@@ -68,7 +70,7 @@ class PhaseModule(L.LightningModule):
         prepared = replace(batch, images=self.method.backbone.normalize(batch.images))
         losses = (self.phase.loss or self.method.loss)(prepared)
         self._losses = {name: loss.detach() for name, loss in losses.items()}
-        return torch.stack(list(losses.values())).sum()
+        return torch.stack(list(losses.values())).sum() * self._batches.weight(batch_index)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._check_finite(optimizer)
@@ -181,7 +183,7 @@ class Engine:
         batches = SeededBatches(len(images), batch_size, key, self.rank, self.world_size)
         loader = make_loader(images, method.backbone.resize, batches, self._num_workers)
         lengths = {"step": steps, "epoch": epochs}
-        module = PhaseModule(method, phase, session, make_optimizer, schedule, lengths, on_step)
+        module = PhaseModule(method, phase, session, make_optimizer, schedule, lengths, batches, on_step)
         on_start(epochs, steps)
         method.train()
         trainer = self._trainer(epochs, steps, budget.gradient_clip, method.all_parameters_used)

@@ -41,7 +41,7 @@ class CsvLogger(RunLogger):
         kept: list[list[str]] = []
         if path.is_file():
             with path.open(newline="") as old:
-                kept = [row for row in list(csv.reader(old))[1:] if len(row) == 3 and int(row[0]) < step]
+                kept = [row for row in list(csv.reader(old))[1:] if len(row) == 3 and int(row[0]) <= step]
         self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerows([["step", "name", "value"], *kept])

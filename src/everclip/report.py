@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from everclip import storage
+from everclip.digest import json_sha256
 from everclip.run_folder import RunFolder, matrix_of
 
 # Okabe-Ito colours, told apart with any colour vision, and in print by their markers.
@@ -23,10 +25,10 @@ MARKERS = "os^Dv*P"
 
 @dataclass(frozen=True)
 class Result:
-    """The stored result of a finished run."""
+    """What a run folder says of a finished run."""
 
-    label: str
-    seed: int
+    folder: Path
+    run: dict[str, Any]
     summary: dict[str, Any]
 
     @property
@@ -38,9 +40,29 @@ class Result:
 def read_result(folder: RunFolder) -> Result | None:
     """The result in a run folder, None if the run is not finished."""
     run, summary = folder.read_run(), folder.read_summary()
-    if run.get("state") != "finished" or not summary:
-        return None
-    return Result(f"{run['method']}", int(run["seed"]), summary)
+    return Result(folder.path, run, summary) if run.get("state") == "finished" and summary else None
+
+
+def labels_of(results: Sequence[Result]) -> list[str]:
+    """One name per result: its method and whatever else tells the results apart; seeds share a name, nothing else does.
+
+    Results of other weights or settings are never averaged: where the named differences do not tell two digests apart,
+    the digest is added.
+    """
+    shared = set.intersection(*(set(result.run["overrides"]) for result in results))
+
+    def name(result: Result) -> str:
+        varied = [key for key in ("backbone", "sequence") if len({other.run[key] for other in results}) > 1]
+        words = [result.run["method"], *(result.run[key] for key in varied)]
+        kept = [word for word in result.run["overrides"] if word not in shared and not _is_silent(word)]
+        return " ".join([*words, *kept])
+
+    names = [name(result) for result in results]
+    digests = {label: {r.run["digest"] for r, n in zip(results, names, strict=True) if n == label} for label in names}
+    return [
+        f"{label} {result.run['digest']}" if len(digests[label]) > 1 else label
+        for label, result in zip(names, results, strict=True)
+    ]
 
 
 def session_line(record: dict[str, Any], sessions: int) -> str:
@@ -54,9 +76,18 @@ def session_line(record: dict[str, Any], sessions: int) -> str:
     )
 
 
+def _is_silent(override: str) -> bool:
+    """Whether an override changes no result, or one that a label shows anyway."""
+    key = override.lstrip("+~").split("=")[0]
+    return key in ("seed", "method", "backbone", "sequence", "log_level") or re.split(r"[./]", key)[0] in (
+        "paths", "logger", "trainer", "hydra",
+    )  # fmt: skip
+
+
 def results_table(results: Sequence[Result]) -> str:
     """A Markdown table, one row per label: accuracy per session, average, performance drop; mean ± std over seeds."""
-    labels = list(dict.fromkeys(result.label for result in results))
+    named = list(zip(labels_of(results), results, strict=True))
+    labels = list(dict.fromkeys(label for label, _ in named))
     sessions = max(len(result.curve) for result in results)
     table = Table(box=box.MARKDOWN, show_edge=True)
     table.add_column("method", no_wrap=True)
@@ -67,7 +98,7 @@ def results_table(results: Sequence[Result]) -> str:
     for column in ("average", "PD", "trained"):
         table.add_column(column, justify="right", no_wrap=True)
     for label in labels:
-        runs = [result for result in results if result.label == label]
+        runs = [result for name, result in named if name == label]
         curves = np.full((len(runs), sessions), np.nan)
         for row, result in zip(curves, runs, strict=True):
             row[: len(result.curve)] = result.curve
@@ -96,20 +127,20 @@ def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
     storage.write_json(folder.path / "summary.json", summary)
 
 
-def plot_curves(results: Sequence[Result], title: str) -> Any:
-    """Figure of accuracy per session, one line per label, a band of one standard deviation over seeds."""
+def plot_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Any:
+    """Figure of accuracy per session, one line per label, a band of one standard deviation over its runs."""
     import matplotlib.figure
     import matplotlib.ticker
 
     figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for index, label in enumerate(dict.fromkeys(result.label for result in results)):
-        curves = np.array([result.curve for result in results if result.label == label])
-        mean, sessions = curves.mean(axis=0), np.arange(curves.shape[1])
+    for index, (label, runs) in enumerate(curves.items()):
+        values = np.array(runs)
+        mean, sessions = values.mean(axis=0), np.arange(values.shape[1])
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(sessions, mean, color=colour, marker=MARKERS[index % len(MARKERS)], label=label)
-        if len(curves) > 1:
-            spread = curves.std(axis=0, ddof=1)
+        if len(values) > 1:
+            spread = values.std(axis=0, ddof=1)
             axes.fill_between(sessions, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel="session", ylabel="accuracy over all seen classes (%)", title=title, ylim=(0, 100))
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
@@ -152,7 +183,27 @@ def save_figure(figure: Any, path: Path) -> list[Path]:
 
 def write_plots(folder: RunFolder) -> list[Path]:
     """Writes the figures of one run to `plots/`."""
-    run, records = folder.read_run(), folder.read_sessions()
-    result = Result(run["method"], run["seed"], {"accuracy_per_session": [r["accuracy"] for r in records]})
-    curve = save_figure(plot_curves([result], run["sequence"]), folder.path / "plots" / "accuracy_per_session")
-    return curve + save_figure(plot_matrix(folder), folder.path / "plots" / "accuracy_matrix")
+    run, curve = folder.read_run(), [record["accuracy"] for record in folder.read_sessions()]
+    figure = plot_curves({run["method"]: [curve]}, run["sequence"])
+    written = save_figure(figure, folder.path / "plots" / "accuracy_per_session")
+    return written + save_figure(plot_matrix(folder), folder.path / "plots" / "accuracy_matrix")
+
+
+def write_sweep(results: Sequence[Result], outputs: Path) -> str:
+    """Table and figure per sequence of a sweep, written to `outputs/sweeps/<sequence>-<digest of the runs>/`.
+
+    Returns:
+        The tables and where they are, as text.
+    """
+    text = []
+    for sequence in dict.fromkeys(result.run["sequence"] for result in results):
+        members = [result for result in results if result.run["sequence"] == sequence]
+        folder = outputs / "sweeps" / f"{sequence}-{json_sha256(sorted(str(m.folder) for m in members))[:8]}"
+        table = results_table(members)
+        curves: dict[str, list[list[float]]] = {}
+        for label, result in zip(labels_of(members), members, strict=True):
+            curves.setdefault(label, []).append(result.curve)
+        storage.write_text(folder / "table.md", table + "\n")
+        save_figure(plot_curves(curves, sequence), folder / "accuracy_per_session")
+        text += [f"{sequence}:", table, str(folder)]
+    return "\n".join(text)

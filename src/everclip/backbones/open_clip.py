@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
@@ -201,7 +203,7 @@ def _create(model: str, weights: str) -> Any:
         return created
     try:
         return open_clip.create_model(model, pretrained=weights)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
         if Path(weights).is_file():
             raise MissingError(f"backbone.weights={weights} is no checkpoint of {model}: {error}") from error
         raise MissingError(

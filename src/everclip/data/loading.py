@@ -63,11 +63,19 @@ class SeededBatches(Sampler[list[int]]):
         """Chooses the order of the next iteration."""
         self._epoch = epoch
 
+    def weight(self, index: int) -> float:
+        """Factor of this process's mean loss in batch `index` that makes the mean over processes the batch's mean."""
+        whole = min(self._batch_size, self._length - index * self._batch_size)
+        share = len(range(self._rank, whole, self._world_size))
+        return share * self._world_size / whole
+
     def __iter__(self) -> Iterator[list[int]]:
         stream = np.random.Generator(np.random.PCG64([*self._key, self._epoch]))
         order = np.argsort(stream.random(self._length))
         for start in range(0, self._length, self._batch_size):
-            yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
+            batch = order[start : start + self._batch_size]
+            # A process without a picture of a small last batch computes on the first one, with weight 0.
+            yield (batch[self._rank :: self._world_size] if self._rank < len(batch) else batch[:1]).tolist()
 
 
 class OrderedBatches(Sampler[list[int]]):

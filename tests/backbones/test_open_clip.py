@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor, nn
+
+from everclip.backbones import embedded
+from everclip.backbones.insertion import TokenEdit, replace_modules
+from everclip.backbones.open_clip import OpenClip
+from everclip.catalogue import option_names
+from everclip.config import conf_dir
+from everclip.errors import ConfigError, MissingError
+
+TEXTS = ["a photo of a striped red star.", "ring.", "a picture of an outlined gray hexagon."]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> OpenClip:
+    return OpenClip(model="everclip-tiny", weights="embedded")
+
+
+def test_cropped_text_features_equal_open_clips(backbone: OpenClip) -> None:
+    with torch.no_grad():
+        ours = backbone.encode_text(backbone.tokenize(TEXTS))
+        theirs = backbone.model.encode_text(backbone.tokenizer(TEXTS), normalize=True)
+    assert backbone.tokenize(TEXTS).shape[1] == 12
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
+
+
+def test_an_edit_that_changes_nothing_gives_open_clips_image_features(backbone: OpenClip) -> None:
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = backbone.encode_image(images, TokenEdit()), backbone.model.encode_image(images, normalize=True)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
+
+
+class Insert(TokenEdit):
+    """Appends zero tokens before block 1 and notes what it saw."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def before(self, layer: int, tokens: Tensor) -> Tensor:
+        self.lengths.append(tokens.shape[1])
+        return torch.cat([tokens[:, :1], tokens.new_zeros(len(tokens), 2, tokens.shape[2]), tokens[:, 1:]], 1)
+
+
+def test_edits_are_called_before_every_block_and_the_read_out_follows(backbone: OpenClip) -> None:
+    edit = Insert()
+    tokens = backbone.tokenize(TEXTS)
+    with torch.no_grad():
+        features = backbone.encode_text(tokens, edit)
+    assert edit.lengths == [12, 14, 16, 18]
+    # The longest text ends at the last position: reading it there must give the same as asking for it alone.
+    with torch.no_grad():
+        alone = backbone.encode_text(tokens[2:], Insert())
+    torch.testing.assert_close(features[2:], alone)
+
+
+def test_prompts_that_do_not_fit_are_refused(backbone: OpenClip) -> None:
+    class Many(TokenEdit):
+        def embed(self, tokens: Tensor) -> Tensor:
+            return torch.cat([tokens, tokens.new_zeros(len(tokens), 70, tokens.shape[2])], 1)
+
+    with pytest.raises(ConfigError, match=r"82 tokens with prompts, but .* has room for 77"):
+        backbone.encode_text(backbone.tokenize(TEXTS), Many())
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_a_text_without_words_is_refused(backbone: OpenClip, text: str) -> None:
+    with pytest.raises(ConfigError, match="has no words"):
+        backbone.tokenize([text])
+
+
+def test_it_stays_frozen_and_in_evaluation_mode(backbone: OpenClip) -> None:
+    backbone.train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_preprocessing_in_two_steps_equals_open_clips(backbone: OpenClip) -> None:
+    image = Image.effect_noise((70, 50), 80).convert("RGB")
+    _, _, transform = open_clip.create_model_and_transforms("everclip-tiny")
+    torch.testing.assert_close(backbone.normalize(backbone.resize(image)[None])[0], transform(image))
+
+
+def test_embedded_weights_know_more_than_random_ones(backbone: OpenClip) -> None:
+    from everclip.data import shapes
+
+    names = shapes.all_class_names()[shapes.HELD_OUT_CLASSES]
+    style = shapes.STYLES["cards"]
+    pictures = torch.cat(
+        [torch.from_numpy(shapes.render(n, 3, seed=0, split=1, style=style)).permute(0, 3, 1, 2) for n in names]
+    )
+    target = torch.arange(len(names)).repeat_interleave(3)
+
+    def accuracy(model: OpenClip) -> float:
+        with torch.no_grad():
+            text = model.encode_text(model.tokenize([f"a photo of a {name}." for name in names]))
+            return float(((model.encode_image(model.normalize(pictures)) @ text.T).argmax(1) == target).float().mean())
+
+    assert accuracy(backbone) > 0.9
+    assert accuracy(OpenClip(model="everclip-tiny", weights="random")) < 0.2
+
+
+def test_embedded_weights_are_small_and_say_how_they_were_made() -> None:
+    from safetensors import safe_open
+
+    path = embedded.weights_path("everclip-tiny")
+    assert path.stat().st_size < 6e6
+    with safe_open(path, framework="pt") as file:
+        made_by = file.metadata()
+    assert made_by["script"] == "scripts/pretrain_tiny.py"
+    assert "seed=0" in made_by["options"]
+    assert int(made_by["seconds"]) < 1800
+
+
+def test_random_weights_are_the_same_each_time() -> None:
+    first, second = (OpenClip(model="everclip-tiny", weights="random") for _ in range(2))
+    assert first.provenance["sha256"] == second.provenance["sha256"]
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_local_file_is_loaded(suffix: str, tmp_path: Path, backbone: OpenClip) -> None:
+    path = tmp_path / f"weights{suffix}"
+    state = backbone.model.state_dict()
+    if suffix == ".pt":
+        torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(state, path)
+    loaded = OpenClip(model="everclip-tiny", weights=str(path))
+    assert loaded.provenance["sha256"] == backbone.provenance["sha256"]
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"no weights")
+    with pytest.raises(MissingError, match=r"weights\.safetensors is no checkpoint of everclip-tiny"):
+        OpenClip(model="everclip-tiny", weights=str(path))
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(MissingError, match=r"could not be fetched.*give a file: backbone\.weights="):
+        OpenClip(model="ViT-B-32-quickgelu", weights="openai")
+
+
+def test_no_tag_is_taken_for_random() -> None:
+    with pytest.raises(TypeError, match="weights"):
+        OpenClip(model="everclip-tiny")  # type: ignore[call-arg]  # that is the point
+
+
+@pytest.mark.parametrize("name", option_names("backbone"))
+def test_every_configured_backbone_exists(name: str) -> None:
+    node = OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml")
+    backbone = OpenClip(model=node.model, weights=node.weights, load=False)
+    assert backbone.embed_dim == open_clip.get_model_config(node.model)["embed_dim"]
+    assert backbone.resize(Image.new("RGB", (50, 60))).shape == (3, backbone.image_size, backbone.image_size)
+    assert next(iter(backbone.model.parameters())).is_meta
+
+
+def test_a_tower_without_tokens_is_refused_by_name() -> None:
+    backbone = OpenClip(model="MobileCLIP2-S0", weights="random", load=False)
+    assert backbone.vision is None
+    with pytest.raises(ConfigError, match="MobileCLIP2-S0 gives no access to its image tokens"):
+        backbone.encode_image(torch.zeros(1, 3, 256, 256), TokenEdit())
+
+
+def test_replacing_modules_acts(tiny: Callable[[], OpenClip]) -> None:
+    backbone = tiny()
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = backbone.encode_image(images)
+    names = replace_modules(backbone.model, r"visual\..*\.mlp", lambda module: nn.Sequential(module, nn.Dropout(0.0)))
+    assert names == [f"visual.transformer.resblocks.{i}.mlp" for i in range(4)]
+    assert torch.equal(backbone.encode_image(images), before)
+    replace_modules(backbone.model, r"visual\.transformer\.resblocks\.0\.mlp", lambda module: nn.Identity())
+    assert not torch.allclose(backbone.encode_image(images), before)
+    with pytest.raises(ValueError, match=r"no sub-module of CLIP matches 'visual\.lora'"):
+        replace_modules(backbone.model, "visual.lora", lambda module: module)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from everclip.data import shapes
+from everclip.data.sequences.class_incremental import Protocol, choose_shots
+from everclip.data.sequences.folder import folder
+from everclip.data.sequences.shapes import class_incremental_shapes
+from everclip.errors import ConfigError, DataError, MissingError
+from everclip.types import ClassSet, TaskSequence
+
+
+def small(cache: Path, **changes: object) -> TaskSequence:
+    options: dict[str, object] = {
+        "name": "small", "base_classes": 4, "way": 2, "shots": 2, "train_per_class": 3, "test_per_class": 2,
+        "num_classes": 8, "cache_dir": str(cache),
+    }  # fmt: skip
+    return class_incremental_shapes(**(options | changes))  # type: ignore[arg-type]  # keywords of one test
+
+
+def test_shapes_fscil_has_the_protocols_sizes(cache_dir: Path) -> None:
+    sequence = class_incremental_shapes(
+        name="shapes_fscil", base_classes=60, way=5, shots=5, train_per_class=6, test_per_class=2,
+        cache_dir=str(cache_dir),
+    )  # fmt: skip
+    assert [len(session.new) for session in sequence.sessions] == [60, *[5] * 8]
+    assert [len(session.train) for session in sequence.sessions] == [360, *[25] * 8]
+    assert [len(session.seen) for session in sequence.sessions] == list(range(60, 101, 5))
+    assert [len(task.test) for task in sequence.tasks] == [120, *[10] * 8]
+    assert sequence.held_out is not None
+    assert set(sequence.held_out.classes.names).isdisjoint(sequence.sessions[-1].seen.names)
+
+
+def test_sessions_hold_only_their_own_classes(cache_dir: Path) -> None:
+    seen: set[int] = set()
+    for session, task in zip(small(cache_dir).sessions, small(cache_dir).tasks, strict=True):
+        assert set(session.train.labels) == set(task.test.labels) == set(session.new.ids)
+        assert seen.isdisjoint(session.new.ids)
+        seen |= set(session.new.ids)
+        assert set(session.seen.ids) == seen
+
+
+def test_pre_training_never_saw_the_classes_of_the_sequences() -> None:
+    names = shapes.all_class_names()
+    assert len(set(names)) == 500
+    groups = [names[part] for part in (shapes.SEQUENCE_CLASSES, shapes.HELD_OUT_CLASSES, shapes.PRETRAINING_CLASSES)]
+    assert [len(group) for group in groups] == [100, 20, 380]
+    assert len(set().union(*groups)) == 500
+
+
+def test_pictures_depend_on_seed_split_and_class_alone(tmp_path: Path) -> None:
+    name, style = "striped red star", shapes.STYLES["scenes"]
+    first = shapes.render(name, 3, seed=0, split=0, style=style)
+    assert np.array_equal(first, shapes.render(name, 3, seed=0, split=0, style=style))
+    for other in ({"seed": 1, "split": 0}, {"seed": 0, "split": 1}):
+        assert not np.array_equal(first, shapes.render(name, 3, style=style, **other))
+    drawn, cached = small(tmp_path), small(tmp_path)
+    for before, after in zip(drawn.sessions, cached.sessions, strict=True):
+        pictures = [s.train.images([0, 1], lambda im: torch.zeros(3, 32, 32)) for s in (before, after)]
+        assert torch.equal(*pictures)
+    assert drawn.fingerprint() == cached.fingerprint()
+
+
+def test_attributes_can_be_seen() -> None:
+    plain = replace(shapes.STYLES["cards"], noise=0.0, clutter=0)
+    red = shapes.render("plain red square", 4, seed=0, split=0, style=plain).astype(int)
+    centre = red[:, 12:20, 12:20].mean((1, 2))
+    assert (centre[:, 0] > centre[:, 1] + 80).all()
+    assert (centre[:, 0] > centre[:, 2] + 80).all()
+    striped = shapes.render("striped red square", 4, seed=0, split=0, style=plain).astype(int)
+    assert (striped[:, 10:22, 10:22, 1].std((1, 2)) > 2 * red[:, 10:22, 10:22, 1].std((1, 2))).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"seed": 1}, id="seed"),
+        pytest.param({"shots": 1}, id="shots"),
+        pytest.param({"class_order": "seed1993"}, id="order"),
+        pytest.param({"templates": ("a {}.",)}, id="templates"),
+        pytest.param({"style": "cards"}, id="style"),
+        pytest.param({"way": 4}, id="way"),
+    ],
+)
+def test_the_fingerprint_covers_what_can_change_a_result(changes: dict[str, object], cache_dir: Path) -> None:
+    assert small(cache_dir, **changes).fingerprint() != small(cache_dir).fingerprint()
+
+
+def test_class_order_1993_is_numpys() -> None:
+    groups = Protocol(base_classes=4, way=3, class_order="seed1993").sessions_of(10)
+    assert [number for group in groups for number in group] == np.random.RandomState(1993).permutation(10).tolist()
+    assert [len(group) for group in groups] == [4, 3, 3]
+
+
+def test_the_last_session_takes_what_is_left() -> None:
+    assert Protocol(base_classes=3, way=4).sessions_of(9) == [[0, 1, 2], [3, 4, 5, 6], [7, 8]]
+    assert Protocol(base_classes=2, way=2, max_classes=4).sessions_of(9) == [[0, 1], [2, 3]]
+
+
+def test_shots_are_drawn_per_class_and_reproducibly() -> None:
+    labels = np.repeat([4, 2], 10)
+    chosen = choose_shots(labels, 3, seed=0)
+    assert sorted(labels[chosen].tolist()) == [2, 2, 2, 4, 4, 4]
+    assert len(set(chosen)) == 6
+    assert np.array_equal(chosen, choose_shots(labels, 3, seed=0))
+    assert not np.array_equal(chosen, choose_shots(labels, 3, seed=1))
+    with pytest.raises(DataError, match="class 2 has 10 training pictures, fewer than 11 shots"):
+        choose_shots(labels, 11, seed=0)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for split, count in (("train", 4), ("test", 2)):
+        for name in ("black-footed_albatross", "ästhetisches Tier", "zebra"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (40, 30), (i * 20, 0, 0)).save(tmp_path / split / name / f"{i}.jpg")
+    return tmp_path
+
+
+def test_folders_become_a_sequence(photos: Path) -> None:
+    sequence = folder(root=str(photos), base_classes=2, way=1, shots=2)
+    assert sequence.sessions[-1].seen.names == ("black footed albatross", "zebra", "ästhetisches Tier")
+    assert [len(session.train) for session in sequence.sessions] == [8, 2]
+    assert [len(task.test) for task in sequence.tasks] == [4, 2]
+
+
+def test_an_empty_class_folder_is_named(photos: Path) -> None:
+    for path in (photos / "test" / "zebra").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="test/zebra holds no pictures"):
+        folder(root=str(photos), base_classes=2, way=1)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"no folder .*train; expected train/<class>"):
+        folder(root=str(tmp_path), base_classes=2, way=1)
+
+
+def test_columns_follow_the_class_set() -> None:
+    classes = ClassSet((7, 2, 5), ("a", "b", "c"))
+    assert classes.columns(torch.tensor([5, 7, 2, 5])).tolist() == [2, 0, 1, 2]
+    with pytest.raises(DataError, match=r"labels \[3, 9\]"):
+        classes.columns(torch.tensor([7, 3, 9]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "templates", "message"),
+    [
+        ((0, 0), ("a", "b"), ("{}",), "occurs twice"),
+        ((0, 1), ("a",), ("{}",), "2 class ids but 1 names"),
+        ((0,), ("a",), ("a photo",), "must contain {} exactly once"),
+    ],
+)
+def test_impossible_class_sets(
+    ids: tuple[int, ...], names: tuple[str, ...], templates: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ClassSet(ids, names, templates)

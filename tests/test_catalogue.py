@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from everclip import catalogue
+
+
+def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue.terminal, "file", sys.stdout)
+    catalogue.main(["--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"methods", "backbones", "sequences", "tables"}
+    methods = {entry["name"]: entry for entry in found["methods"]}
+    assert methods["cpe_clip"]["source"].startswith("arXiv 2303.04751, official code neuraptic/cpe-clip @ 9309631")
+    assert methods["cpe_clip"]["options"]["prompt_length"] == 2
+    assert methods["joint"]["needs"] == "all data seen so far"
+    backbones = {entry["name"]: entry for entry in found["backbones"]}
+    assert backbones["vit_b16_openai"]["needs"] == "weights openai of ViT-B-16-quickgelu"
+    sequences = {entry["name"]: entry for entry in found["sequences"]}
+    assert sequences["folder"]["options"]["root"] == "???"
+
+
+def test_every_method_names_its_source() -> None:
+    for name in catalogue.option_names("method"):
+        entry = catalogue.describe("method", name)
+        assert entry["source"], name
+        assert entry["summary"].endswith("."), name
+
+
+def test_one_kind_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue.terminal, "file", sys.stdout)
+    catalogue.main(["methods"])
+    out = capsys.readouterr().out
+    assert "cpe_clip" in out
+    assert "vit_b16_openai" not in out

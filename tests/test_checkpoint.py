@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from everclip.checkpoint import Adapted, CheckpointError, load_session, restore, save_session
+from everclip.methods.cpe_clip import CpeClip
+from everclip.methods.ncm import Ncm
+from everclip.methods.zero_shot import ZeroShot
+from tests.methods.test_cpe_clip import EVERY, Tiny
+
+
+def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
+    save_session(tmp_path / "s.safetensors", tensors, {"session": 3, "digest": "abc"})
+    loaded, facts = load_session(tmp_path / "s.safetensors")
+    assert {name: value.tolist() for name, value in loaded.items()} == {n: v.tolist() for n, v in tensors.items()}
+    assert facts == {"format": 1, "session": 3, "digest": "abc"}
+
+
+def test_a_frozen_method_has_nothing_to_keep(tiny: Tiny) -> None:
+    assert Adapted(ZeroShot(tiny())).tensors() == {}
+
+
+def test_weights_merged_without_gradients_are_found(tiny: Tiny) -> None:
+    method = ZeroShot(tiny())
+    adapted = Adapted(method)
+    with torch.no_grad():
+        method.backbone.model.visual.proj.mul_(2)
+    assert set(adapted.tensors()) == {"backbone.model.visual.proj"}
+
+
+def test_grown_state_is_restored(tiny: Tiny) -> None:
+    method = Ncm(tiny())
+    method.means.append(EVERY, torch.eye(5, 96))
+    other = Ncm(tiny())
+    restore(other, Adapted(method).tensors())
+    assert torch.equal(other.means.of(EVERY.select([4, 0])), torch.eye(5, 96)[[4, 0]])
+
+
+def test_a_name_the_method_does_not_have_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(CheckpointError, match=r"holds means\.ids, which CpeClip does not have"):
+        restore(CpeClip(tiny()), {"means.ids": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"x" * 100])
+def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "session_00.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"session_00\.safetensors cannot be read"):
+        load_session(path)
+
+
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="has format None, this version reads format 1"):
+        load_session(path)
+    save_file({"a": torch.zeros(1)}, path, metadata={"everclip": json.dumps({"format": 99})})
+    with pytest.raises(CheckpointError, match="has format 99"):
+        load_session(path)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from everclip.schedules import Schedule
+
+
+def test_constant() -> None:
+    assert [Schedule().factor(i, 10) for i in (0, 9, 50)] == [1, 1, 1]
+
+
+def test_cosine_ends_at_final() -> None:
+    schedule = Schedule(decay="cosine", final=0.1)
+    assert [schedule.factor(i, 10) for i in (0, 5, 10, 99)] == pytest.approx([1, 0.55, 0.1, 0.1])
+
+
+def test_linear_after_warmup() -> None:
+    schedule = Schedule(warmup=2, warmup_start=0.5, decay="linear")
+    assert [schedule.factor(i, 6) for i in range(7)] == pytest.approx([0.5, 0.75, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_a_fixed_length_wins_over_the_phases() -> None:
+    schedule = Schedule(decay="linear", length=100)
+    assert schedule.factor(50, 5) == pytest.approx(0.5)
