@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from everclip import config as configuration
 from everclip import report
 from everclip.config import nearest
-from everclip.console import set_up_logging, terminal
+from everclip.console import log_file, set_up_logging, terminal
 from everclip.errors import EverclipError, Preempted
 from everclip.run_folder import RunFolder
 
@@ -65,11 +65,18 @@ def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder
 
         run(config, hydra_node, folder)
         result = report.read_result(folder)
+        with log_file(folder.path / "run.log"):
+            _show(result)
     else:
         log.info("finished earlier; the stored result:")
+        _show(result)
+
+
+def _show(result: report.Result | None) -> None:
+    """Prints the table and the place of a finished run; the other processes of a parallel run have nothing to show."""
     if result is not None:
         log.info("%s", report.results_table([result]))
-        log.info("%s", folder.path)
+        log.info("%s", result.folder)
 
 
 def _remove_if_empty(folder: Path, root: Path) -> None:
