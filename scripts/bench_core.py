@@ -45,8 +45,8 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     log.setLevel(logging.INFO)
 
-    method = ZeroShot(OpenClip(model=options.model, weights="random"))
-    backbone = method.backbone
+    backbone = OpenClip(model=options.model, weights="random")
+    method = ZeroShot(backbone)
     names = shapes.all_class_names()[: options.classes]
     classes = ClassSet(tuple(range(len(names))), names)
     prompts = classes.prompts(classes.templates[0])

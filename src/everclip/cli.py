@@ -145,8 +145,8 @@ def _on_signal(number: int, frame: Any) -> None:
 def main() -> None:
     """Entry point of `everclip`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
-    # Hydra's parser takes -m before or after the overrides, not between them.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    # Hydra's parser takes flags before or after the overrides, not between them.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word[:1] == "~" or (word[:1] != "-" and "=" in word))
     OUTCOMES.clear()
     configuration.register()
     for number in (signal.SIGTERM, signal.SIGUSR1):

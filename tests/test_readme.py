@@ -1,0 +1,55 @@
+"""The README's example of a method of one's own works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import SMALL
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+IMPORTS = """
+import torch
+from torch import Tensor
+
+from everclip.backbones.base import Backbone
+from everclip.methods.base import Classifier, Extract, Method
+from everclip.modules.class_rows import ClassRows
+from everclip.types import Batch, ClassSet, Session
+
+"""
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"^   ```{language}\n(.*?)^   ```", README, re.MULTILINE | re.DOTALL)
+    return re.sub(r"^   ", "", found, flags=re.MULTILINE)
+
+
+def test_the_method_of_the_readme_runs_without_a_fork(tmp_path: Path, cache_dir: Path) -> None:
+    (tmp_path / "my_package.py").write_text(IMPORTS + block("python"))
+    (tmp_path / "my_conf" / "method").mkdir(parents=True)
+    (tmp_path / "my_conf" / "method" / "text_bias.yaml").write_text(block("yaml"))
+    places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}", f"--config-dir={tmp_path}/my_conf"]
+    done = subprocess.run(
+        [sys.executable, "-m", "everclip.cli", *places, *SMALL, "method=text_bias"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| text_bias |" in done.stdout
+    # 10 classes with one bias each are what is trained at the end.
+    assert done.stdout.splitlines()[-2].endswith("|      10 |")
+
+
+def test_every_option_of_the_readme_exists() -> None:
+    from everclip.catalogue import option_names
+
+    for group, options in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
+        named = re.findall(r"`([a-z0-9_]+)`", options)
+        unknown = set(named) - set(option_names(group)) - {"random"}
+        assert named, group
+        assert not unknown, (group, unknown)
