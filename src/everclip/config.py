@@ -15,6 +15,7 @@ from typing import Any
 
 import pydantic
 from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -215,14 +216,20 @@ def check_group(group: str, node: DictConfig) -> None:
     for key in values:
         if key not in known:
             raise ConfigError(f"{group}.{key} is unknown; known: {', '.join(known)}{nearest(key, known)}")
+    parts = [key for key, value in values.items() if isinstance(value, dict) and "_target_" in value]
+    for key in parts:
+        check_group(f"{group}.{key}", node[key])
     if not name.startswith("torch."):
-        _check_types(group, target, known, values)
+        _check_types(group, target, known, values, parts)
 
 
-def _check_types(group: str, target: Any, known: Mapping[str, inspect.Parameter], values: dict[str, Any]) -> None:
+def _check_types(
+    group: str, target: Any, known: Mapping[str, inspect.Parameter], values: dict[str, Any], parts: list[str]
+) -> None:
+    """Compares values with annotations; `parts` are built from nodes of their own and have any type yet."""
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     definition: dict[str, Any] = {
-        key: (hints.get(key, Any), ... if p.default is inspect.Parameter.empty else p.default)
+        key: (Any if key in parts else hints.get(key, Any), ... if p.default is inspect.Parameter.empty else p.default)
         for key, p in known.items()
         if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     }
@@ -249,3 +256,5 @@ def build(group: str, node: DictConfig, *positional: Any, **runtime: Any) -> Any
         return instantiate(node, _partial_=True, _convert_="all")(*positional, **runtime)
     except ValueError as error:
         raise ConfigError(f"{group}: {error}") from error
+    except InstantiationException as error:  # Hydra's wrapping of what a nested part raised
+        raise error.__cause__ or error from None

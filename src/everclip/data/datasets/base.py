@@ -1,0 +1,48 @@
+"""What a data set reader gives: pictures with their official split, names and templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from everclip.errors import MissingError
+from everclip.types import ImageSet
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A data set with its official split.
+
+    Attributes:
+        name: of the data set.
+        names: of the classes, label order.
+        templates: one text with `{}` or more.
+        train: training pictures, labels 0..len(names)-1.
+        test: test pictures.
+        train_keys: how published lists call each training picture.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+    train: ImageSet
+    test: ImageSet
+    train_keys: tuple[str, ...]
+
+
+def require(paths: Sequence[Path], data_set: str, remedy: str) -> None:
+    """Checks that files or folders are there.
+
+    Raises:
+        MissingError: names the first that is not, and the remedy.
+    """
+    for path in paths:
+        if not path.exists():
+            raise MissingError(f"{data_set}: {path} is not there; {remedy} (paths.data or EVERCLIP_DATA sets the root)")
+
+
+def split_lines(*parts: str) -> list[str]:
+    """The lines of a published list shipped in `data/splits`."""
+    return Path(str(files("everclip")), "data", "splits", *parts).read_text().split("\n")[:-1]
