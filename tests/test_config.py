@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from everclip import config
+from everclip.catalogue import option_names
+from everclip.errors import ConfigError
+from everclip.types import Positive
+
+Compose = Callable[..., DictConfig]
+GROUPS = [(group, name) for group in (*config.GROUPS, "trainer", "logger", "paths") for name in option_names(group)]
+EXPERIMENTS = sorted(
+    str(path.relative_to(config.conf_dir() / "experiment").with_suffix(""))
+    for path in (config.conf_dir() / "experiment").rglob("*.yaml")
+)
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS)
+def test_every_option_composes_and_fits_its_constructor(group: str, name: str, compose: Compose) -> None:
+    composed = compose(f"{group}={name}", *(["sequence.root=x", "sequence.base_classes=1"] if name == "folder" else []))
+    config.check_values(composed)
+    for member in config.GROUPS:
+        config.check_group(member, composed[member])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name: str, compose: Compose) -> None:
+    composed = compose(f"+experiment={name}")
+    for member in config.GROUPS:
+        config.check_group(member, composed[member])
+
+
+@pytest.mark.parametrize("name", ["cifar100", "miniimagenet", "cub200"])
+def test_cpe_clips_experiments_have_the_papers_settings(name: str, compose: Compose) -> None:
+    composed = compose(f"+experiment=cpe_clip/{name}")
+    chosen = config.choices(composed.hydra)
+    assert (chosen["backbone"], chosen["sequence"]) == ("vit_b16_openai", f"fscil_{name}")
+    base = (6, 4) if name == "cub200" else (5, 32)
+    assert (composed.train.base.epochs, composed.train.base.batch_size) == base
+    assert (composed.train.epochs, composed.train.batch_size) == (5, 4)
+    assert composed.method.logit_scale == 100
+    assert composed.optimizer == {
+        "_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-5,
+    }  # fmt: skip
+
+
+def test_what_the_user_says_wins_over_method_and_tuning(compose: Compose) -> None:
+    assert compose().method.logit_scale is None  # tuning of the embedded pair
+    assert compose("sequence=fscil_cifar100").method.logit_scale == 100
+    composed = compose("method.logit_scale=5", "optimizer=adamw", "train.base.epochs=1")
+    assert composed.method.logit_scale == 5
+    assert composed.optimizer._target_ == "torch.optim.AdamW"
+    assert composed.train.base.epochs == 1
+
+
+@dataclass
+class Inner:
+    """A part built from a node of its own."""
+
+    size: Positive
+
+
+@dataclass
+class Outer:
+    """Something made of a part."""
+
+    inner: Inner
+    factor: float = 1.0
+
+
+def test_parts_are_checked_and_built_from_their_own_nodes() -> None:
+    here = __name__
+    node = OmegaConf.create(
+        {"_target_": f"{here}.Outer", "inner": {"_target_": f"{here}.Inner", "size": 3}, "factor": 2}
+    )
+    config.check_group("outer", node)
+    assert config.build("outer", node) == Outer(Inner(3), 2)
+    node.inner.size = 0
+    with pytest.raises(ConfigError, match=r"outer\.inner\.size=0: input should be greater than or equal to 1"):
+        config.check_group("outer", node)
+    node.inner = {"_target_": f"{here}.Inner", "sise": 1}
+    with pytest.raises(ConfigError, match=r"outer\.inner\.sise is unknown; known: size; did you mean size\?"):
+        config.check_group("outer", node)
+    node.inner = {"_target_": f"{here}.Inner"}
+    with pytest.raises(ConfigError, match=r"outer\.inner\.size is required"):
+        config.check_group("outer", node)
+
+
+def test_a_target_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"method\._target_=everclip\.methods\.nowhere\.Method cannot be imported"):
+        config.check_group("method", OmegaConf.create({"_target_": "everclip.methods.nowhere.Method"}))
