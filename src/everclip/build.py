@@ -21,13 +21,13 @@ from everclip import storage
 from everclip.backbones.base import Backbone
 from everclip.config import GROUPS, build, check_group, choices, digest
 from everclip.console import log_file, quieten_libraries
-from everclip.engine import Budget, Engine
+from everclip.engine import Budget, Engine, Training
 from everclip.errors import ConfigError, Preempted
 from everclip.loggers import CsvLogger, Loggers, RunLogger, TensorBoardLogger, WandbLogger
 from everclip.methods.base import Method
 from everclip.provenance import environment
 from everclip.run_folder import RunFolder, now
-from everclip.runner import Runner, Training, seed_everything
+from everclip.runner import Runner, seed_everything
 from everclip.types import TaskSequence
 
 log = logging.getLogger("everclip")

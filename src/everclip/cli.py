@@ -147,6 +147,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Threads that spin while they wait make training on a shared CPU several times slower; must be set before torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # repeatable matrix products on a GPU
     # Hydra's parser takes flags before or after the overrides, not between them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word[:1] == "~" or (word[:1] != "-" and "=" in word))
     OUTCOMES.clear()

@@ -64,11 +64,10 @@ class StepProgress:
         )
         self._task = self._bar.add_task(title, total=steps, loss="-")
 
-    def __enter__(self) -> StepProgress:
         self._bar.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
+    def stop(self) -> None:
+        """Removes the bar."""
         self._bar.stop()
 
     @property

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import torch
@@ -22,8 +22,6 @@ from everclip.schedules import Schedule
 from everclip.types import Batch, ImageSet, Phase, Session
 
 MakeOptimizer = Callable[..., Optimizer]
-# on_step(losses, lr): called after every optimiser step with the named losses of the step.
-OnStep = Callable[[dict[str, Tensor], float], None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,35 @@ class Budget:
     gradient_clip: float | None = None
 
 
+@dataclass(frozen=True)
+class Training:
+    """How phases are optimised unless they say otherwise.
+
+    Attributes:
+        base: budget of session 0.
+        later: budget of the other sessions.
+        make_optimizer: from parameters (and `lr=`) to an optimiser.
+        schedule: of the learning rate.
+        log_every: steps between logged losses.
+    """
+
+    base: Budget
+    later: Budget
+    make_optimizer: MakeOptimizer
+    schedule: Schedule
+    log_every: int = 10
+
+
+class Watcher(Protocol):
+    """What follows the steps of a phase."""
+
+    def start(self, steps: int, steps_per_epoch: int) -> None:
+        """Before the first step."""
+
+    def after_step(self, losses: dict[str, Tensor], lr: float) -> None:
+        """After every optimiser step, with its named losses and learning rate."""
+
+
 class PhaseModule(L.LightningModule):
     """The only LightningModule: turns a method and a phase into optimiser steps."""
 
@@ -43,22 +70,20 @@ class PhaseModule(L.LightningModule):
         self,
         method: Method,
         phase: Phase,
-        session: Session,
-        make_optimizer: MakeOptimizer,
-        schedule: Schedule,
-        lengths: dict[str, int],
+        where: str,
+        training: Training,
         batches: SeededBatches,
-        on_step: OnStep,
+        lengths: dict[str, int],
+        watcher: Watcher,
     ) -> None:
         super().__init__()
         self.method = method
         self.phase = phase
-        self._where = f"session {session.index}, phase {phase.name}"
-        self._make_optimizer = make_optimizer
-        self._schedule = schedule
-        self._lengths = lengths
+        self._where = where
+        self._training = training
         self._batches = batches
-        self._on_step = on_step
+        self._lengths = lengths
+        self._watcher = watcher
         self._losses: dict[str, Tensor] = {}
 
     def parameters_to_train(self) -> list[nn.Parameter]:
@@ -94,17 +119,18 @@ class PhaseModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         self.method.after_step()
-        self._on_step(self._losses, self._lr)
+        self._watcher.after_step(self._losses, self._lr)
 
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
 
     def configure_optimizers(self) -> Any:
         changed = {} if self.phase.lr is None else {"lr": self.phase.lr}
-        optimizer = self._make_optimizer(self.parameters_to_train(), **changed)
-        length = self._lengths[self._schedule.interval]
-        scheduler = LambdaLR(optimizer, lambda position: self._schedule.factor(position, length))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self._schedule.interval}}
+        optimizer = self._training.make_optimizer(self.parameters_to_train(), **changed)
+        schedule = self._training.schedule
+        length = self._lengths[schedule.interval]
+        scheduler = LambdaLR(optimizer, lambda position: schedule.factor(position, length))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": schedule.interval}}
 
 
 class Engine:
@@ -160,31 +186,25 @@ class Engine:
         self._seed = seed
 
     def fit(
-        self,
-        method: Method,
-        session: Session,
-        phase: Phase,
-        phase_index: int,
-        budget: Budget,
-        make_optimizer: MakeOptimizer,
-        schedule: Schedule,
-        on_start: Callable[[int, int], None],
-        on_step: OnStep,
-    ) -> int:
-        """Optimises one phase with a fresh Trainer; returns the number of steps taken."""
+        self, method: Method, session: Session, phase: Phase, number: int, training: Training, watcher: Watcher
+    ) -> None:
+        """Optimises phase `number` of a session with a fresh Trainer."""
+        budget = training.base if session.is_base else training.later
         images = session.train if phase.data is None else phase.data
         epochs = budget.epochs if phase.epochs is None else phase.epochs
         batch_size = phase.batch_size or budget.batch_size
         steps_per_epoch = math.ceil(len(images) / batch_size)
         steps = min(epochs * steps_per_epoch, budget.max_steps or epochs * steps_per_epoch)
         if steps == 0:
-            return 0
-        key = (self._seed, session.index, phase_index)
-        batches = SeededBatches(len(images), batch_size, key, self.rank, self.world_size)
+            return
+        batches = SeededBatches(
+            len(images), batch_size, (self._seed, session.index, number), self.rank, self.world_size
+        )
         loader = make_loader(images, method.backbone.resize, batches, self._num_workers)
+        where = f"session {session.index}, phase {phase.name}"
         lengths = {"step": steps, "epoch": epochs}
-        module = PhaseModule(method, phase, session, make_optimizer, schedule, lengths, batches, on_step)
-        on_start(epochs, steps)
+        module = PhaseModule(method, phase, where, training, batches, lengths, watcher)
+        watcher.start(steps, steps_per_epoch)
         method.train()
         trainer = self._trainer(epochs, steps, budget.gradient_clip, method.all_parameters_used)
         with warnings.catch_warnings():
@@ -196,7 +216,6 @@ class Engine:
             trainer.fit(module, loader)
         method.to(self.device)  # Lightning leaves the module on the CPU
         method.eval()
-        return trainer.global_step
 
     def _trainer(self, epochs: int, steps: int, gradient_clip: float | None, all_used: bool) -> L.Trainer:
         settings = dict(self._settings)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 import resource
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ import torch
 from everclip import report
 from everclip.checkpoint import Adapted, CheckpointError, load_session, restore, save_session
 from everclip.console import StepProgress
-from everclip.engine import Budget, Engine, MakeOptimizer
+from everclip.data.images import ConcatImages
+from everclip.engine import Engine, Training
 from everclip.evaluation import Evaluation, Evaluator
 from everclip.loggers import RunLogger
 from everclip.methods.base import Method
 from everclip.run_folder import RunFolder, matrix_of
-from everclip.schedules import Schedule
-from everclip.types import Session, SessionView, TaskSequence
+from everclip.types import ImageSet, Session, SessionView, TaskSequence
 
 log = logging.getLogger("everclip")
 
@@ -36,23 +36,46 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(seed)
 
 
-@dataclass(frozen=True)
-class Training:
-    """How phases are optimised unless they say otherwise.
+class Monitor:
+    """Watches one phase: progress bar, logged losses, and their recent mean.
 
-    Attributes:
-        base: budget of session 0.
-        later: budget of the other sessions.
-        make_optimizer: from parameters (and `lr=`) to an optimiser.
-        schedule: of the learning rate.
-        log_every: steps between logged losses.
+    Args:
+        title: of the progress bar.
+        loggers: get the losses every `log_every` steps.
+        log_every: in steps.
+        step: global steps taken before the phase.
     """
 
-    base: Budget
-    later: Budget
-    make_optimizer: MakeOptimizer
-    schedule: Schedule
-    log_every: int = 10
+    def __init__(self, title: str, loggers: RunLogger, log_every: int, step: int) -> None:
+        self._title, self._loggers, self._log_every = title, loggers, log_every
+        self.step = step
+        self._recent: dict[str, deque[torch.Tensor]] = {}
+        self._progress: StepProgress | None = None
+
+    def start(self, steps: int, steps_per_epoch: int) -> None:
+        """The phase will take `steps` steps."""
+        self._epoch = steps_per_epoch
+        self._progress = StepProgress(self._title, steps)
+
+    def after_step(self, losses: dict[str, torch.Tensor], lr: float) -> None:
+        """A step was taken at learning rate `lr`; reads values from the device only when someone looks."""
+        self.step += 1
+        for name, loss in losses.items():
+            self._recent.setdefault(name, deque(maxlen=self._epoch)).append(loss)
+        assert self._progress is not None
+        logged = self.step % self._log_every == 0
+        values = {name: float(loss) for name, loss in losses.items()} if logged or self._progress.visible else {}
+        self._progress.advance(sum(values.values()) if values else None)
+        if logged:
+            self._loggers.train(
+                {f"train/{name}": value for name, value in values.items()} | {"train/lr": lr}, self.step
+            )
+
+    def finish(self) -> dict[str, float]:
+        """Ends the progress bar; the mean of each loss over the last epoch."""
+        if self._progress is not None:
+            self._progress.stop()
+        return {name: float(torch.stack(list(losses)).mean()) for name, losses in self._recent.items()}
 
 
 class Runner:
@@ -128,22 +151,22 @@ class Runner:
 
     def _run_session(self, session: Session) -> None:
         seed_everything(self._seed, session.index)
-        if torch.cuda.is_available():
+        if self._engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         zero_shot_before = self._evaluator.held_out(self._method) if session.is_base else None
-        start = time.monotonic()
-        train_steps, losses = self._train(session)
+        before, start = self._step, time.monotonic()
+        losses = self._train(session)
         trained = time.monotonic()
         evaluation = self._evaluator.evaluate(self._method, session.index)
         evaluated = time.monotonic()
 
         record = self._record(session, evaluation) | {
             "losses": losses,
-            "train_steps": train_steps,
+            "train_steps": self._step - before,
             "train_seconds": round(trained - start, 3),
             "eval_seconds": round(evaluated - trained, 3),
             "eval_images_per_second": round(evaluation.num_images / max(evaluated - trained, 1e-9), 1),
-            "peak_memory_mb": round(_peak_memory_mb(), 1),
+            "peak_memory_mb": round(_peak_memory_mb(self._engine.device), 1),
         }
         if session.is_base:
             record["zero_shot_before"] = zero_shot_before
@@ -154,59 +177,29 @@ class Runner:
         self._loggers.session(scalars | {f"session/{k}": v for k, v in metrics.items()}, session.index)
         log.info(report.session_line(record, len(self._sequence.sessions)))
 
-    def _train(self, session: Session) -> tuple[int, dict[str, float]]:
-        """Hooks and phases of a session; returns the steps and the mean of each loss over the last epoch's length."""
+    def _train(self, session: Session) -> dict[str, float]:
+        """Hooks and phases of a session; returns the mean of each loss over its last epoch."""
         method, extract = self._method, self._engine.extractor(self._method)
         view = SessionView(self._visible(session), session.index, keeps=method.sees != "session")
-        seen = Session(session.index, session.name, session.new, session.seen, view)
+        seen = replace(session, train=view)
         method.begin_session(seen, extract)
-        budget = self._training.base if session.is_base else self._training.later
-        before = self._step
-        history: dict[str, list[torch.Tensor]] = {}
-        for phase_index, phase in enumerate(method.phases(seen)):
+        losses: dict[str, float] = {}
+        for number, phase in enumerate(method.phases(seen)):
             title = f"session {session.index} {phase.name}"
-            progress: list[StepProgress] = []
-
-            def on_start(epochs: int, steps: int, title: str = title, progress: list[StepProgress] = progress) -> None:
-                progress.append(StepProgress(title, steps).__enter__())
-
-            def on_step(losses: dict[str, torch.Tensor], lr: float, progress: list[StepProgress] = progress) -> None:
-                self._step += 1
-                for name, loss in losses.items():
-                    history.setdefault(name, []).append(loss)
-                shown = progress[0].visible or self._step % self._training.log_every == 0
-                values = {name: float(loss) for name, loss in losses.items()} if shown else {}
-                progress[0].advance(sum(values.values()) if shown else None)
-                if self._step % self._training.log_every == 0:
-                    metrics = {f"train/{name}": value for name, value in values.items()}
-                    self._loggers.train(metrics | {"train/lr": lr}, self._step)
-
+            monitor = Monitor(title, self._loggers, self._training.log_every, self._step)
             try:
-                self._engine.fit(
-                    method,
-                    seen,
-                    phase,
-                    phase_index,
-                    budget,
-                    self._training.make_optimizer,
-                    self._training.schedule,
-                    on_start,
-                    on_step,
-                )
+                self._engine.fit(method, seen, phase, number, self._training, monitor)
             finally:
-                for bar in progress:
-                    bar.__exit__()
+                losses |= monitor.finish()
+            self._step = monitor.step
         method.end_session(seen, extract)
         view.close()
-        tail = max(1, math.ceil(len(session.train) / budget.batch_size))
-        return self._step - before, {n: float(torch.stack(v[-tail:]).mean()) for n, v in history.items()}
+        return losses
 
-    def _visible(self, session: Session) -> Any:
+    def _visible(self, session: Session) -> ImageSet:
         """The pictures a method may see in this session, by its declaration."""
         if self._method.sees != "all":
             return session.train
-        from everclip.data.images import ConcatImages
-
         return ConcatImages([earlier.train for earlier in self._sequence.sessions[: session.index + 1]])
 
     def _record(self, session: Session, evaluation: Evaluation) -> dict[str, Any]:
@@ -273,8 +266,8 @@ class Runner:
         return summary
 
 
-def _peak_memory_mb() -> float:
+def _peak_memory_mb(device: torch.device) -> float:
     """Highest memory use so far in MB: of the GPU in this session, else of the process since it started."""
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 from everclip import build
 from everclip.catalogue import option_names, read_option
 from everclip.checkpoint import Adapted, load_session, restore
+from everclip.data.images import ConcatImages
 from everclip.engine import Budget, Engine
 from everclip.methods.base import Method
 from everclip.run_folder import RunFolder
@@ -39,23 +41,28 @@ def parts(name: str, compose: Callable[..., DictConfig], engine: Engine) -> Part
     return sequence, method, engine, composed
 
 
+class Unwatched:
+    """Lets a phase run unseen."""
+
+    def start(self, steps: int, steps_per_epoch: int) -> None:
+        pass
+
+    def after_step(self, losses: dict[str, Tensor], lr: float) -> None:
+        pass
+
+
 def train_session(parts: Parts, index: int, steps: int | None = None) -> Session:
     """Runs the hooks and phases of one session as the runner does."""
     sequence, method, engine, composed = parts
     session = sequence.sessions[index]
     if method.sees == "all":
-        from everclip.data.images import ConcatImages
-
-        train = ConcatImages([earlier.train for earlier in sequence.sessions[: index + 1]])
-        session = Session(session.index, session.name, session.new, session.seen, train)
-    training = build.make_training(composed)
+        earlier = sequence.sessions[: index + 1]
+        session = replace(session, train=ConcatImages([past.train for past in earlier]))
     budget = Budget(epochs=1, batch_size=8, max_steps=steps)
+    training = replace(build.make_training(composed), base=budget, later=budget)
     method.begin_session(session, engine.extractor(method))
     for number, phase in enumerate(method.phases(session)):
-        engine.fit(
-            method, session, phase, number, budget, training.make_optimizer, training.schedule,
-            lambda epochs, steps: None, lambda losses, lr: None,
-        )  # fmt: skip
+        engine.fit(method, session, phase, number, training, Unwatched())
     method.end_session(session, engine.extractor(method))
     return session
 

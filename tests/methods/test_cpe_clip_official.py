@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def run_official_schedule(
     method: CpeClip, session: Session, epochs: int, config: DictConfig, engine: Engine
 ) -> list[dict[str, Any]]:
     """One session through the engine with the configured optimiser; what every step did."""
-    training = build.make_training(config)
+    budget = Budget(epochs=epochs, batch_size=4)
+    training = replace(build.make_training(config), base=budget, later=budget)
     steps: list[dict[str, Any]] = []
     state: dict[str, Any] = {}
 
@@ -141,19 +143,20 @@ def run_official_schedule(
         state["before"] = trained(method)
         return CpeClip.loss(method, batch)
 
-    def on_step(losses: dict[str, Tensor], lr: float) -> None:
-        after = trained(method)
-        update = {name: after[name] - state["before"][name] for name in NAMES}
-        steps.append({"lr": lr, "loss": float(losses["cross_entropy"]), "logits": state["logits"], "update": update})
+    class Recorder:
+        def start(self, steps: int, steps_per_epoch: int) -> None:
+            pass
+
+        def after_step(self, losses: dict[str, Tensor], lr: float) -> None:
+            after = trained(method)
+            update = {name: after[name] - state["before"][name] for name in NAMES}
+            loss = float(losses["cross_entropy"])
+            steps.append({"lr": lr, "loss": loss, "logits": state["logits"], "update": update})
 
     method.loss = record_logits  # type: ignore[method-assign]  # recorded, on this instance
     method.begin_session(session, engine.extractor(method))
     (phase,) = method.phases(session)
-    budget = Budget(epochs=epochs, batch_size=4)
-    engine.fit(
-        method, session, phase, 0, budget, training.make_optimizer, training.schedule,
-        lambda epochs, steps: None, on_step,
-    )  # fmt: skip
+    engine.fit(method, session, phase, 0, training, Recorder())
     return steps
 
 

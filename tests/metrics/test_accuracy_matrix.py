@@ -93,3 +93,10 @@ def test_transfer_appears_only_when_all_tasks_are_evaluated() -> None:
     assert "transfer" not in matrix.metrics()
     matrix.append({0: 4, 1: 8}, {0: 10, 1: 10})
     assert matrix.metrics()["transfer"] == 20
+
+
+def test_a_single_session_has_no_transfer() -> None:
+    matrix = AccuracyMatrix(1)
+    matrix.append({0: 5}, {0: 10})
+    assert matrix.metrics().keys() >= {"avg", "last", "last_accuracy"}
+    assert "transfer" not in matrix.metrics()

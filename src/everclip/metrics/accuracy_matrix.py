@@ -117,11 +117,8 @@ def multi_domain_metrics(accuracy: Matrix) -> dict[str, float]:
     averaged over tasks (ZSCL, arXiv 2303.06628, section 5).
     """
     above = [accuracy[:j, j].mean() for j in range(1, len(accuracy))]
-    return {
-        "transfer": float(np.mean(above)) if above else float("nan"),
-        "avg": float(accuracy.mean(axis=0).mean()),
-        "last": float(accuracy[-1].mean()),
-    }
+    metrics = {"avg": float(accuracy.mean(axis=0).mean()), "last": float(accuracy[-1].mean())}
+    return {"transfer": float(np.mean(above)), **metrics} if above else metrics
 
 
 class AccuracyMatrix:
