@@ -145,8 +145,9 @@ def _on_signal(number: int, frame: Any) -> None:
 def main() -> None:
     """Entry point of `everclip`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
-    # Threads that spin while they wait make training on a shared CPU several times slower; must be set before torch.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin long while they wait make training on a shared CPU several times slower, threads that sleep at
+    # once make it slower on a free one; must be set before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # repeatable matrix products on a GPU
     # Hydra's parser takes flags before or after the overrides, not between them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word[:1] == "~" or (word[:1] != "-" and "=" in word))
