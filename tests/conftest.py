@@ -19,6 +19,7 @@ from everclip.engine import Engine
 from everclip.run_folder import RunFolder
 
 os.environ["WANDB_MODE"] = "disabled"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; two of them run side by side
 
 # Few classes, few pictures: a run takes a second or two.
 SMALL = (

@@ -28,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     "run_folder": {"metrics", "storage", "errors"},
     "report": {"run_folder", "metrics", "storage", "digest"},
     "console": set(),
-    "loggers": set(),
+    "loggers": {"storage"},
     "provenance": set(),
     "engine": {"methods", "data", "schedules", "types", "errors"},
     "evaluation": {"engine", "methods", "types", "errors"},

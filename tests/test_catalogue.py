@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 from everclip import catalogue
 
 
-def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue.terminal, "file", sys.stdout)
+def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     catalogue.main(["--json"])
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"methods", "backbones", "sequences", "tables"}
@@ -30,8 +28,7 @@ def test_every_method_names_its_source() -> None:
         assert entry["summary"].endswith("."), name
 
 
-def test_one_kind_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue.terminal, "file", sys.stdout)
+def test_one_kind_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     catalogue.main(["methods"])
     out = capsys.readouterr().out
     assert "cpe_clip" in out

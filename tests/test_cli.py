@@ -24,7 +24,6 @@ def everclip(
     def run(*words: str) -> tuple[int, str, str]:
         places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}"]
         monkeypatch.setattr(sys, "argv", ["everclip", *places, *words])
-        monkeypatch.setattr(cli.terminal, "file", sys.stdout)
         with pytest.raises(SystemExit) as stop:
             cli.main()
         captured = capsys.readouterr()
@@ -55,6 +54,8 @@ def everclip(
         ("sequence.class_order=random", "sequence.class_order=random: must be identity or seed<number>"),
         ("sequence.style=oil", "sequence.style=oil: must be one of cards, scenes"),
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
+        ("optimizer.lr=abc", "optimizer: '<=?' not supported"),
+        ("trainer=cpu trainer.devices=abc check=false", "trainer.accelerator=cpu trainer.devices=abc"),
         ("optimizer.nesterow=true", "optimizer.nesterow is unknown"),
         ("max_sessions=99", "max_sessions=99, but the sequence has 9 sessions"),
         ("backbone.weights=/nowhere/w.safetensors", "/nowhere/w.safetensors: no such file"),
@@ -110,7 +111,7 @@ def test_a_run_and_the_same_command_again(everclip: Command, tmp_path: Path) -> 
 
 def test_logging_devices_and_paths_do_not_change_the_folder(everclip: Command) -> None:
     folders = set()
-    for words in ((), ("logger=csv",), ("trainer.devices=2",), ("data.eval_batch_size=7",), ("log_level=debug",)):
+    for words in ((), ("logger=csv",), ("trainer.devices=2",), ("data.eval_batch_size=7",), ("paths.data=/a",)):
         _, out, _ = everclip("check=true", *words)
         folders.add(out.splitlines()[-1].split()[1])
     assert len(folders) == 1
@@ -138,7 +139,7 @@ def test_a_sweep_never_averages_over_settings(everclip: Command) -> None:
 
 
 def test_a_failing_job_does_not_stop_a_sweep(everclip: Command, tmp_path: Path) -> None:
-    code, _, error = everclip(*SMALL, "-m", "method=ncm,zero_shot", "max_sessions=9,1")
+    code, _, error = everclip(*SMALL, "-m", "method=ncm,zero_shot", "max_sessions=9,1", "train.batch_size=1")
     assert code == 2
     assert error.count("max_sessions=9, but the sequence has 3 sessions") == 2
     assert len(list((tmp_path / "outputs").rglob("summary.json"))) == 2

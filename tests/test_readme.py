@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -34,10 +33,10 @@ def test_the_method_of_the_readme_runs_without_a_fork(tmp_path: Path, cache_dir:
     (tmp_path / "my_conf" / "method" / "text_bias.yaml").write_text(block("yaml"))
     places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}", f"--config-dir={tmp_path}/my_conf"]
     done = subprocess.run(
-        [sys.executable, "-m", "everclip.cli", *places, *SMALL, "method=text_bias"],
+        [Path(sys.executable).with_name("everclip"), *places, *SMALL, "method=text_bias"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "| text_bias |" in done.stdout

@@ -49,6 +49,14 @@ def test_labels_tell_settings_apart_and_seeds_not() -> None:
     ]
 
 
+def test_one_digest_is_one_row_however_it_was_asked_for() -> None:
+    words = ("method=ncm", "data.num_workers=4"), ("method=ncm", "seed=1")
+    assert labels_of([make([1.0], seed, overrides) for seed, overrides in enumerate(words)]) == [
+        "ncm data.num_workers=4",
+        "ncm data.num_workers=4",
+    ]
+
+
 def test_differences_without_a_name_show_the_digest() -> None:
     assert labels_of([make([1.0], digest="a"), make([1.0], digest="b")]) == ["ncm a", "ncm b"]
 

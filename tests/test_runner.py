@@ -42,7 +42,7 @@ def test_records_say_what_happened(run: Run) -> None:
     assert summary["zero_shot_after"] == second["zero_shot_accuracy"]
     facts = folder.read_run()
     assert len(facts["weights"]["sha256"]) == len(facts["fingerprint"]) == 64
-    assert facts["templates"] == ["a photo of a {}."]
+    assert facts["templates"] == ["{}."]
     assert facts["versions"]["torch"] == torch.__version__
     assert (facts["state"], len(facts["attempts"])) == ("finished", 1)
 

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from torch import nn
 
 from everclip import storage
 from everclip.backbones.base import Backbone
-from everclip.config import GROUPS, build, check_group, choices, digest
+from everclip.config import build, check_group, choices, digest
 from everclip.console import log_file, quieten_libraries
 from everclip.engine import Budget, Engine, Training
 from everclip.errors import ConfigError, Preempted
@@ -39,6 +39,8 @@ def make_training(config: DictConfig) -> Training:
     Raises:
         ConfigError: the optimiser refuses a value.
     """
+    for group in ("optimizer", "scheduler"):
+        check_group(group, config[group])
     train = config.train
     later = Budget(train.epochs, train.batch_size, train.max_steps, train.gradient_clip)
     base = Budget(
@@ -54,13 +56,12 @@ def make_training(config: DictConfig) -> Training:
 
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
     """Sequence, backbone and method; on the meta device without `load`."""
-    quieten_libraries()
-    for group in GROUPS:
+    for group in ("sequence", "backbone", "method"):
         check_group(group, config[group])
-    backbone = build("backbone", config.backbone, load=load)
     sequence = build("sequence", config.sequence)
     if config.max_sessions is not None and config.max_sessions > len(sequence.sessions):
         raise ConfigError(f"max_sessions={config.max_sessions}, but the sequence has {len(sequence.sessions)} sessions")
+    backbone = build("backbone", config.backbone, load=load)
     seed_everything(config.seed)
     method = build("method", config.method, backbone)
     return sequence, backbone, method
@@ -68,9 +69,10 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
 
 def check(config: DictConfig, hydra: DictConfig) -> None:
     """`check=true`: builds everything without weights and says what would run."""
+    quieten_libraries()
     with torch.device("cpu"):
+        training = make_training(config)
         sequence, backbone, method = make_parts(config, load=False)
-    training = make_training(config)
     sizes = [len(session.new) for session in sequence.sessions]
     test = sum(len(task.test) for task in sequence.tasks)
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
@@ -113,14 +115,15 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder) -> None:
     )
     start = time.monotonic()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    sequence, backbone, method = make_parts(config, load=True)
     training = make_training(config)
+    sequence, backbone, method = make_parts(config, load=True)
     shortened = replace(sequence, sessions=sequence.sessions[: config.max_sessions])
     chosen = choices(hydra)
     identity = {
         "digest": digest(config),
         "backbone": backbone.provenance["sha256"],
         "sequence": shortened.fingerprint(),
+        "precision": engine.precision,
     }
     with _working_in(folder, engine.rank):
         facts = {
@@ -131,7 +134,7 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder) -> None:
             "weights": backbone.provenance,
             "fingerprint": identity["sequence"],
             "class_order": sequence.class_order,
-            "templates": list(sequence.sessions[0].new.templates),
+            "templates": list(method.templates(sequence.sessions[0].new)),
             "device": str(engine.device),
             "devices": engine.world_size,
             "precision": engine.precision,
@@ -189,27 +192,33 @@ def _working_in(folder: RunFolder, rank: int) -> Iterator[None]:
 
 
 def _make_loggers(config: DictConfig, folder: RunFolder, facts: dict[str, Any], rank: int, step: int) -> RunLogger:
-    if rank != 0:
-        return Loggers([])
-    members: list[RunLogger] = []
+    """The configured mirrors, for the first process; one that cannot start is left out with a warning."""
+    wanted: list[Callable[[], RunLogger]] = []
     if config.logger.csv:
-        members.append(CsvLogger(folder.path, step))
+        wanted.append(lambda: CsvLogger(folder.path, step))
     if config.logger.tensorboard:
-        members.append(TensorBoardLogger(folder.path, step))
+        wanted.append(lambda: TensorBoardLogger(folder.path, step))
     wandb = config.logger.wandb
     if wandb.enabled and wandb.mode != "disabled":
         name = f"{facts['method']}-{facts['sequence']}-{facts['backbone']}"
-        members.append(
-            WandbLogger(
+        settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+        wanted.append(
+            lambda: WandbLogger(
                 folder.path,
                 run_id=f"{facts['digest']}-seed{facts['seed']}",
                 name=f"{name}-seed{facts['seed']}",
                 group=f"{facts['sequence']}/{facts['method']}",
-                config={**OmegaConf.to_container(config, resolve=True), "run": facts},  # type: ignore[dict-item]  # a mapping
+                config={**settings, "run": facts},
                 project=wandb.project,
                 entity=wandb.entity,
                 mode=wandb.mode,
                 log_model=wandb.log_model,
             )
         )
+    members: list[RunLogger] = []
+    for make in wanted if rank == 0 else ():
+        try:
+            members.append(make())
+        except Exception as error:  # noqa: BLE001 (a mirror may fail in any way; the run folder is the record)
+            log.warning("a logger could not start: %s: %s", type(error).__name__, error)
     return Loggers(members)

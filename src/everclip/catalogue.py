@@ -64,7 +64,9 @@ def _needs(group: str, target: Any, options: dict[str, Any]) -> str:
     if group == "method":
         return {"session": "", "exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}[target.sees]
     if group == "backbone":
-        return "" if options["weights"] == "embedded" else f"weights {options['weights']} of {options['model']}"
+        return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
+    if "dataset" in options:
+        return f"data set {options['dataset']['_target_'].split('.')[-2]}"
     return "pictures of your own" if "root" in options else ""
 
 

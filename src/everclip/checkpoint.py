@@ -53,7 +53,7 @@ def save_session(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     Args:
         path: `checkpoints/session_<tt>.safetensors`.
         tensors: by name.
-        meta: JSON-like facts: session, digest, backbone, sequence fingerprint, record, global step.
+        meta: JSON-like facts: session, digest, backbone, sequence fingerprint, session records, global step.
     """
     header = {"everclip": json.dumps({"format": FORMAT, **meta}, sort_keys=True)}
     storage.write_bytes(path, save({name: tensor.clone() for name, tensor in tensors.items()}, metadata=header))

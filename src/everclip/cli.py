@@ -45,6 +45,7 @@ def job(config: DictConfig) -> None:
     set_up_logging(config.log_level)
     exit_code = 0
     try:
+        configuration.check_values(config)
         if config.check:
             from everclip.build import check
 
@@ -77,6 +78,8 @@ def _show(result: report.Result | None) -> None:
     if result is not None:
         log.info("%s", report.results_table([result]))
         log.info("%s", result.folder)
+        if not log.isEnabledFor(logging.INFO):
+            terminal.print(str(result.folder))
 
 
 def _remove_if_empty(folder: Path, root: Path) -> None:
@@ -102,7 +105,6 @@ def show_error(error: BaseException) -> int:
         message = f"{type(error).__name__}: {error} ({place}); EVERCLIP_DEBUG=1 shows more"
         code = 1
     sys.stderr.write(f"everclip: {message}\n")
-    log.debug("%s", message)
     return code
 
 
@@ -151,6 +153,7 @@ def main() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # repeatable matrix products on a GPU
     # Hydra's parser takes flags before or after the overrides, not between them.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word[:1] == "~" or (word[:1] != "-" and "=" in word))
+    sys.path.append(os.getcwd())  # where a user's own method may lie
     OUTCOMES.clear()
     configuration.register()
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -144,14 +144,15 @@ def choices(hydra: DictConfig) -> dict[str, str]:
 
 def digest(config: DictConfig) -> str:
     """8 hex digits over every setting that can change a result, apart from the seed."""
-    settings: dict[str, Any] = {key: OmegaConf.to_container(config[key], resolve=True) for key in (*GROUPS, "train")}
-    settings["sequence"].pop("cache_dir", None)  # a place, not a setting
+    placeless = config.copy()
+    for place in placeless.paths:  # places are no settings
+        placeless.paths[place] = ""
+    settings = {key: OmegaConf.to_container(placeless[key], resolve=True) for key in (*GROUPS, "train")}
     return json_sha256([settings, config.max_sessions, config.trainer.precision])[:8]
 
 
 def run_folder(config: DictConfig) -> Path:
-    """The folder of a run, from a configuration with its `hydra` node; refuses impossible values first."""
-    check_values(config)
+    """The folder of a run, from a configuration with its `hydra` node."""
     chosen = choices(config.hydra)
     names = [Path(chosen[group]).name for group in ("sequence", "method", "backbone")]
     return Path(config.paths.outputs, *names, digest(config), f"seed{config.seed}").absolute()
@@ -254,7 +255,7 @@ def build(group: str, node: DictConfig, *positional: Any, **runtime: Any) -> Any
     """
     try:
         return instantiate(node, _partial_=True, _convert_="all")(*positional, **runtime)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{group}: {error}") from error
     except InstantiationException as error:  # Hydra's wrapping of what a nested part raised
         raise error.__cause__ or error from None

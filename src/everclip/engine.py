@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import lightning as L
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -176,11 +177,13 @@ class Engine:
         try:
             self._fabric = Fabric(**self._settings)
             self._fabric.launch()
-        except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is a plain Exception too
+        except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
             raise ConfigError(f"trainer.accelerator={accelerator} trainer.devices={devices}: {error}") from error
         self.device = self._fabric.device
         self.rank = self._fabric.global_rank
         self.world_size = self._fabric.world_size
+        if isinstance(devices, int) and devices > 0 and self.world_size != devices * num_nodes:
+            raise ConfigError(f"{devices} devices on {num_nodes} nodes were asked for, {self.world_size} processes run")
         self._num_workers = num_workers
         self._eval_batch_size = eval_batch_size
         self._seed = seed
@@ -254,6 +257,12 @@ class Engine:
                     features.append(encode(batch.images).float())
                     labels.append(batch.labels)
                     indices.append(batch.indices)
+            if not features:  # more processes than pictures
+                first = method.backbone.normalize(images.images([0], method.backbone.resize).to(self.device))
+                with torch.no_grad(), self.inference():
+                    features.append(encode(first).float()[:0])
+                none = torch.empty(0, dtype=torch.long, device=self.device)
+                labels, indices = [none], [none]
             order = self.gather(torch.cat(indices)).argsort()
             return self.gather(torch.cat(features))[order], self.gather(torch.cat(labels))[order]
 

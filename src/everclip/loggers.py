@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from everclip import storage
+
 log = logging.getLogger("everclip")
 
 
@@ -42,9 +44,9 @@ class CsvLogger(RunLogger):
         if path.is_file():
             with path.open(newline="") as old:
                 kept = [row for row in list(csv.reader(old))[1:] if len(row) == 3 and int(row[0]) <= step]
-        self._file = path.open("w", newline="", encoding="utf-8")
+        storage.write_text(path, "".join(",".join(row) + "\n" for row in (["step", "name", "value"], *kept)))
+        self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerows([["step", "name", "value"], *kept])
 
     def train(self, metrics: Mapping[str, float], step: int) -> None:
         self._writer.writerows([[step, name, repr(value)] for name, value in metrics.items()])

@@ -57,12 +57,13 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         kept = [word for word in result.run["overrides"] if word not in shared and not _is_silent(word)]
         return " ".join([*words, *kept])
 
-    names = [name(result) for result in results]
-    digests = {label: {r.run["digest"] for r, n in zip(results, names, strict=True) if n == label} for label in names}
-    return [
-        f"{label} {result.run['digest']}" if len(digests[label]) > 1 else label
-        for label, result in zip(names, results, strict=True)
-    ]
+    groups: dict[tuple[str, ...], str] = {}
+    for result in results:
+        key = tuple(str(result.run[fact]) for fact in ("method", "backbone", "sequence", "digest"))
+        groups.setdefault(key, name(result))
+    taken = list(groups.values())
+    unique = {key: f"{label} {key[-1]}" if taken.count(label) > 1 else label for key, label in groups.items()}
+    return [unique[tuple(str(r.run[f]) for f in ("method", "backbone", "sequence", "digest"))] for r in results]
 
 
 def session_line(record: dict[str, Any], sessions: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -15,6 +16,8 @@ from typing import Any
 from everclip import storage
 from everclip.errors import LockedError
 from everclip.metrics.accuracy_matrix import AccuracyMatrix
+
+log = logging.getLogger("everclip")
 
 
 def now() -> str:
@@ -59,6 +62,7 @@ class RunFolder:
                 if record.get("index") == len(records):
                     records.append(record)
                     continue
+            log.warning("%s: line %d is damaged or out of order; going on from before it", path, len(records) + 1)
             break
         return records
 
@@ -93,7 +97,7 @@ class RunFolder:
                 return
             except FileExistsError:
                 holder = _read_json(path)
-                if holder.get("host") != mine["host"] or _alive(holder.get("pid")):
+                if holder and (holder.get("host") != mine["host"] or _alive(holder.get("pid"))):
                     break
                 path.unlink(missing_ok=True)
         raise LockedError(
@@ -129,7 +133,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _alive(pid: Any) -> bool:
     if not isinstance(pid, int) or pid == os.getpid():
         return False
-    with suppress(ProcessLookupError):
+    try:
         os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # alive, of another user
         return True
-    return False
+    return True

@@ -147,13 +147,13 @@ class Runner:
             log.info("resuming after session %d of %d", len(records), len(self._sequence.sessions))
             break
         self._records = records
-        self._method.to(self._engine.device)
+        self._method.to(self._engine.device).eval()
 
     def _run_session(self, session: Session) -> None:
         seed_everything(self._seed, session.index)
         if self._engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        zero_shot_before = self._evaluator.held_out(self._method) if session.is_base else None
+        zero_shot_before = self._evaluator.held_out(Method(self._method.backbone)) if session.is_base else None
         before, start = self._step, time.monotonic()
         losses = self._train(session)
         trained = time.monotonic()
@@ -238,7 +238,7 @@ class Runner:
         """Checkpoint first, record second: a recorded session always has its checkpoint."""
         if self._engine.rank == 0:
             path = self._folder.checkpoint(session.index)
-            facts = self._identity | {"session": session.index, "global_step": self._step}
+            facts = self._identity | {"session": session.index, "global_step": self._step, "records": self._records}
             save_session(path, self._adapted.tensors(), facts)
             self._folder.write_sessions(self._records, len(self._sequence.tasks))
             self._loggers.checkpoint(path, session.index)
@@ -259,6 +259,7 @@ class Runner:
             "total_parameters": last["total_parameters"],
         }
         if self._engine.rank == 0:
+            self._folder.write_sessions(self._records, len(self._sequence.tasks))  # a kill may have left old matrices
             plots = report.write_plots(self._folder)
             report.write_summary(self._folder, summary)
             scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
@@ -270,4 +271,4 @@ def _peak_memory_mb(device: torch.device) -> float:
     """Highest memory use so far in MB: of the GPU in this session, else of the process since it started."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -50,9 +50,6 @@ class ClassSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __add__(self, other: ClassSet) -> ClassSet:
-        return ClassSet(self.ids + other.ids, self.names + other.names, self.templates)
-
     def select(self, positions: Sequence[int]) -> ClassSet:
         """The classes at these positions, in this order."""
         return ClassSet(tuple(self.ids[i] for i in positions), tuple(self.names[i] for i in positions), self.templates)
@@ -248,6 +245,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; `DataLoader` asks for it."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; Lightning moves anything that has this method."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -163,8 +164,10 @@ def test_no_tag_is_taken_for_random() -> None:
 
 @pytest.mark.parametrize("name", option_names("backbone"))
 def test_every_configured_backbone_exists(name: str) -> None:
-    node = OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml")
-    backbone = OpenClip(model=node.model, weights=node.weights, load=False)
+    loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
+    node = SimpleNamespace(**loaded)  # type: ignore[arg-type]  # interpolations stay texts
+    weights = node.tag if node.weights == "${backbone.tag}" else node.weights
+    backbone = OpenClip(model=node.model, weights=weights, tag=node.tag, load=False)
     assert backbone.embed_dim == open_clip.get_model_config(node.model)["embed_dim"]
     assert backbone.resize(Image.new("RGB", (50, 60))).shape == (3, backbone.image_size, backbone.image_size)
     assert next(iter(backbone.model.parameters())).is_meta
@@ -188,3 +191,17 @@ def test_replacing_modules_acts(tiny: Callable[[], OpenClip]) -> None:
     assert not torch.allclose(backbone.encode_image(images), before)
     with pytest.raises(ValueError, match=r"no sub-module of CLIP matches 'visual\.lora'"):
         replace_modules(backbone.model, "visual.lora", lambda module: module)
+
+
+def test_a_file_is_preprocessed_as_its_tag_says() -> None:
+    tagged = OpenClip(model="MobileCLIP2-S0", weights="random", tag="dfndr2b", load=False)
+    assert tagged.provenance["mean"] == [0, 0, 0]
+    assert tagged.provenance["std"] == [1, 1, 1]
+    assert tagged.provenance["interpolation"] == "bilinear"
+    with pytest.raises(ConfigError, match=r"backbone\.tag=openai is no tag of MobileCLIP2-S0"):
+        OpenClip(model="MobileCLIP2-S0", weights="random", tag="openai", load=False)
+
+
+def test_a_text_tower_that_is_not_read_at_its_end_keeps_open_clips_forward() -> None:
+    backbone = OpenClip(model="coca_ViT-B-32", weights="random", load=False)
+    assert backbone.tokenize(["a cat"]).shape[1] > 10  # not cropped

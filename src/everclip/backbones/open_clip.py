@@ -33,6 +33,8 @@ class OpenClip(Backbone):
         model: an open_clip model name (`open_clip.list_models()`) or `everclip-tiny`.
         weights: a pre-trained tag of that model, the path of a local checkpoint (`.pt`, `.safetensors`), `embedded`
             (weights shipped with Everclip), or `random` (only when asked for by this name).
+        tag: the pre-trained tag whose preprocessing and activation the weights have; for a file of such weights, or
+            random ones. None: that of `weights`, or open_clip's defaults for the model.
         load: False builds the model on the meta device, without storage, after checking that weights exist.
 
     Raises:
@@ -40,12 +42,14 @@ class OpenClip(Backbone):
         MissingError: weights that are neither here nor to be fetched.
     """
 
-    def __init__(self, *, model: str, weights: str, load: bool = True) -> None:
+    def __init__(self, *, model: str, weights: str, tag: str | None = None, load: bool = True) -> None:
         super().__init__()
         embedded.register_configs()
         if model not in open_clip.list_models():
             raise ConfigError(f"backbone.model={model} is no open_clip model; list: open_clip.list_models()")
-        _check_weights(model, weights)
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        tag = weights if weights in tags else tag
+        _check_weights(model, weights, tag, tags)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
             warnings.filterwarnings("ignore", message="No pretrained weights.*")
@@ -55,7 +59,9 @@ class OpenClip(Backbone):
         self.train(False)
 
         visual, text = self.model.visual, self._text
-        preprocess = PreprocessCfg(**visual.preprocess_cfg)
+        published = open_clip.get_pretrained_cfg(model, tag) if tag else {}
+        kept = {key: published[key] for key in ("mean", "std", "interpolation", "resize_mode") if published.get(key)}
+        preprocess = PreprocessCfg(**{**visual.preprocess_cfg, **kept})
         pipeline = image_transform_v2(preprocess, is_train=False).transforms
         self._resize = Compose([*(t for t in pipeline if not isinstance(t, ToTensor | Normalize)), PILToTensor()])
         size = preprocess.size
@@ -68,8 +74,12 @@ class OpenClip(Backbone):
         self.provenance = {
             "model": model,
             "weights": weights,
+            "tag": tag,
             "sha256": state_sha256(self.model.state_dict()) if load else None,
             "quick_gelu": bool(open_clip.get_model_config(model).get("quick_gelu", False)),
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "interpolation": preprocess.interpolation,
         }
 
     @property
@@ -79,7 +89,11 @@ class OpenClip(Backbone):
 
     @property
     def _causal(self) -> bool:
-        return getattr(self._text, "attn_mask", None) is not None and hasattr(self._text, "token_embedding")
+        """Whether the own text forward applies: causal, read out at the end of the text, no class token."""
+        text = self._text
+        pool = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
+        plain = pool == "argmax" and getattr(text, "cls_emb", None) is None and hasattr(text, "token_embedding")
+        return plain and getattr(text, "attn_mask", None) is not None
 
     @property
     def logit_scale(self) -> Tensor:
@@ -156,33 +170,33 @@ def _tower(module: Any) -> Tower | None:
     return Tower(width=blocks[0].ln_1.normalized_shape[0], layers=len(blocks), heads=blocks[0].attn.num_heads)
 
 
-def _check_weights(model: str, weights: str) -> None:
+def _check_weights(model: str, weights: str, tag: str | None, tags: Sequence[str]) -> None:
     """Refuses weights that cannot be right before anything is loaded.
 
     Raises:
         ConfigError: unknown tag, or QuickGELU weights for a GELU model and the reverse.
         MissingError: a local file that is not there.
     """
-    if weights in ("random", "embedded"):
-        if weights == "embedded" and not embedded.weights_path(model).is_file():
+    if tag is not None and tag not in tags:
+        raise ConfigError(f"backbone.tag={tag} is no tag of {model}; tags: {', '.join(tags) or 'none'}; or null")
+    if weights == "embedded":
+        if not embedded.weights_path(model).is_file():
             raise ConfigError(f"no embedded weights for backbone.model={model}; give a tag, a file or `random`")
-        return
-    if "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors"):
+    elif "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors"):
         if not Path(weights).is_file():
             raise MissingError(f"backbone.weights={weights}: no such file; give a checkpoint of {model} or a tag")
-        return
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if weights not in tags:
+    elif weights != "random" and weights not in tags:
         raise ConfigError(
             f"backbone.weights={weights} is no tag of {model}; tags: {', '.join(tags) or 'none'}; "
             "a local file or `random` are possible too"
         )
-    wanted = bool(open_clip.get_pretrained_cfg(model, weights).get("quick_gelu", False))
-    has = bool(open_clip.get_model_config(model).get("quick_gelu", False))
-    if wanted != has and "timm_model_name" not in open_clip.get_model_config(model)["vision_cfg"]:
+    if tag is None or "timm_model_name" in open_clip.get_model_config(model)["vision_cfg"]:
+        return
+    wanted = bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False))
+    if wanted != bool(open_clip.get_model_config(model).get("quick_gelu", False)):
         other = f"{model}-quickgelu" if wanted else model.removesuffix("-quickgelu")
         raise ConfigError(
-            f"backbone.weights={weights} were trained with {'QuickGELU' if wanted else 'GELU'} and "
+            f"weights {tag} were trained with {'QuickGELU' if wanted else 'GELU'} and "
             f"backbone.model={model} is not; use backbone.model={other}"
         )
 

@@ -18,6 +18,15 @@ Extract = Callable[[ImageSet, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]
 Classifier = Callable[[Tensor], Tensor]
 
 
+def similarity(features: Tensor, rows: Tensor) -> Tensor:
+    """Dot products (B, C) of features (B, E) and rows (C, E), in float32 also under mixed precision.
+
+    With 8 bits, logits near 25 come in steps of 0.125, and ties go to the class that came first.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return features.float() @ rows.float().T
+
+
 class Method(nn.Module):
     """Everything that adapts, around a frozen backbone; knows no trainer, no configuration, no device.
 
@@ -68,9 +77,13 @@ class Method(nn.Module):
         """Text features (N, E) of length 1."""
         return self.backbone.encode_text(self.backbone.tokenize(texts).to(self.backbone.device))
 
+    def templates(self, classes: ClassSet) -> tuple[str, ...]:
+        """The templates that class names are put into: those of `classes`, unless the method brings its own."""
+        return classes.templates
+
     def class_features(self, classes: ClassSet) -> Tensor:
         """One text feature (C, E) of length 1 per class: the mean over its templates."""
-        features = [self.encode_text(classes.prompts(template)) for template in classes.templates]
+        features = [self.encode_text(classes.prompts(template)) for template in self.templates(classes)]
         return features[0] if len(features) == 1 else F.normalize(torch.stack(features).sum(dim=0), dim=-1)
 
     def classifier(self, classes: ClassSet) -> Classifier:
@@ -80,7 +93,7 @@ class Method(nn.Module):
         """
         text = self.class_features(classes)
         scale = self.backbone.logit_scale
-        return lambda images: scale * self.encode_image(images) @ text.T
+        return lambda images: scale * similarity(self.encode_image(images), text)
 
     def logits(self, images: Tensor, classes: ClassSet) -> Tensor:
         """Logits (B, C) of normalised pictures (B, 3, S, S), columns in the order of `classes`."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method
+from everclip.methods.base import Classifier, Extract, Method, similarity
 from everclip.modules.prompts import DeepPrompts, PromptMode
 from everclip.types import Batch, ClassSet, Positive, Session, Template
 
@@ -105,11 +105,11 @@ class CpeClip(Method):
         return self.backbone.encode_text(tokens, DeepPrompts(self.prompts, self.text_mode, "start"))
 
     @override
-    def class_features(self, classes: ClassSet) -> Tensor:
-        return super().class_features(classes.with_templates((self.template,)))
+    def templates(self, classes: ClassSet) -> tuple[str, ...]:
+        return (self.template,)
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
         text = self.class_features(classes)
         scale = self.backbone.logit_scale if self.scale is None else self.scale
-        return lambda images: scale * self.encode_image(images) @ text.T
+        return lambda images: scale * similarity(self.encode_image(images), text)

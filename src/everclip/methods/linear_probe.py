@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method
+from everclip.methods.base import Classifier, Extract, Method, similarity
 from everclip.modules.class_rows import ClassRows
 from everclip.types import Batch, ClassSet, Session
 
@@ -40,4 +40,4 @@ class LinearProbe(Method):
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
         rows = self.head.of(classes)
-        return lambda images: self.encode_image(images) @ rows.T
+        return lambda images: similarity(self.encode_image(images), rows)

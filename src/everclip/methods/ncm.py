@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method
+from everclip.methods.base import Classifier, Extract, Method, similarity
 from everclip.modules.class_rows import ClassRows
 from everclip.types import ClassSet, Phase, Session
 
@@ -42,4 +42,4 @@ class Ncm(Method):
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
         means = self.means.of(classes)
-        return lambda images: self.backbone.logit_scale * self.encode_image(images) @ means.T
+        return lambda images: self.backbone.logit_scale * similarity(self.encode_image(images), means)

@@ -55,6 +55,9 @@ def folder(
     classes = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
     if not classes:
         raise MissingError(f"sequence.root={root}: {folders['train']} holds no class folders")
+    alone = sorted({entry.name for entry in folders["test"].iterdir() if entry.is_dir()} - set(classes))
+    if alone:
+        raise DataError(f"{folders['test'] / alone[0]} has no training folder {folders['train'] / alone[0]}")
     train, test = (_read(path, classes, top) for path in folders.values())
     names = [name.replace("_", " ").replace("-", " ") for name in classes]
     return class_incremental.build(f"folder_{top.resolve().name}", protocol, train, test, names, templates)
