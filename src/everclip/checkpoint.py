@@ -33,7 +33,9 @@ class Adapted:
 
     def __init__(self, method: Method) -> None:
         self._method = method
-        self._digests = {name: tensor_sha256(value) for name, value in self._state().items() if BACKBONE in name}
+        self._digests = {
+            name: tensor_sha256(value) for name, value in self._state().items() if name.startswith(BACKBONE)
+        }
 
     def _state(self) -> dict[str, Tensor]:
         return self._method.state_dict()

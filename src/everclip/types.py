@@ -54,10 +54,6 @@ class ClassSet:
         """The classes at these positions, in this order."""
         return ClassSet(tuple(self.ids[i] for i in positions), tuple(self.names[i] for i in positions), self.templates)
 
-    def with_templates(self, templates: Sequence[str]) -> ClassSet:
-        """The same classes with other templates."""
-        return ClassSet(self.ids, self.names, tuple(templates))
-
     def prompts(self, template: str) -> list[str]:
         """One text per class."""
         return [template.format(name) for name in self.names]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from everclip.methods.zero_shot import ZeroShot
@@ -18,9 +20,9 @@ def test_logits_are_scaled_cosines_of_open_clips_own_features(tiny: Tiny) -> Non
 
 def test_templates_are_averaged(tiny: Tiny) -> None:
     method = ZeroShot(tiny())
-    two = EVERY.with_templates(("a {}.", "a photo of a {}."))
+    two = replace(EVERY, templates=("a {}.", "a photo of a {}."))
     with torch.no_grad():
-        parts = [method.class_features(EVERY.with_templates((template,))) for template in two.templates]
+        parts = [method.class_features(replace(EVERY, templates=(template,))) for template in two.templates]
         expected = torch.nn.functional.normalize(parts[0] + parts[1], dim=-1)
         torch.testing.assert_close(method.class_features(two), expected)
 
