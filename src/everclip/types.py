@@ -32,18 +32,21 @@ class ClassSet:
         ids: global class ids, unique; labels are written in these.
         names: one natural-language name per class.
         templates: each with one `{}` for the name; a class's text feature is the mean over its prompts.
+        own_templates: the templates of each class where they differ between classes (several domains in one set);
+            `templates` are then those of the first class. Empty: all classes share `templates`.
     """
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
     templates: tuple[str, ...] = ("a photo of a {}.",)
+    own_templates: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names):
             raise ConfigError(f"{len(self.ids)} class ids but {len(self.names)} names")
         if len(set(self.ids)) != len(self.ids):
             raise ConfigError("a class id occurs twice")
-        for template in self.templates:
+        for template in dict.fromkeys((*self.templates, *(t for own in self.own_templates for t in own))):
             if template.count("{}") != 1:
                 raise ConfigError(f"the template {template!r} must contain {{}} exactly once, for the class name")
 
@@ -52,7 +55,26 @@ class ClassSet:
 
     def select(self, positions: Sequence[int]) -> ClassSet:
         """The classes at these positions, in this order."""
-        return ClassSet(tuple(self.ids[i] for i in positions), tuple(self.names[i] for i in positions), self.templates)
+        ids, names = tuple(self.ids[i] for i in positions), tuple(self.names[i] for i in positions)
+        if not self.own_templates:
+            return ClassSet(ids, names, self.templates)
+        return _class_set(ids, names, tuple(self.own_templates[i] for i in positions))
+
+    @staticmethod
+    def union(parts: Sequence[ClassSet]) -> ClassSet:
+        """The classes of several sets one after the other, each with the templates it had."""
+        own = tuple(t for part in parts for t in (part.own_templates or (part.templates,) * len(part)))
+        ids, names = (tuple(v for part in parts for v in getattr(part, field)) for field in ("ids", "names"))
+        return _class_set(ids, names, own)
+
+    def by_templates(self) -> list[tuple[list[int], ClassSet]]:
+        """The classes grouped by their templates: positions in this set and the group, which shares its templates."""
+        if not self.own_templates:
+            return [(list(range(len(self))), self)]
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for position, own in enumerate(self.own_templates):
+            groups.setdefault(own, []).append(position)
+        return [(positions, self.select(positions)) for positions in groups.values()]
 
     def prompts(self, template: str) -> list[str]:
         """One text per class."""
@@ -76,6 +98,11 @@ class ClassSet:
             missing = sorted(set(labels[columns < 0].tolist()))
             raise DataError(f"labels {missing} are not among the {len(self)} classes asked for")
         return columns
+
+
+def _class_set(ids: tuple[int, ...], names: tuple[str, ...], own: tuple[tuple[str, ...], ...]) -> ClassSet:
+    """A `ClassSet` in its simplest form: templates that all classes share are not repeated per class."""
+    return ClassSet(ids, names, own[0] if own else (), own if len(set(own)) > 1 else ())
 
 
 class ImageSet(ABC):
@@ -155,6 +182,9 @@ class Session:
         new: the classes that appear in this session.
         seen: all classes up to and including this session, in order of appearance.
         train: what may be trained on.
+        memory: pictures of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
+        offset: number of training pictures of all earlier sessions; picture i of `train` is number `offset + i` of the
+            sequence, which is how `Method.kept` names it.
     """
 
     index: int
@@ -162,6 +192,8 @@ class Session:
     new: ClassSet
     seen: ClassSet
     train: ImageSet
+    memory: ImageSet | None = None
+    offset: int = 0
 
     @property
     def is_base(self) -> bool:
@@ -212,7 +244,7 @@ class TaskSequence:
         """Hex digest of everything that can change a result: pictures, labels, names, templates, order, protocol."""
 
         def facts(classes: ClassSet, images: ImageSet) -> list[object]:
-            return [classes.ids, classes.names, classes.templates, images.fingerprint()]
+            return [classes.ids, classes.names, classes.own_templates or classes.templates, images.fingerprint()]
 
         tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]
         return json_sha256(
@@ -233,22 +265,34 @@ class Batch:
         images: (B, 3, S, S) float32, normalised for the backbone.
         labels: (B,) global class ids.
         indices: (B,) positions in the data set of the phase.
+        auxiliary: a batch of the phase's auxiliary pictures, None if it has none.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    auxiliary: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed."""
+        auxiliary = None if self.auxiliary is None else self.auxiliary.map(change)
+        return Batch(change(self.images), change(self.labels), change(self.indices), auxiliary)
+
+    def with_images(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with its pictures changed, the auxiliary ones too."""
+        auxiliary = None if self.auxiliary is None else self.auxiliary.with_images(change)
+        return Batch(change(self.images), self.labels, self.indices, auxiliary)
+
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; `DataLoader` asks for it."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
+        return self.map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; Lightning moves anything that has this method."""
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.images, self.labels, self.indices)))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -263,6 +307,9 @@ class Phase:
         epochs: passes over `data`.
         batch_size: pictures per step, over all processes.
         lr: learning rate before the schedule.
+        auxiliary: pictures drawn beside `data` in every step (replay, a reference set), shuffled by themselves and
+            repeated as often as the phase lasts.
+        auxiliary_batch_size: auxiliary pictures per step, over all processes; None: as many as `batch_size`.
     """
 
     name: str = "train"
@@ -272,3 +319,5 @@ class Phase:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
+    auxiliary: ImageSet | None = field(default=None, repr=False)
+    auxiliary_batch_size: int | None = None

@@ -84,6 +84,15 @@ class Method(nn.Module):
 
     def class_features(self, classes: ClassSet) -> Tensor:
         """One text feature (C, E) of length 1 per class: the mean over its templates."""
+        groups = classes.by_templates()
+        features = [self._group_features(group) for _, group in groups]
+        if len(groups) == 1:
+            return features[0]
+        order = torch.tensor([position for positions, _ in groups for position in positions]).argsort()
+        return torch.cat(features)[order.to(features[0].device)]
+
+    def _group_features(self, classes: ClassSet) -> Tensor:
+        """`class_features` of classes that share their templates."""
         features = [self.encode_text(classes.prompts(template)) for template in self.templates(classes)]
         return features[0] if len(features) == 1 else F.normalize(torch.stack(features).sum(dim=0), dim=-1)
 

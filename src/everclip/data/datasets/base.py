@@ -21,7 +21,8 @@ class LabelledImages:
         templates: one text with `{}` or more.
         train: training pictures, labels 0..len(names)-1.
         test: test pictures.
-        train_keys: how published lists call each training picture.
+        val: validation pictures where the split has them.
+        train_keys: how published lists call each training picture; empty where there are no such lists.
     """
 
     name: str
@@ -29,7 +30,8 @@ class LabelledImages:
     templates: tuple[str, ...]
     train: ImageSet
     test: ImageSet
-    train_keys: tuple[str, ...]
+    train_keys: tuple[str, ...] = ()
+    val: ImageSet | None = None
 
 
 def require(paths: Sequence[Path], data_set: str, remedy: str) -> None:
