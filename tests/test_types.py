@@ -28,7 +28,7 @@ def test_a_union_of_equal_templates_is_a_plain_set() -> None:
 
 
 def test_a_template_of_one_class_must_hold_the_name_once() -> None:
-    with pytest.raises(ConfigError, match="'nothing' must contain {} exactly once"):
+    with pytest.raises(ConfigError, match=r"'nothing' must contain \{\} exactly once"):
         ClassSet((0, 1), ("a", "b"), ("{}",), (("{}",), ("nothing",)))
 
 
