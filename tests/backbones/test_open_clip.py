@@ -42,7 +42,7 @@ def test_an_edit_that_changes_nothing_gives_open_clips_image_features(backbone: 
 
 
 class Insert(TokenEdit):
-    """Appends zero tokens before block 1 and notes what it saw."""
+    """Inserts zero tokens before block 1 and notes what it saw."""
 
     def __init__(self) -> None:
         self.lengths: list[int] = []

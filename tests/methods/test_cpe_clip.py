@@ -69,7 +69,7 @@ def test_token_counts_entering_the_vision_blocks(
     method = make(tiny, vision_mode=mode)
     counts = []
     for block in method.backbone.model.visual.transformer.resblocks:
-        block.register_forward_pre_hook(lambda module, inputs: counts.append(inputs[0].shape[1]))
+        block.ln_1.register_forward_pre_hook(lambda module, inputs: counts.append(inputs[0].shape[1]))
     method.encode_image(make_batch([0]).images)
     assert counts == expected
 

@@ -27,6 +27,13 @@ class TokenEdit:
         """Called on the residual stream (N, L, D) before block `layer` (0-based) runs."""
         return tokens
 
+    def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values (N or 1, P, D) put in front of those of block `layer`'s self-attention, after `before`.
+
+        They are not projected any more, and every token sees them; the tokens themselves become no more.
+        """
+        return None
+
 
 def replace_modules(root: nn.Module, pattern: str, make: Callable[[nn.Module], nn.Module]) -> list[str]:
     """Replaces every sub-module whose full name matches.

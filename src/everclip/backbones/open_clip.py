@@ -19,6 +19,7 @@ from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
 from everclip.backbones.base import Backbone, Tower
+from everclip.backbones.blocks import run_block
 from everclip.backbones.insertion import TokenEdit
 from everclip.digest import state_sha256
 from everclip.errors import ConfigError, MissingError
@@ -127,12 +128,12 @@ class OpenClip(Backbone):
         x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
         x = visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
         for layer, block in enumerate(visual.transformer.resblocks):
-            x = block(edit.before(layer, x))
+            x = run_block(block, edit.before(layer, x), prefix=edit.prefix(layer))
         return visual.ln_post(x[:, 0]) @ visual.proj
 
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         if self._causal:
-            features = self._encode_causal_text(tokens, edit or TokenEdit())
+            features = self._encode_causal_text(tokens, edit)
         elif edit is None:
             features = self.model.encode_text(tokens)
         else:
@@ -142,10 +143,11 @@ class OpenClip(Backbone):
             )
         return F.normalize(features, dim=-1) if normalize else features
 
-    def _encode_causal_text(self, tokens: Tensor, edit: TokenEdit) -> Tensor:
+    def _encode_causal_text(self, tokens: Tensor, edit: TokenEdit | None) -> Tensor:
         """open_clip's `encode_text` on rows of any length: the same features, as nothing follows the end of text."""
         text = self._text
-        x = edit.embed(text.token_embedding(tokens))
+        x = text.token_embedding(tokens)
+        x = x if edit is None else edit.embed(x)
         if x.shape[1] > len(text.positional_embedding):
             raise ConfigError(
                 f"{x.shape[1]} tokens with prompts, but backbone {self.provenance['model']} has room for "
@@ -153,8 +155,10 @@ class OpenClip(Backbone):
             )
         x = x + text.positional_embedding[: x.shape[1]]
         for layer, block in enumerate(text.transformer.resblocks):
-            x = edit.before(layer, x)
-            x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
+            if edit is None:
+                x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
+            else:
+                x = run_block(block, edit.before(layer, x), causal=True, prefix=edit.prefix(layer))
         # Only the read-out position goes through the last norm and the projection; added tokens shift it.
         ends = tokens.argmax(dim=-1) + (x.shape[1] - tokens.shape[1])
         x = text.ln_final(x[torch.arange(len(x), device=x.device), ends])

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, ResidualAttentionBlock
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from everclip.backbones.blocks import run_block
+from everclip.backbones.insertion import TokenEdit
+from everclip.backbones.open_clip import OpenClip
+from everclip.errors import ConfigError
+
+
+def make_block(seed: int = 0) -> ResidualAttentionBlock:
+    torch.manual_seed(seed)
+    block = ResidualAttentionBlock(32, 4, ls_init_value=0.5, act_layer=QuickGELU).eval()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return block
+
+
+def random(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def triangle(length: int) -> Tensor:
+    return torch.full((length, length), float("-inf")).triu(1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_block_gives_what_open_clips_gives(causal: bool) -> None:
+    block, x = make_block(), random(3, 7, 32)
+    expected = block(x, attn_mask=triangle(7) if causal else None)
+    torch.testing.assert_close(run_block(block, x, causal=causal), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_prefix_is_seen_by_all_tokens_and_unseen_itself(causal: bool, rows: int) -> None:
+    block, x, prefix = make_block(), random(3, 7, 32), (random(rows, 2, 32, seed=2), random(rows, 2, 32, seed=3))
+    normed = block.ln_1(x)
+    q, k, v = nn.functional.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
+    mixed = torch.empty_like(x)
+    for row in range(3):
+        for token in range(7):
+            seen = token + 1 if causal else 7
+            keys = torch.cat([prefix[0][row % rows], k[row, :seen]]).view(-1, 4, 8)
+            values = torch.cat([prefix[1][row % rows], v[row, :seen]]).view(-1, 4, 8)
+            weights = (torch.einsum("khd,hd->kh", keys, q[row, token].view(4, 8)) / 8**0.5).softmax(dim=0)
+            mixed[row, token] = torch.einsum("kh,khd->hd", weights, values).flatten()
+    middle = x + block.ls_1(block.attn.out_proj(mixed))
+    expected = middle + block.ls_2(block.mlp(block.ln_2(middle)))
+    torch.testing.assert_close(run_block(block, x, causal=causal, prefix=prefix), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parametrised_projections_act() -> None:
+    block, x = make_block(), random(2, 5, 32)
+
+    class Double(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
+
+    before = run_block(block, x)
+    parametrize.register_parametrization(block.attn, "in_proj_weight", Double())
+    after = run_block(block, x)
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, block(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_block_of_another_structure_is_refused() -> None:
+    other = CustomResidualAttentionBlock(32, 4, qk_norm=True)
+    with pytest.raises(ConfigError, match="a CustomResidualAttentionBlock with attention Attention gives no access"):
+        run_block(other, random(1, 3, 32))
+    block = make_block()
+    block.attn = nn.Identity()
+    with pytest.raises(ConfigError, match="a ResidualAttentionBlock with attention Identity gives no access"):
+        run_block(block, random(1, 3, 32))
+
+
+class Prefixed(TokenEdit):
+    """The same random keys and values in front of block 1, far from the usual ones or none at all."""
+
+    def __init__(self, width: int, length: int) -> None:
+        self.pair = random(1, length, width), random(1, length, width, seed=2)
+        self.asked: list[int] = []
+
+    def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        self.asked.append(layer)
+        return self.pair if layer == 1 else None
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_both_towers_ask_for_a_prefix_at_every_block(tiny: Callable[[], OpenClip], tower: str) -> None:
+    backbone = tiny()
+
+    def encode(edit: TokenEdit) -> Tensor:
+        if tower == "vision":
+            return backbone.encode_image(random(2, 3, 32, 32), edit)
+        return backbone.encode_text(backbone.tokenize(["a red star.", "ring."]), edit)
+
+    width = 160 if tower == "vision" else 96
+    edit, empty = Prefixed(width, 2), Prefixed(width, 0)
+    changed, same = encode(edit), encode(empty)
+    assert edit.asked == [0, 1, 2, 3]
+    torch.testing.assert_close(same, encode(TokenEdit()))
+    assert not torch.allclose(changed, same, atol=1e-3)
