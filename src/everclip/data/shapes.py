@@ -130,6 +130,23 @@ STYLES: dict[str, Style] = {
         noise=0.04,
         clutter=2,
     ),
+    "playing_cards": Style(
+        rotation=180.0, scale=(0.6, 0.8), background=(0.85, 1.0), gradient=0.02, second_tone=0.0, noise=0.03
+    ),
+    "night_sky": Style(
+        rotation=180.0,
+        scale=(0.6, 0.85),
+        background=(0.25, 0.5),
+        background_tint=0.1,
+        brightness=(0.6, 1.0),
+        noise=0.03,
+    ),
+    "road_signs": Style(
+        rotation=8.0, scale=(0.8, 1.0), background=(0.3, 0.7), background_tint=0.35, gradient=0.5, colour_jitter=0.10
+    ),
+    "quilts": Style(rotation=45.0, background_tint=0.3, second_tone=0.5, colour_jitter=0.10, noise=0.15),
+    "shop_windows": Style(background=(0.2, 0.6), brightness=(1.1, 1.5), clutter=6),
+    "aerial_views": Style(rotation=180.0, scale=(0.4, 0.6), background=(0.2, 0.6), background_tint=0.2, clutter=3),
 }
 
 

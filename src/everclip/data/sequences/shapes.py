@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from everclip.data import shapes
+from everclip.data.datasets.base import LabelledImages
 from everclip.data.images import ArrayImages
-from everclip.data.sequences import class_incremental
+from everclip.data.sequences import class_incremental, multi_domain
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
@@ -19,6 +20,17 @@ from everclip.storage import write_npy
 from everclip.types import ClassSet, Positive, Task, TaskSequence, Template
 
 HELD_OUT_TEST = 10
+DOMAIN_CLASSES = 10
+
+# Each domain of `multi_domain_shapes` has shapes, a rendering style of the same name, and templates of its own.
+DOMAINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "playing_cards": (("heart", "diamond"), ("a picture of a {}.", "a card with a {}.")),
+    "night_sky": (("star", "crescent"), ("a photo of a {}.", "a {} at night.")),
+    "road_signs": (("triangle", "hexagon"), ("this is a {}.",)),
+    "quilts": (("square",), ("{}.",)),
+    "shop_windows": (("cross",), ("a {}.",)),
+    "aerial_views": (("circle", "ring"), ("a drawing of a {}.", "a {} from above.")),
+}
 
 
 def class_incremental_shapes(
@@ -59,21 +71,75 @@ def class_incremental_shapes(
         raise ConfigError(f"sequence.style={style}: must be one of {', '.join(shapes.STYLES)}")
     if num_classes > 100:
         raise ConfigError(f"sequence.num_classes={num_classes}: the generator has 100")
-    if shots is not None and shots > train_per_class:
-        raise ConfigError(f"sequence.shots={shots} exceeds sequence.train_per_class={train_per_class}")
+    _check_shots(shots, train_per_class)
     protocol = Protocol(base_classes, way, shots, class_order=class_order, seed=seed)
     cache = Path(cache_dir)
     names = shapes.all_class_names()[shapes.SEQUENCE_CLASSES][:num_classes]
-    held_out_names = shapes.all_class_names()[shapes.HELD_OUT_CLASSES]
-    first = shapes.HELD_OUT_CLASSES.start
-    held_out = Task(
-        "held_out",
-        ClassSet(tuple(range(first, first + len(held_out_names))), held_out_names, tuple(templates)),
-        _draw(held_out_names, HELD_OUT_TEST, seed=seed, split=1, style=style, cache=cache, first=first),
-    )
+    held_out = _held_out(templates, seed=seed, style=style, cache=cache)
     train = _draw(names, train_per_class, seed=seed, split=0, style=style, cache=cache)
     test = _draw(names, test_per_class, seed=seed, split=1, style=style, cache=cache)
     return class_incremental.build(name, protocol, train, test, names, templates, held_out)
+
+
+def multi_domain_shapes(
+    *,
+    name: str,
+    domains: Sequence[str],
+    shots: Positive | None,
+    train_per_class: Positive,
+    test_per_class: Positive,
+    cache_dir: str,
+    num_classes: Positive = DOMAIN_CLASSES,
+    candidates: multi_domain.Candidates = "domain",
+    seed: int = 0,
+) -> TaskSequence:
+    """Domains of the procedural generator that share neither classes nor style, one session each.
+
+    Args:
+        name: of the sequence.
+        domains: keys of `DOMAINS`, in order of their sessions.
+        shots: training pictures per class, None for all `train_per_class`.
+        train_per_class: training pictures drawn per class.
+        test_per_class: test pictures drawn per class.
+        cache_dir: where drawn pictures are kept.
+        num_classes: classes per domain.
+        candidates: see `multi_domain.build`.
+        seed: of the pictures.
+
+    Raises:
+        ConfigError: an unknown domain, or one that occurs twice; more classes or shots than there are.
+    """
+    if not domains or len(set(domains)) != len(domains) or set(domains) - set(DOMAINS):
+        raise ConfigError(f"sequence.domains={list(domains)}: must be some of {', '.join(DOMAINS)}, each once")
+    if num_classes > DOMAIN_CLASSES:
+        raise ConfigError(f"sequence.num_classes={num_classes}: a domain has {DOMAIN_CLASSES}")
+    _check_shots(shots, train_per_class)
+    cache = Path(cache_dir)
+    drawn = []
+    for domain in domains:
+        kinds, templates = DOMAINS[domain]
+        members = [n for n in shapes.all_class_names()[shapes.SEQUENCE_CLASSES] if n.split()[-1] in kinds][:num_classes]
+        train, test = (
+            _draw(members, count, seed=seed, split=split, style=domain, cache=cache)
+            for split, count in enumerate((train_per_class, test_per_class))
+        )
+        drawn.append(LabelledImages(domain, tuple(members), templates, train, test))
+    held_out = _held_out(("a photo of a {}.",), seed=seed, style="scenes", cache=cache)
+    return multi_domain.build(name, drawn, shots=shots, candidates=candidates, seed=seed, held_out=held_out)
+
+
+def _check_shots(shots: int | None, train_per_class: int) -> None:
+    if shots is not None and shots > train_per_class:
+        raise ConfigError(f"sequence.shots={shots} exceeds sequence.train_per_class={train_per_class}")
+
+
+def _held_out(templates: Sequence[str], *, seed: int, style: str, cache: Path) -> Task:
+    """The classes that no embedded sequence trains on; their ids follow those of all 100 that may be."""
+    part = shapes.HELD_OUT_CLASSES
+    names = shapes.all_class_names()[part]
+    classes = ClassSet(tuple(range(part.start, part.stop)), names, tuple(templates))
+    images = _draw(names, HELD_OUT_TEST, seed=seed, split=1, style=style, cache=cache, first=part.start)
+    return Task("held_out", classes, images)
 
 
 def _draw(

@@ -1,0 +1,69 @@
+"""Multi-domain sequences: one session per data set, every domain evaluated after every session.
+
+Source: arXiv 2303.06628 (MTIL: the domain of a test picture is known), arXiv 2406.18868 (X-TAIL: it is not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from everclip.data.datasets.base import LabelledImages
+from everclip.data.sequences.class_incremental import choose_shots
+from everclip.digest import json_sha256
+from everclip.types import ClassSet, ImageSet, Indices, Resize, Session, Task, TaskSequence
+
+Candidates = Literal["domain", "union"]
+
+
+class Shifted(ImageSet):
+    """Pictures whose labels count from `first` instead of 0."""
+
+    def __init__(self, source: ImageSet, first: int) -> None:
+        self._source, self._first = source, first
+        self.labels = source.labels + first
+
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        return self._source.images(indices, resize)
+
+    def subset(self, indices: Sequence[int] | Indices) -> Shifted:
+        return Shifted(self._source.subset(indices), self._first)
+
+    def fingerprint(self) -> str:
+        return json_sha256([self._source.fingerprint(), self._first])
+
+
+def build(
+    name: str,
+    domains: Sequence[LabelledImages],
+    *,
+    shots: int | None = None,
+    candidates: Candidates = "domain",
+    seed: int = 0,
+    held_out: Task | None = None,
+) -> TaskSequence:
+    """The sequence of several data sets in this order.
+
+    Args:
+        name: of the sequence.
+        domains: class ids count on from one to the next.
+        shots: training pictures per class, None for all of them.
+        candidates: what a test picture is compared with: the classes of its own `domain`, or the `union` of all, those
+            of later sessions included.
+        seed: of the choice of shots.
+        held_out: classes outside the sequence.
+    """
+    classes: list[ClassSet] = []
+    for domain in domains:
+        first = sum(len(before) for before in classes)
+        classes.append(ClassSet(tuple(range(first, first + len(domain.names))), domain.names, domain.templates))
+    union = ClassSet.union(classes)
+    sessions, tasks = [], []
+    for index, (domain, own) in enumerate(zip(domains, classes, strict=True)):
+        train = domain.train.subset(choose_shots(domain.train.labels, shots, seed))
+        seen = ClassSet.union(classes[: index + 1])
+        sessions.append(Session(index, domain.name, own, seen, Shifted(train, own.ids[0])))
+        tasks.append(Task(domain.name, own if candidates == "domain" else union, Shifted(domain.test, own.ids[0])))
+    return TaskSequence(name, tuple(sessions), tuple(tasks), label_space="task", evaluate="all", held_out=held_out)
