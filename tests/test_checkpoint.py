@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from everclip.checkpoint import Adapted, CheckpointError, load_session, restore, save_session
+from everclip.checkpoint import FORMAT, Adapted, CheckpointError, load_session, restore, save_session
 from everclip.methods.cpe_clip import CpeClip
 from everclip.methods.ncm import Ncm
 from everclip.methods.zero_shot import ZeroShot
@@ -19,7 +19,7 @@ def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
     save_session(tmp_path / "s.safetensors", tensors, {"session": 3, "digest": "abc"})
     loaded, facts = load_session(tmp_path / "s.safetensors")
     assert {name: value.tolist() for name, value in loaded.items()} == {n: v.tolist() for n, v in tensors.items()}
-    assert facts == {"format": 1, "session": 3, "digest": "abc"}
+    assert facts == {"format": FORMAT, "session": 3, "digest": "abc"}
 
 
 def test_a_frozen_method_has_nothing_to_keep(tiny: Tiny) -> None:
@@ -58,7 +58,7 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="has format None, this version reads format 1"):
+    with pytest.raises(CheckpointError, match=f"has format None, this version reads format {FORMAT}"):
         load_session(path)
     save_file({"a": torch.zeros(1)}, path, metadata={"everclip": json.dumps({"format": 99})})
     with pytest.raises(CheckpointError, match="has format 99"):

@@ -53,29 +53,45 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, method: str) -
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_every_process_count_sees_the_same_batches(world_size: int) -> None:
-    alone = list(SeededBatches(10, 4, (1, 2)))
-    shares = [list(SeededBatches(10, 4, (1, 2), rank, world_size)) for rank in range(world_size)]
+    alone = list(SeededBatches(10, 4, (1, 2), steps=5))
+    streams = [SeededBatches(10, 4, (1, 2), steps=5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    shares = [list(stream) for stream in streams]
     for index, batch in enumerate(alone):
         together = [picture for share in shares for picture in share[index]]
         assert set(together) == set(batch)
-        weights = [SeededBatches(10, 4, (1, 2), rank, world_size).weight(index) for rank in range(world_size)]
-        assert sum(weights) == pytest.approx(world_size)
+        assert sum(stream.weight(index) for stream in streams) == pytest.approx(world_size)
 
 
 def test_a_process_without_a_picture_counts_nothing() -> None:
-    batches = SeededBatches(5, 4, (0,), rank=1, world_size=2)
+    batches = SeededBatches(5, 4, (0,), steps=2, rank=1, world_size=2)
     assert [len(batch) for batch in batches] == [2, 1]
     assert [batches.weight(index) for index in range(2)] == [1, 0]
 
 
+def test_micro_batches_share_a_step() -> None:
+    whole = list(SeededBatches(10, 4, (1,), steps=3))
+    stream = SeededBatches(10, 4, (1,), steps=3, parts=3)
+    parts = list(stream)
+    assert [sorted({p for part in parts[3 * i : 3 * i + 3] for p in part}) for i in range(3)] == [
+        sorted(batch) for batch in whole
+    ]
+    assert [stream.weight(i) for i in range(9)] == pytest.approx([2 / 4, 1 / 4, 1 / 4] * 2 + [1 / 2, 1 / 2, 0])
+
+
+@pytest.mark.parametrize("start", [1, 3, 4])
+def test_a_stream_may_start_at_any_step(start: int) -> None:
+    whole = SeededBatches(10, 4, (5,), steps=7)
+    later = SeededBatches(10, 4, (5,), steps=7, start=start)
+    assert list(later) == list(whole)[start:]
+    assert [later.weight(i) for i in range(len(later))] == [whole.weight(i) for i in range(start, 7)]
+
+
 def test_the_order_depends_on_key_and_epoch_alone() -> None:
-    batches = SeededBatches(100, 100, (3,))
-    first, again = list(batches), list(batches)
-    batches.set_epoch(1)
-    second = list(batches)
-    assert first == again != second
-    assert sorted(second[0]) == list(range(100))
-    assert list(SeededBatches(100, 100, (4,))) != first
+    first, second = SeededBatches(100, 100, (3,), steps=2)
+    assert [first, second] == list(SeededBatches(100, 100, (3,), steps=2))
+    assert first != second
+    assert sorted(first) == list(range(100))
+    assert next(iter(SeededBatches(100, 100, (4,), steps=1))) != first
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

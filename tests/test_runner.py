@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+from everclip.backbones.base import Backbone
 from everclip.data.images import ArrayImages
+from everclip.digest import json_sha256
 from everclip.errors import DataAccessError, NotFiniteError
 from everclip.methods.base import Extract
 from everclip.methods.finetune import Finetune
@@ -92,7 +94,7 @@ def test_a_damaged_checkpoint_costs_one_session(run: Run, damage: str, caplog: p
 
 def test_hand_edited_records_are_cut_at_the_first_bad_line(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    lines = [json.dumps({"index": 0}), json.dumps({"index": 2}), json.dumps({"index": 1})]
+    lines = [json.dumps({"index": i, "check": json_sha256({"index": i})}) for i in (0, 2, 1)]
     (tmp_path / "sessions.jsonl").write_text("\n".join(lines))
     assert folder.read_sessions() == [{"index": 0}]
     (tmp_path / "sessions.jsonl").write_text(lines[0] + '\n{"index": 1, "acc')
@@ -103,9 +105,30 @@ class Hoarder(Ncm):
     """Keeps the base session's pictures without saying so."""
 
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.kept = session.train.subset([0]) if session.is_base else self.kept
+        self.hoard = session.train.subset([0]) if session.is_base else self.hoard
         if not session.is_base:
-            extract(self.kept, self.encode_image)
+            extract(self.hoard, self.encode_image)
+
+
+class Keeper(Ncm):
+    """Names the pictures it keeps: the first of every session."""
+
+    sees = "exemplars"
+    memories: ClassVar[list[list[int]]] = []
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.register_buffer("numbers", torch.empty(0, dtype=torch.long))
+
+    def kept(self) -> torch.Tensor:
+        return self.numbers
+
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.memories.append([] if session.memory is None else session.memory.labels.tolist())
+
+    def end_session(self, session: Session, extract: Extract) -> None:
+        super().end_session(session, extract)
+        self.numbers = torch.cat([torch.tensor([session.offset]), self.numbers])
 
 
 def test_old_pictures_are_out_of_reach(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,13 +137,28 @@ def test_old_pictures_are_out_of_reach(run: Run, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(everclip.methods.ncm, "Ncm", Hoarder)
     with pytest.raises(DataAccessError, match="pictures of session 0 were read after it ended"):
         run("method=ncm")
-    monkeypatch.setattr(Hoarder, "sees", "exemplars")
-    assert run("method=ncm", folder="declared").state == "finished"
+
+
+def test_kept_pictures_come_back_also_after_a_stop(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import everclip.methods.ncm
+
+    monkeypatch.setattr(everclip.methods.ncm, "Ncm", Keeper)
+    monkeypatch.setattr(Keeper, "memories", [])
+    folder = run("method=ncm")
+    first = [int(folder.read_sessions()[i]["new_classes"]) for i in range(2)]
+    assert Keeper.memories == [[], [0], [first[0], 0]]  # the first class of session 1, then that of session 0
+    folder.checkpoint(2).unlink()
+    folder.update_run(state="failed")
+    run("method=ncm")
+    assert Keeper.memories[3] == [first[0], 0]
+    monkeypatch.setattr(Keeper, "sees", "session")
+    with pytest.raises(DataAccessError, match="keeps pictures without declaring"):
+        run("method=ncm", folder="undeclared")
 
 
 def test_a_view_closes_with_its_parent() -> None:
     pictures = ArrayImages(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), "zeros")
-    view = SessionView(pictures, 0, keeps=False)
+    view = SessionView(pictures, 0)
     inner: ImageSet = view.subset([1, 0]).subset([0])
     assert inner.labels.tolist() == [1]
     inner.images([0], lambda image: torch.zeros(3, 4, 4, dtype=torch.uint8))

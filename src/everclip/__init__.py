@@ -1,1 +1,17 @@
 """Everclip: continual, parameter-efficient adaptation of CLIP-like models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everclip.adapted import AdaptedModel
+
+__all__ = ["load"]
+
+
+def load(*arguments: Any, **keywords: Any) -> AdaptedModel:
+    """The adapted model of a run folder, see `everclip.adapted.load`; imports torch only when called."""
+    from everclip.adapted import load as load_adapted
+
+    return load_adapted(*arguments, **keywords)

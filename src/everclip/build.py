@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from everclip import storage
+from everclip.adapted import load_checkpoint
 from everclip.backbones.base import Backbone
 from everclip.config import build, check_group, choices, digest
 from everclip.console import log_file, quieten_libraries
-from everclip.engine import Budget, Engine, Training
-from everclip.errors import ConfigError, Preempted
+from everclip.engine import Engine
+from everclip.errors import ConfigError, Preempted, StorageError
+from everclip.evaluation import Evaluator
+from everclip.interruption import StopRequest
 from everclip.loggers import CsvLogger, Loggers, RunLogger, TensorBoardLogger, WandbLogger
 from everclip.methods.base import Method
+from everclip.monitor import Cadence
+from everclip.phases import Budget, Training
 from everclip.provenance import environment
+from everclip.records import task_rows
 from everclip.run_folder import RunFolder, now
 from everclip.runner import Runner, seed_everything
 from everclip.types import TaskSequence
@@ -51,7 +57,8 @@ def make_training(config: DictConfig) -> Training:
     )
     make_optimizer = partial(build, "optimizer", config.optimizer)
     make_optimizer([nn.Parameter(torch.zeros(1))])
-    return Training(base, later, make_optimizer, build("scheduler", config.scheduler), config.trainer.log_every)
+    schedule = build("scheduler", config.scheduler)
+    return Training(base, later, make_optimizer, schedule, config.trainer.log_every, train.augment)
 
 
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
@@ -100,10 +107,14 @@ def _runs(sizes: list[int]) -> str:
     return " + ".join(str(size) if count == 1 else f"{count} x {size}" for count, size in runs)
 
 
-def run(config: DictConfig, hydra: DictConfig, folder: RunFolder) -> None:
-    """One run from its configuration to its summary, whatever of it is done already."""
-    quieten_libraries()
-    engine = Engine(
+def shorten(sequence: TaskSequence, config: DictConfig) -> TaskSequence:
+    """The first `max_sessions` sessions."""
+    return replace(sequence, sessions=sequence.sessions[: config.max_sessions])
+
+
+def make_engine(config: DictConfig) -> Engine:
+    """Device, precision and processes."""
+    return Engine(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
@@ -111,13 +122,76 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder) -> None:
         precision=config.trainer.precision,
         num_workers=config.data.num_workers,
         eval_batch_size=config.data.eval_batch_size,
+        accumulate=config.trainer.accumulate,
+        auto_batch=config.trainer.auto_batch,
         seed=config.seed,
     )
+
+
+def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopRequest | None = None) -> None:
+    """One run from its configuration to its summary, whatever of it is done already."""
+    quieten_libraries()
+    rank = _rank()
+    with _working_in(folder, rank, force=config.force):
+        if config.restart and rank == 0:
+            folder.clear()
+        engine = make_engine(config)
+        try:
+            _run(config, hydra, folder, engine, request or StopRequest())
+        finally:
+            engine.close()
+
+
+def evaluate(config: DictConfig, hydra: DictConfig) -> None:
+    """`eval=`: evaluates a stored session on the configured sequence and writes the result beside its checkpoint.
+
+    `eval=session_03` means that session of the run that the rest of the command names, a path any checkpoint in a run
+    folder, whose own backbone and method are used then.
+
+    Raises:
+        MissingError: no such checkpoint.
+        ConfigError: a method that scores trained classes only, and a sequence of other classes.
+    """
+    quieten_libraries()
+    own = Path(config.eval).name == config.eval and not config.eval.endswith(".safetensors")
+    path = Path(hydra.runtime.output_dir, "checkpoints", f"{config.eval}.safetensors") if own else Path(config.eval)
+    engine = make_engine(config)
+    model = load_checkpoint(path, device=str(engine.device), trust=config.trust)
+    check_group("sequence", config.sequence)
+    sequence = build("sequence", config.sequence)
+    same = shorten(sequence, config).fingerprint() == model.facts["sequence"]
+    if not same and not model.method.open_vocabulary:
+        raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")
+    session = int(model.facts["session"]) if same else len(sequence.sessions) - 1
+    result = Evaluator(engine, sequence).evaluate(model.method, session)
+    facts = {
+        "checkpoint": path.name,
+        "sequence": sequence.name,
+        "fingerprint": sequence.fingerprint(),
+        "accuracy": 100 * sum(result.correct.values()) / result.num_images,
+        "tasks": task_rows(result, sequence),
+        "zero_shot_accuracy": result.held_out,
+    }
+    if engine.rank == 0:
+        target = path.parents[1] / "evaluations" / f"{path.stem}_on_{sequence.name}.json"
+        storage.write_json(target, facts)
+        for row in facts["tasks"]:
+            log.info("%-16s %6.2f  (%d of %d)", row["name"], row["accuracy"], row["correct"], row["count"])
+        log.info("%-16s %6.2f", "all", facts["accuracy"])
+        log.info("%s", target)
+
+
+def _rank() -> int:
+    """Number of this process as its launcher (torchrun, Lightning, srun) says; there is no engine yet."""
+    return next((int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0)
+
+
+def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engine, request: StopRequest) -> None:
     start = time.monotonic()
     torch.use_deterministic_algorithms(True, warn_only=True)
     training = make_training(config)
     sequence, backbone, method = make_parts(config, load=True)
-    shortened = replace(sequence, sessions=sequence.sessions[: config.max_sessions])
+    shortened = shorten(sequence, config)
     chosen = choices(hydra)
     identity = {
         "digest": digest(config),
@@ -125,41 +199,71 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder) -> None:
         "sequence": shortened.fingerprint(),
         "precision": engine.precision,
     }
-    with _working_in(folder, engine.rank):
-        facts = {
-            **{group: chosen[group] for group in ("method", "backbone", "sequence")},
-            "seed": config.seed,
-            "overrides": list(hydra.overrides.task),
-            "digest": identity["digest"],
-            "weights": backbone.provenance,
-            "fingerprint": identity["sequence"],
-            "class_order": sequence.class_order,
-            "templates": list(method.templates(sequence.sessions[0].new)),
-            "device": str(engine.device),
-            "devices": engine.world_size,
-            "precision": engine.precision,
-            "trainable_parameters": method.num_trainable(),
-        }
-        if engine.rank == 0:
-            storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-            folder.update_run(**facts, **environment())
-        log.info("%s on %s, %s, seed %d", chosen["method"], chosen["sequence"], chosen["backbone"], config.seed)
-        runner = Runner(
-            folder=folder,
-            identity=identity,
-            sequence=shortened,
-            method=method,
-            engine=engine,
-            training=training,
-            make_loggers=partial(_make_loggers, config, folder, facts, engine.rank),
-            seed=config.seed,
-        )
-        runner.run()
-        log.info("%.1f s in all", time.monotonic() - start)
+    engine.require_equal("task sequence", identity["sequence"])
+    engine.require_equal("weights", identity["backbone"])
+    facts = {
+        **{group: chosen[group] for group in ("method", "backbone", "sequence")},
+        "seed": config.seed,
+        "overrides": list(hydra.overrides.task),
+        "digest": identity["digest"],
+        "weights": backbone.provenance,
+        "fingerprint": identity["sequence"],
+        "class_order": sequence.class_order,
+        "templates": list(method.templates(sequence.sessions[0].new)),
+        "device": str(engine.device),
+        "devices": engine.world_size,
+        "precision": engine.precision,
+        "trainable_parameters": method.num_trainable(),
+    }
+    if engine.rank == 0:
+        _refuse_other_origin(folder, identity)
+        storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        folder.update_run(**facts, **environment())
+    log.info("%s on %s, %s, seed %d", chosen["method"], chosen["sequence"], chosen["backbone"], config.seed)
+    runner = Runner(
+        folder=folder,
+        identity=identity,
+        sequence=shortened,
+        method=method,
+        engine=engine,
+        training=training,
+        cadence=Cadence(config.checkpoint.every_n_steps, config.checkpoint.every_n_minutes),
+        make_loggers=partial(_make_loggers, config, folder, facts, engine.rank),
+        seed=config.seed,
+        request=request,
+    )
+    runner.run()
+    log.info("%.1f s in all", time.monotonic() - start)
+
+
+def _refuse_other_origin(folder: RunFolder, identity: dict[str, Any]) -> None:
+    """Compares a run that was begun earlier with what there is now.
+
+    Raises:
+        ConfigError: its pictures, weights or precision were others; results of both must not be mixed.
+    """
+    begun = folder.read_run()
+    if not (folder.progress.is_file() or folder.read_sessions() or folder.checkpoint(0).is_file()):
+        return
+    earlier = {
+        "backbone": begun.get("weights", {}).get("sha256"),
+        "sequence": begun.get("fingerprint"),
+        "precision": begun.get("precision"),
+    }
+    words = {"backbone": "the backbone's weights", "sequence": "the task sequence's data", "precision": "the precision"}
+    for key, value in earlier.items():
+        if value is not None and value != identity[key]:
+            raise ConfigError(
+                f"{folder.path} was begun with other values: {words[key]} changed from {value[:16]} to "
+                f"{identity[key][:16]}; put back what was there, or begin anew with restart=true"
+            )
+    commit = environment()["commit"]
+    if begun.get("commit") not in (None, commit):
+        log.warning("begun with code of commit %s, going on with %s", begun["commit"], commit)
 
 
 @contextmanager
-def _working_in(folder: RunFolder, rank: int) -> Iterator[None]:
+def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[None]:
     """Holds the run folder, writes its log and keeps its state: running, then finished, preempted or failed.
 
     Only the first process does; the others are silent.
@@ -168,7 +272,7 @@ def _working_in(folder: RunFolder, rank: int) -> Iterator[None]:
         log.setLevel(logging.ERROR)
         yield
         return
-    folder.lock()
+    folder.lock(force=force)
     try:
         attempt = {"start": now(), "host": socket.gethostname(), "pid": os.getpid()}
         attempts = [*folder.read_run().get("attempts", []), attempt]
@@ -186,9 +290,11 @@ def _working_in(folder: RunFolder, rank: int) -> Iterator[None]:
             raise
         finally:
             attempt |= {"end": now(), "state": state, "reason": reason}
-            folder.update_run(state=state, attempts=attempts)
+            with suppress(StorageError) if state != "finished" else nullcontext():  # the first error is the one to show
+                folder.update_run(state=state, attempts=attempts)
     finally:
-        folder.unlock()
+        with suppress(OSError):
+            folder.unlock()
 
 
 def _make_loggers(config: DictConfig, folder: RunFolder, facts: dict[str, Any], rank: int, step: int) -> RunLogger:

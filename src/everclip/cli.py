@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import sys
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,10 +23,12 @@ from everclip import report
 from everclip.config import nearest
 from everclip.console import log_file, set_up_logging, terminal
 from everclip.errors import EverclipError, Preempted
+from everclip.interruption import StopRequest
 from everclip.run_folder import RunFolder
 
 log = logging.getLogger("everclip")
 OUTCOMES: list[Outcome] = []
+STOP = StopRequest()
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ def job(config: DictConfig) -> None:
             from everclip.build import check
 
             check(config, hydra_node)
+        elif config.eval is not None:
+            from everclip.build import evaluate
+
+            evaluate(config, hydra_node)
         else:
             _run_or_report(config, hydra_node, RunFolder(folder))
     except Exception as error:  # noqa: BLE001 (the one place where every error ends)
@@ -60,11 +65,11 @@ def job(config: DictConfig) -> None:
 
 
 def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder) -> None:
-    result = report.read_result(folder)
+    result = None if config.restart else report.read_result(folder)
     if result is None:
         from everclip.build import run
 
-        run(config, hydra_node, folder)
+        run(config, hydra_node, folder, STOP)
         result = report.read_result(folder)
         with log_file(folder.path / "run.log"):
             _show(result)
@@ -140,10 +145,6 @@ def _compose_message(error: BaseException) -> str:
     return " ".join(lines[:2])
 
 
-def _on_signal(number: int, frame: Any) -> None:
-    raise Preempted(signal.Signals(number).name)
-
-
 def main() -> None:
     """Entry point of `everclip`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
@@ -156,8 +157,7 @@ def main() -> None:
     sys.path.append(os.getcwd())  # where a user's own method may lie
     OUTCOMES.clear()
     configuration.register()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _on_signal)
+    STOP.install()
     try:
         hydra.main(version_base="1.3", config_path=str(configuration.conf_dir()), config_name="run")(job)()
     except (Preempted, KeyboardInterrupt) as stop:

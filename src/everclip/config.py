@@ -52,6 +52,7 @@ class TrainConfig:
     batch_size: int = number(32, 1)
     max_steps: int | None = number(None, 1)
     gradient_clip: float | None = number(None, 0)
+    augment: str = choice("none", "none", "flip", "crop_flip")
     base: BaseBudget = field(default_factory=BaseBudget)
 
 
@@ -65,7 +66,10 @@ class DataConfig:
 
 @dataclass
 class TrainerConfig:
-    """Where to run, as in Lightning; precision auto: bfloat16 mixed on a GPU that has it, float32 elsewhere."""
+    """Where to run, as in Lightning; precision auto: bfloat16 mixed on a GPU that has it, float32 elsewhere.
+
+    accumulate: micro-batches per step; auto_batch: double them when memory does not hold a step.
+    """
 
     accelerator: str = choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
     devices: Any = 1
@@ -73,6 +77,16 @@ class TrainerConfig:
     strategy: str = "auto"
     precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
     log_every: int = number(10, 1)
+    accumulate: int = number(1, 1)
+    auto_batch: bool = False
+
+
+@dataclass
+class CheckpointConfig:
+    """How often a session in training is saved; null: not because of steps, or of time."""
+
+    every_n_steps: int | None = number(None, 1)
+    every_n_minutes: float | None = number(10, 0)
 
 
 @dataclass
@@ -106,15 +120,25 @@ class PathsConfig:
 
 @dataclass
 class RunConfig:
-    """Shared keys. The groups below are checked against the constructor they name."""
+    """Shared keys. The groups below are checked against the constructor they name.
+
+    eval: a stored session to evaluate, `session_03` or the path of a checkpoint; force: take a run folder from a
+    process of another host; restart: begin anew, whatever the run folder holds; trust: packages besides everclip that a
+    stored run's configuration may name methods of.
+    """
 
     seed: int = number(0, 0, 2**31 - 1)
     check: bool = False
+    eval: str | None = None
+    force: bool = False
+    restart: bool = False
+    trust: list[str] = field(default_factory=list)
     max_sessions: int | None = number(None, 1)
     log_level: str = choice("info", *LOG_LEVELS)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     backbone: Any = MISSING

@@ -2,136 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
-from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
-from everclip.errors import ConfigError, NotFiniteError
+from everclip.data.augment import Augmentation, augment
+from everclip.data.loading import OrderedBatches, PairedBatches, SeededBatches, make_loader
+from everclip.errors import ConfigError, MemoryFullError
 from everclip.methods.base import Method
-from everclip.schedules import Schedule
+from everclip.phases import PhaseModule, PhaseState, Training, Watcher
 from everclip.types import Batch, ImageSet, Phase, Session
 
-MakeOptimizer = Callable[..., Optimizer]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Length of a phase unless it says otherwise: passes, pictures per step, and a cap on steps (None: no cap)."""
-
-    epochs: int
-    batch_size: int
-    max_steps: int | None = None
-    gradient_clip: float | None = None
-
-
-@dataclass(frozen=True)
-class Training:
-    """How phases are optimised unless they say otherwise.
-
-    Attributes:
-        base: budget of session 0.
-        later: budget of the other sessions.
-        make_optimizer: from parameters (and `lr=`) to an optimiser.
-        schedule: of the learning rate.
-        log_every: steps between logged losses.
-    """
-
-    base: Budget
-    later: Budget
-    make_optimizer: MakeOptimizer
-    schedule: Schedule
-    log_every: int = 10
-
-
-class Watcher(Protocol):
-    """What follows the steps of a phase."""
-
-    def start(self, steps: int, steps_per_epoch: int) -> None:
-        """Before the first step."""
-
-    def after_step(self, losses: dict[str, Tensor], lr: float) -> None:
-        """After every optimiser step, with its named losses and learning rate."""
-
-
-class PhaseModule(L.LightningModule):
-    """The only LightningModule: turns a method and a phase into optimiser steps."""
-
-    def __init__(
-        self,
-        method: Method,
-        phase: Phase,
-        where: str,
-        training: Training,
-        batches: SeededBatches,
-        lengths: dict[str, int],
-        watcher: Watcher,
-    ) -> None:
-        super().__init__()
-        self.method = method
-        self.phase = phase
-        self._where = where
-        self._training = training
-        self._batches = batches
-        self._lengths = lengths
-        self._watcher = watcher
-        self._losses: dict[str, Tensor] = {}
-
-    def parameters_to_train(self) -> list[nn.Parameter]:
-        """What the optimiser gets."""
-        chosen = self.phase.parameters
-        return [p for p in (self.method.parameters() if chosen is None else chosen) if p.requires_grad]
-
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        prepared = replace(batch, images=self.method.backbone.normalize(batch.images))
-        losses = (self.phase.loss or self.method.loss)(prepared)
-        self._losses = {name: loss.detach() for name, loss in losses.items()}
-        return torch.stack(list(losses.values())).sum() * self._batches.weight(batch_index)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self._check_finite(optimizer)
-        self.method.before_step()
-
-    def _check_finite(self, optimizer: Optimizer) -> None:
-        """Stops before the optimiser moves if a loss or a gradient is not finite (one synchronisation per step).
-
-        A gradient scaler (fp16) expects infinite gradients now and then and skips such steps itself.
-        """
-        values = list(self._losses.values())
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            gradients = [p.grad for p in self.parameters_to_train() if p.grad is not None]
-            values += torch._foreach_norm(gradients)
-        if not bool(torch.stack([value.float() for value in values]).isfinite().all()):
-            losses = ", ".join(f"{name} {float(loss):.4g}" for name, loss in self._losses.items())
-            raise NotFiniteError(
-                f"a loss or gradient is not finite in {self._where}, step {self.trainer.global_step}: {losses}, "
-                f"lr {optimizer.param_groups[0]['lr']:.3g}; lower optimizer.lr or use trainer.precision=32-true"
-            )
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        self.method.after_step()
-        self._watcher.after_step(self._losses, self._lr)
-
-    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-
-    def configure_optimizers(self) -> Any:
-        changed = {} if self.phase.lr is None else {"lr": self.phase.lr}
-        optimizer = self._training.make_optimizer(self.parameters_to_train(), **changed)
-        schedule = self._training.schedule
-        length = self._lengths[schedule.interval]
-        scheduler = LambdaLR(optimizer, lambda position: schedule.factor(position, length))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": schedule.interval}}
+log = logging.getLogger("everclip")
 
 
 class Engine:
@@ -145,7 +39,9 @@ class Engine:
         precision: as in Lightning, or `auto`: bfloat16 mixed precision on a GPU that has it, float32 elsewhere.
         num_workers: loader processes.
         eval_batch_size: pictures per forward pass without gradients.
-        seed: of the order of batches.
+        accumulate: micro-batches per step and process; the step stays the same up to rounding.
+        auto_batch: double the micro-batches, and go on, when the device's memory does not hold a step.
+        seed: of the order of batches and of augmentation.
 
     Raises:
         ConfigError: a device that this machine does not have.
@@ -161,6 +57,8 @@ class Engine:
         precision: str = "auto",
         num_workers: int = 0,
         eval_batch_size: int = 256,
+        accumulate: int = 1,
+        auto_batch: bool = False,
         seed: int = 0,
     ) -> None:
         if precision == "auto":
@@ -174,6 +72,8 @@ class Engine:
             "strategy": strategy,
             "precision": precision,
         }
+        if SLURMEnvironment.detect():  # requeueing is the job's business: it sees exit code 75
+            self._settings["plugins"] = SLURMEnvironment(auto_requeue=False)
         try:
             self._fabric = Fabric(**self._settings)
             self._fabric.launch()
@@ -186,30 +86,71 @@ class Engine:
             raise ConfigError(f"{devices} devices on {num_nodes} nodes were asked for, {self.world_size} processes run")
         self._num_workers = num_workers
         self._eval_batch_size = eval_batch_size
+        self._parts = accumulate
+        self._auto_batch = auto_batch
         self._seed = seed
 
     def fit(
-        self, method: Method, session: Session, phase: Phase, number: int, training: Training, watcher: Watcher
+        self,
+        method: Method,
+        session: Session,
+        phase: Phase,
+        number: int,
+        training: Training,
+        watcher: Watcher,
+        resume: PhaseState | None = None,
     ) -> None:
-        """Optimises phase `number` of a session with a fresh Trainer."""
+        """Optimises phase `number` of a session with a fresh Trainer, from where `resume` left it.
+
+        Raises:
+            MemoryFullError: the device's memory does not hold a step.
+        """
         budget = training.base if session.is_base else training.later
         images = session.train if phase.data is None else phase.data
         epochs = budget.epochs if phase.epochs is None else phase.epochs
         batch_size = phase.batch_size or budget.batch_size
         steps_per_epoch = math.ceil(len(images) / batch_size)
         steps = min(epochs * steps_per_epoch, budget.max_steps or epochs * steps_per_epoch)
-        if steps == 0:
+        state = resume or PhaseState()
+        if state.step >= steps:
             return
-        batches = SeededBatches(
-            len(images), batch_size, (self._seed, session.index, number), self.rank, self.world_size
-        )
-        loader = make_loader(images, method.backbone.resize, batches, self._num_workers)
-        where = f"session {session.index}, phase {phase.name}"
-        lengths = {"step": steps, "epoch": epochs}
-        module = PhaseModule(method, phase, where, training, batches, lengths, watcher)
-        watcher.start(steps, steps_per_epoch)
+        watcher.start(steps - state.step, steps_per_epoch)
         method.train()
-        trainer = self._trainer(epochs, steps, budget.gradient_clip, method.all_parameters_used)
+        key = (self._seed, session.index, number)
+        while state.step < steps:
+            shares: dict[str, Any] = {
+                "steps": steps, "start": state.step, "rank": self.rank, "world_size": self.world_size,
+                "parts": self._parts,
+            }  # fmt: skip
+            batches = SeededBatches(len(images), batch_size, key, **shares)
+            sampler: SeededBatches | PairedBatches = batches
+            if phase.auxiliary is not None:
+                beside = phase.auxiliary_batch_size or batch_size
+                second = SeededBatches(len(phase.auxiliary), beside, (*key, 1), **shares)
+                sampler = PairedBatches(batches, second, len(images))
+            loader = make_loader(images, method.backbone.resize, sampler, self._num_workers, phase.auxiliary)
+            module = PhaseModule(
+                method,
+                phase,
+                f"session {session.index}, phase {phase.name}",
+                training=training,
+                batches=batches,
+                schedule_length=steps if training.schedule.interval == "step" else epochs,
+                parts=self._parts,
+                watcher=watcher,
+                resume=state,
+                augment=partial(_augmented, training.augmentation, key),
+            )
+            try:
+                self._run(module, loader, budget.gradient_clip, method.all_parameters_used)
+                state = PhaseState(steps)
+            except torch.OutOfMemoryError as error:
+                state = self._more_parts(module, batch_size, error)
+        method.to(self.device)  # Lightning leaves the module on the CPU
+        method.eval()
+
+    def _run(self, module: PhaseModule, loader: Any, gradient_clip: float | None, all_used: bool) -> None:
+        trainer = self._trainer(gradient_clip, all_used)
         with warnings.catch_warnings():
             # Lightning 2.6 with torch 2.15 warns about its own code.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -217,17 +158,36 @@ class Engine:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode.*")
             trainer.fit(module, loader)
-        method.to(self.device)  # Lightning leaves the module on the CPU
-        method.eval()
 
-    def _trainer(self, epochs: int, steps: int, gradient_clip: float | None, all_used: bool) -> L.Trainer:
+    def _more_parts(self, module: PhaseModule, batch_size: int, error: Exception) -> PhaseState:
+        """Doubles the micro-batches after a step that did not fit; where to go on.
+
+        Raises:
+            MemoryFullError: not asked for, or of no use.
+        """
+        share = math.ceil(batch_size / self.world_size / self._parts)
+        full = f"the memory of {self.device} does not hold a step on {share} pictures at once"
+        if module.moving or share == 1 or self.world_size > 1 or not self._auto_batch:
+            raise MemoryFullError(
+                f"{full}; trainer.accumulate={2 * self._parts} (or trainer.auto_batch=true on one device) computes the "
+                "same step on fewer at a time, train.batch_size=... makes the step smaller"
+            ) from error
+        self._parts *= 2
+        log.warning("%s; going on with %d micro-batches per step, the step stays the same", full, self._parts)
+        state = module.state()
+        module.method.to(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return state
+
+    def _trainer(self, gradient_clip: float | None, all_used: bool) -> L.Trainer:
         settings = dict(self._settings)
         if self.world_size > 1 and settings["strategy"] in ("auto", "ddp") and not all_used:
             settings["strategy"] = "ddp_find_unused_parameters_true"
         return L.Trainer(
             **settings,
-            max_epochs=epochs,
-            max_steps=steps,
+            max_epochs=1,
+            accumulate_grad_batches=self._parts,
             gradient_clip_val=gradient_clip,
             logger=False,
             enable_checkpointing=False,
@@ -240,8 +200,7 @@ class Engine:
         """This process's share of all pictures, in order, on the device and normalised."""
         sampler = OrderedBatches(len(images), self._eval_batch_size, self.rank, self.world_size)
         for batch in make_loader(images, method.backbone.resize, sampler, self._num_workers):
-            moved = batch.to(self.device)
-            yield replace(moved, images=method.backbone.normalize(moved.images))
+            yield batch.to(self.device).with_images(method.backbone.normalize)
 
     def inference(self) -> Any:
         """Context of a forward pass in the run's precision."""
@@ -277,6 +236,30 @@ class Engine:
         shares = self._fabric.all_gather(padded)
         return torch.cat([share[:size] for share, size in zip(shares, sizes, strict=True)])
 
+    def require_equal(self, what: str, value: str) -> None:
+        """Compares a hex digest over all processes.
+
+        Raises:
+            ConfigError: on all processes, if they differ.
+        """
+        if self.world_size > 1:
+            own = torch.tensor([int(value[:12], 16)], device=self.device)
+            if len(torch.as_tensor(self._fabric.all_gather(own)).unique()) > 1:
+                raise ConfigError(f"the processes do not have the same {what}; do all see the same files?")
+
     def barrier(self) -> None:
         """Waits for all processes."""
         self._fabric.barrier()
+
+    def close(self) -> None:
+        """Ends the processes that this one has started; of use when it stops early."""
+        for process in getattr(self._fabric.strategy.launcher, "procs", []):
+            process.terminate()
+
+
+def _augmented(kind: Augmentation, key: tuple[int, ...], batch: Batch, epoch: int) -> Batch:
+    """The batch with its pictures augmented, the auxiliary ones by draws of their own."""
+    if kind == "none":
+        return batch
+    auxiliary = batch.auxiliary and _augmented(kind, (*key, 1), batch.auxiliary, epoch)
+    return replace(batch, images=augment(batch.images, kind, (*key, epoch), batch.indices), auxiliary=auxiliary)

@@ -35,6 +35,18 @@ class NotFiniteError(EverclipError):
     """A loss or gradient became NaN or infinite."""
 
 
+class LoaderError(EverclipError):
+    """A process that loads pictures died."""
+
+
+class MemoryFullError(EverclipError):
+    """The device's memory does not hold what was asked for."""
+
+
+class StorageError(EverclipError):
+    """A file that could not be written: disk full, no permission."""
+
+
 class LockedError(EverclipError):
     """Another process works in the run folder."""
 
@@ -42,6 +54,6 @@ class LockedError(EverclipError):
 
 
 class Preempted(BaseException):
-    """The run was asked to stop (SIGTERM, SIGUSR1); derives from BaseException so that nothing swallows it."""
+    """The run was asked to stop (a signal); derives from BaseException so that nothing swallows it."""
 
     exit_code = 75

@@ -66,7 +66,8 @@ class Evaluator:
         classifiers: dict[ClassSet, Classifier] = {}
         correct, counts = {}, {}
         with torch.no_grad(), self._engine.inference():
-            for index in self._sequence.evaluated(session):
+            due = self._sequence.evaluated(session)
+            for index in due if method.open_vocabulary else due[: session + 1]:
                 classes = self._sequence.candidates(session, index)
                 if classes not in classifiers:
                     classifiers[classes] = method.classifier(classes)

@@ -22,6 +22,9 @@ class RunLogger:
     def train(self, metrics: Mapping[str, float], step: int) -> None:
         """Training metrics (`train/...`) at a global step."""
 
+    def flush(self) -> None:
+        """Everything so far must last: the run will go on from here if it is killed."""
+
     def session(self, metrics: Mapping[str, float], index: int) -> None:
         """Metrics (`session/...`) after a session."""
 
@@ -51,8 +54,9 @@ class CsvLogger(RunLogger):
     def train(self, metrics: Mapping[str, float], step: int) -> None:
         self._writer.writerows([[step, name, repr(value)] for name, value in metrics.items()])
 
-    def session(self, metrics: Mapping[str, float], index: int) -> None:
+    def flush(self) -> None:
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -170,6 +174,9 @@ class Loggers(RunLogger):
 
     def train(self, metrics: Mapping[str, float], step: int) -> None:
         self._each("train", metrics, step)
+
+    def flush(self) -> None:
+        self._each("flush")
 
     def session(self, metrics: Mapping[str, float], index: int) -> None:
         self._each("session", metrics, index)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from everclip import storage
+from everclip.digest import json_sha256
 from everclip.errors import LockedError
 from everclip.metrics.accuracy_matrix import AccuracyMatrix
 
@@ -34,7 +35,8 @@ class RunFolder:
     @property
     def state(self) -> str | None:
         """`running`, `preempted`, `failed`, `finished`; None for a folder without a run."""
-        return str(self.read_run().get("state")) if (self.path / "run.json").is_file() else None
+        state = self.read_run().get("state")
+        return None if state is None else str(state)
 
     def read_run(self) -> dict[str, Any]:
         """Content of `run.json`, empty if there is none."""
@@ -52,23 +54,29 @@ class RunFolder:
         """Path of a session's checkpoint."""
         return self.path / "checkpoints" / f"session_{session:02d}.safetensors"
 
+    @property
+    def progress(self) -> Path:
+        """Path of the record of a session in training."""
+        return self.path / "checkpoints" / "progress.safetensors"
+
     def read_sessions(self) -> list[dict[str, Any]]:
-        """Records of the finished sessions, up to the first line that is damaged or out of order."""
+        """Records of the finished sessions, up to the first line that is damaged, changed by hand or out of order."""
         records: list[dict[str, Any]] = []
         path = self.path / "sessions.jsonl"
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            with suppress(json.JSONDecodeError):
-                record = json.loads(line)
-                if record.get("index") == len(records):
-                    records.append(record)
-                    continue
-            log.warning("%s: line %d is damaged or out of order; going on from before it", path, len(records) + 1)
-            break
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            record = _parse(line)
+            if record.pop("check", None) != json_sha256(record) or record.get("index") != len(records):
+                log.warning(
+                    "%s: line %d is damaged, changed or out of order; going on from before it", path, len(records) + 1
+                )
+                break
+            records.append(record)
         return records
 
     def write_sessions(self, records: list[dict[str, Any]], num_tasks: int) -> None:
         """Replaces `sessions.jsonl`, then the matrix and its counts, which follow from it."""
-        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        checked = [record | {"check": json_sha256(record)} for record in records]
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in checked)
         storage.write_text(self.path / "sessions.jsonl", lines)
         matrix = matrix_of(records, num_tasks)
         tasks = [f"task_{task:02d}" for task in range(num_tasks)]
@@ -81,33 +89,54 @@ class RunFolder:
                 writer.writerow([session, *("" if cell == "nan" else cell for cell in cells)])
             storage.write_text(self.path / name, buffer.getvalue())
 
-    def lock(self) -> None:
+    def lock(self, *, force: bool = False) -> None:
         """Takes the folder for this process, also from a process of this host that is gone.
+
+        The lock is a file that only one of two processes can link into place, which holds on network file systems too,
+        where `flock` may not.
+
+        Args:
+            force: take it from a process of another host, which cannot be seen from here.
 
         Raises:
             LockedError: another process works here; says which.
+            StorageError: the folder cannot be written to.
         """
         path = self.path / "lock.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": now()}
-        for _ in range(2):
-            try:
-                with path.open("x") as file:
-                    json.dump(mine, file)
-                return
-            except FileExistsError:
+        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "since": now()}
+        aside = path.with_name(f".lock.{mine['host']}.{mine['pid']}.json")
+        storage.write_json(aside, mine)
+        try:
+            for _ in range(3):
+                with suppress(FileExistsError):
+                    os.link(aside, path)
+                    return
                 holder = _read_json(path)
-                if holder and (holder.get("host") != mine["host"] or _alive(holder.get("pid"))):
+                if holder.get("host") != mine["host"]:
+                    free, remedy = force or not holder, "if that process is gone, add force=true"
+                else:
+                    free, remedy = not _alive(holder), "stop it, or wait for it"
+                if not free:
                     break
+                log.warning("taking over from process %s on %s", holder.get("pid"), holder.get("host"))
                 path.unlink(missing_ok=True)
+        finally:
+            aside.unlink(missing_ok=True)
         raise LockedError(
             f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')} "
-            f"since {holder.get('since')}; if that process is gone, remove {path.name} there"
+            f"since {holder.get('since')}; {remedy}"
         )
 
     def unlock(self) -> None:
         """Gives the folder back."""
         (self.path / "lock.json").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Removes what an earlier run left, but for the logs."""
+        for name in ("run.json", "sessions.jsonl", "summary.json", "accuracy_matrix.csv", "counts.csv", "train.csv"):
+            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / "checkpoints").glob("*.safetensors"):
+            path.unlink()
 
 
 def matrix_of(records: list[dict[str, Any]], num_tasks: int) -> AccuracyMatrix:
@@ -122,21 +151,32 @@ def matrix_of(records: list[dict[str, Any]], num_tasks: int) -> AccuracyMatrix:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    with suppress(json.JSONDecodeError):
-        value = json.loads(path.read_text())
+    return _parse(path.read_bytes()) if path.is_file() else {}
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    """A JSON object, empty if it is damaged."""
+    with suppress(ValueError):
+        value = json.loads(text)
         return value if isinstance(value, dict) else {}
     return {}
 
 
-def _alive(pid: Any) -> bool:
+def _alive(holder: dict[str, Any]) -> bool:
+    """Whether the process that wrote a lock still runs; its number may have gone to another process since."""
+    pid = holder.get("pid")
     if not isinstance(pid, int) or pid == os.getpid():
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # alive, of another user
-        return True
-    return True
+    with suppress(PermissionError):  # alive, of another user
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return holder.get("started") in (None, _started(pid))
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in the system's own count; None where the system does not tell."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None

@@ -6,26 +6,42 @@ import logging
 import random
 import resource
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from everclip import report
-from everclip.checkpoint import Adapted, CheckpointError, load_session, restore, save_session
-from everclip.console import StepProgress
+from everclip.checkpoint import (
+    Adapted,
+    CheckpointError,
+    Progress,
+    load_progress,
+    load_session,
+    random_state,
+    restore,
+    save_progress,
+    save_session,
+)
 from everclip.data.images import ConcatImages
-from everclip.engine import Engine, Training
-from everclip.evaluation import Evaluation, Evaluator
+from everclip.engine import Engine
+from everclip.errors import DataAccessError
+from everclip.evaluation import Evaluator
+from everclip.interruption import StopRequest
 from everclip.loggers import RunLogger
 from everclip.methods.base import Method
+from everclip.monitor import Cadence, Monitor
+from everclip.phases import PhaseState, Training
+from everclip.records import record_of, summary_of
 from everclip.run_folder import RunFolder, matrix_of
-from everclip.types import ImageSet, Session, SessionView, TaskSequence
+from everclip.types import ImageSet, Phase, Session, SessionView, TaskSequence
 
 log = logging.getLogger("everclip")
+MINUTE = 60.0  # of work is worth a save between phases
 
 
 def seed_everything(*key: int) -> None:
@@ -36,60 +52,23 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(seed)
 
 
-class Monitor:
-    """Watches one phase: progress bar, logged losses, and their recent mean.
-
-    Args:
-        title: of the progress bar.
-        loggers: get the losses every `log_every` steps.
-        log_every: in steps.
-        step: global steps taken before the phase.
-    """
-
-    def __init__(self, title: str, loggers: RunLogger, log_every: int, step: int) -> None:
-        self._title, self._loggers, self._log_every = title, loggers, log_every
-        self.step = step
-        self._recent: dict[str, deque[torch.Tensor]] = {}
-        self._progress: StepProgress | None = None
-
-    def start(self, steps: int, steps_per_epoch: int) -> None:
-        """The phase will take `steps` steps."""
-        self._epoch = steps_per_epoch
-        self._progress = StepProgress(self._title, steps)
-
-    def after_step(self, losses: dict[str, torch.Tensor], lr: float) -> None:
-        """A step was taken at learning rate `lr`; reads values from the device only when someone looks."""
-        self.step += 1
-        for name, loss in losses.items():
-            self._recent.setdefault(name, deque(maxlen=self._epoch)).append(loss)
-        assert self._progress is not None
-        logged = self.step % self._log_every == 0
-        values = {name: float(loss) for name, loss in losses.items()} if logged or self._progress.visible else {}
-        self._progress.advance(sum(values.values()) if values else None)
-        if logged:
-            self._loggers.train(
-                {f"train/{name}": value for name, value in values.items()} | {"train/lr": lr}, self.step
-            )
-
-    def finish(self) -> dict[str, float]:
-        """Ends the progress bar; the mean of each loss over the last epoch."""
-        if self._progress is not None:
-            self._progress.stop()
-        return {name: float(torch.stack(list(losses)).mean()) for name, losses in self._recent.items()}
-
-
 class Runner:
     """Runs a method through a sequence and keeps the run folder.
 
+    What is done is written in this order, so that a run killed at any moment goes on from the last thing written:
+    progress inside a session, the session's checkpoint when its training has ended, its record when it is evaluated.
+
     Args:
-        folder: where results go; sessions that are done there are not done again.
+        folder: where results go; what is done there is not done again.
         identity: what a checkpoint must agree with to be used: digest, backbone, sequence fingerprint.
         sequence: what to run.
         method: on the engine's device; its parameters as they are before the first session.
         engine: device, precision, processes.
         training: budgets and optimiser.
+        cadence: how often a session in training is saved.
         make_loggers: from the global step to go on from to the mirrors.
         seed: every session's random numbers follow from it and the session's index.
+        request: the wish to stop.
     """
 
     def __init__(
@@ -101,8 +80,10 @@ class Runner:
         method: Method,
         engine: Engine,
         training: Training,
+        cadence: Cadence,
         make_loggers: Callable[[int], RunLogger],
         seed: int,
+        request: StopRequest,
     ) -> None:
         self._folder = folder
         self._identity = dict(identity)
@@ -110,8 +91,10 @@ class Runner:
         self._method = method
         self._engine = engine
         self._training = training
+        self._cadence = cadence
         self._make_loggers = make_loggers
         self._seed = seed
+        self._request = request
         self._evaluator = Evaluator(engine, sequence)
         self._adapted = Adapted(method)
         self._records: list[dict[str, Any]] = []
@@ -119,82 +102,222 @@ class Runner:
 
     def run(self) -> dict[str, Any]:
         """All sessions that are not done yet; returns the summary."""
-        self._resume()
-        self._loggers = self._make_loggers(self._step)
+        trained, progress = self._resume()
+        self._loggers = self._make_loggers(progress.global_step if progress else self._step)
         try:
             for session in self._sequence.sessions[len(self._records) :]:
-                self._run_session(session)
+                trained = trained or self._train(session, progress)
+                progress = None
+                self._evaluate(session, trained)
+                trained = None
             return self._finish()
         finally:
             self._loggers.close()
 
-    def _resume(self) -> None:
-        """Goes back to the last session whose record and checkpoint are both good."""
-        records = self._folder.read_sessions()[: len(self._sequence.sessions)]
-        while records:
-            path = self._folder.checkpoint(len(records) - 1)
-            try:
-                tensors, meta = load_session(path)
-                for key, value in self._identity.items():
-                    if meta.get(key) != value:
-                        raise CheckpointError(f"{path} belongs to another run: its {key} differs")
-                restore(self._method, tensors)
-            except CheckpointError as error:
-                log.warning("%s; going back one session", error)
-                records.pop()
-                continue
-            self._step = int(meta["global_step"])
-            log.info("resuming after session %d of %d", len(records), len(self._sequence.sessions))
-            break
-        self._records = records
+    def _resume(self) -> tuple[dict[str, Any] | None, Progress | None]:
+        """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
+        self._records = self._folder.read_sessions()[: len(self._sequence.sessions)]
+        trained = None
+        if len(self._records) < len(self._sequence.sessions):
+            trained = self._restore(len(self._records), expected=False)
+        while self._records and trained is None:
+            if self._restore(len(self._records) - 1, expected=True) is not None:
+                break
+            log.warning("going back one session")
+            self._records.pop()
+        progress = None if trained else self._read_progress()
+        if self._records or trained or progress:
+            where = ""
+            if trained:
+                where = ", the next one is trained"
+            elif progress:
+                where = f", in phase {progress.phase + 1} of the next one after {progress.state.step} steps"
+            log.info("resuming after session %d of %d%s", len(self._records), len(self._sequence.sessions), where)
         self._method.to(self._engine.device).eval()
+        return trained, progress
 
-    def _run_session(self, session: Session) -> None:
+    def _restore(self, session: int, *, expected: bool) -> dict[str, Any] | None:
+        """Puts the state after the training of `session` into the method; what its checkpoint says of the training."""
+        path = self._folder.checkpoint(session)
+        if not path.is_file() and not expected:
+            return None
+        try:
+            tensors, meta = load_session(path)
+            self._check_identity(path, meta)
+            if meta["records"] != self._records[:session]:
+                raise CheckpointError(f"{path} was written after other sessions than those recorded")
+            restore(self._method, tensors)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            return None
+        self._adapted.restored(tensors)
+        self._step = int(meta["global_step"])
+        return dict(meta["trained"])
+
+    def _check_identity(self, path: Path, meta: Mapping[str, Any]) -> None:
+        for key, value in self._identity.items():
+            if meta.get(key) != value:
+                raise CheckpointError(f"{path} belongs to another run: its {key} differs")
+
+    def _read_progress(self) -> Progress | None:
+        """How far the session after the records is, if that was saved."""
+        path = self._folder.progress
+        if not path.is_file():
+            return None
+        try:
+            tensors, progress, meta = load_progress(path)
+            self._check_identity(path, meta)
+        except CheckpointError as error:
+            log.warning("%s; this session begins anew", error)
+            return None
+        if progress.session != len(self._records):  # left over from a session that is done
+            return None
+        self._saved_tensors = tensors
+        return progress
+
+    def _train(self, session: Session, progress: Progress | None) -> dict[str, Any]:
+        """Hooks and phases of a session, then its checkpoint; returns facts for the record."""
+        start, before = time.monotonic() - (progress.seconds if progress else 0.0), self._step
+        self._enter("training", session)
         seed_everything(self._seed, session.index)
         if self._engine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        zero_shot_before = self._evaluator.held_out(Method(self._method.backbone)) if session.is_base else None
-        before, start = self._step, time.monotonic()
-        losses = self._train(session)
-        trained = time.monotonic()
-        evaluation = self._evaluator.evaluate(self._method, session.index)
-        evaluated = time.monotonic()
-
-        record = self._record(session, evaluation) | {
+        facts: dict[str, Any] = {}
+        if session.is_base:
+            facts["zero_shot_before"] = self._evaluator.held_out(Method(self._method.backbone))
+        method, extract = self._method, self._engine.extractor(self._method)
+        view = SessionView(self._visible(session), session.index)
+        seen = replace(session, train=view, memory=self._memory(session), offset=self._offset(session))
+        method.begin_session(seen, extract)
+        phases = method.phases(seen)
+        if progress is not None:
+            restore(method, self._saved_tensors)
+            self._step = progress.global_step
+        losses = self._optimise(seen, phases, progress, start)
+        self._enter("finishing training", session)
+        method.end_session(seen, extract)
+        view.close()
+        facts |= {
             "losses": losses,
             "train_steps": self._step - before,
-            "train_seconds": round(trained - start, 3),
-            "eval_seconds": round(evaluated - trained, 3),
-            "eval_images_per_second": round(evaluation.num_images / max(evaluated - trained, 1e-9), 1),
+            "train_seconds": round(time.monotonic() - start, 3),
             "peak_memory_mb": round(_peak_memory_mb(self._engine.device), 1),
         }
-        if session.is_base:
-            record["zero_shot_before"] = zero_shot_before
+        if self._engine.rank == 0:
+            self._loggers.flush()
+            classes = [[group.ids, group.names, group.templates] for _, group in session.seen.by_templates()]
+            meta = self._meta(session) | {"trained": facts, "classes": classes, "random_state": random_state()}
+            save_session(self._folder.checkpoint(session.index), self._adapted.tensors(), meta)
+            self._folder.progress.unlink(missing_ok=True)
+        self._engine.barrier()
+        return facts
+
+    def _optimise(
+        self, session: Session, phases: Sequence[Phase], progress: Progress | None, start: float
+    ) -> dict[str, float]:
+        """The phases that are not done yet; the mean of each loss over the last epoch."""
+        losses = dict(progress.losses) if progress else {}
+        saved = time.monotonic()
+        for number, phase in enumerate(phases):
+            here = progress if progress is not None and progress.phase == number else None
+            if progress is not None and progress.phase > number:
+                continue
+            if number and time.monotonic() - saved > MINUTE:
+                self._save_progress(session, number, losses, start)
+                saved = time.monotonic()
+            monitor = Monitor(
+                f"session {session.index} {phase.name}",
+                loggers=self._loggers,
+                log_every=self._training.log_every,
+                cadence=self._cadence,
+                save=partial(self._save_progress, session, number, losses, start),
+                request=self._request,
+                step=self._step,
+                recent=here.recent if here else {},
+                random_state=here.random_state if here else None,
+            )
+            try:
+                with self._request.deferred():
+                    state = here.state if here else None
+                    self._engine.fit(self._method, session, phase, number, self._training, monitor, state)
+            finally:
+                means = monitor.finish()
+            losses |= means
+            self._step = monitor.step
+        if phases and time.monotonic() - saved > MINUTE:
+            self._save_progress(session, len(phases), losses, start)
+        return losses
+
+    def _save_progress(
+        self,
+        session: Session,
+        phase: int,
+        losses: dict[str, float],
+        start: float,
+        monitor: Monitor | None = None,
+        state: PhaseState | None = None,
+    ) -> None:
+        """Writes how far the session is; all processes wait until it is written."""
+        if self._engine.rank == 0:
+            self._loggers.flush()
+            progress = Progress(
+                session=session.index,
+                phase=phase,
+                global_step=monitor.step if monitor else self._step,
+                seconds=round(time.monotonic() - start, 3),
+                losses=losses,
+                recent={name: list(values) for name, values in monitor.recent.items()} if monitor else {},
+                random_state=random_state(),
+                state=state or PhaseState(),
+            )
+            save_progress(self._folder.progress, self._adapted.between_steps(), progress, self._meta(session))
+        self._engine.barrier()
+
+    def _meta(self, session: Session) -> dict[str, Any]:
+        return self._identity | {"session": session.index, "global_step": self._step, "records": self._records}
+
+    def _enter(self, stage: str, session: Session) -> None:
+        """Tells readers of the run folder what is going on."""
+        if self._engine.rank == 0:
+            self._folder.update_run(stage=stage, session=session.index, sessions=len(self._sequence.sessions))
+
+    def _evaluate(self, session: Session, trained: Mapping[str, Any]) -> None:
+        """Evaluates a trained session, records it, tells the mirrors."""
+        self._enter("evaluating", session)
+        start = time.monotonic()
+        evaluation = self._evaluator.evaluate(self._method, session.index)
+        seconds = time.monotonic() - start
+        record = (
+            record_of(session, evaluation, self._sequence, self._method)
+            | dict(trained)
+            | {
+                "eval_seconds": round(seconds, 3),
+                "eval_images_per_second": round(evaluation.num_images / max(seconds, 1e-9), 1),
+            }
+        )
         self._records.append(record)
-        self._save(session)
+        if self._engine.rank == 0:
+            self._folder.write_sessions(self._records, len(self._sequence.tasks))
+        self._engine.barrier()
         scalars = {f"session/{k}": v for k, v in record.items() if isinstance(v, int | float) and k != "index"}
         metrics = matrix_of(self._records, len(self._sequence.tasks)).metrics()
         self._loggers.session(scalars | {f"session/{k}": v for k, v in metrics.items()}, session.index)
+        self._loggers.checkpoint(self._folder.checkpoint(session.index), session.index)
         log.info(report.session_line(record, len(self._sequence.sessions)))
 
-    def _train(self, session: Session) -> dict[str, float]:
-        """Hooks and phases of a session; returns the mean of each loss over its last epoch."""
-        method, extract = self._method, self._engine.extractor(self._method)
-        view = SessionView(self._visible(session), session.index, keeps=method.sees != "session")
-        seen = replace(session, train=view)
-        method.begin_session(seen, extract)
-        losses: dict[str, float] = {}
-        for number, phase in enumerate(method.phases(seen)):
-            title = f"session {session.index} {phase.name}"
-            monitor = Monitor(title, self._loggers, self._training.log_every, self._step)
-            try:
-                self._engine.fit(method, seen, phase, number, self._training, monitor)
-            finally:
-                losses |= monitor.finish()
-            self._step = monitor.step
-        method.end_session(seen, extract)
-        view.close()
-        return losses
+    def _offset(self, session: Session) -> int:
+        return sum(len(earlier.train) for earlier in self._sequence.sessions[: session.index])
+
+    def _memory(self, session: Session) -> ImageSet | None:
+        """The pictures of earlier sessions that the method kept."""
+        kept = self._method.kept()
+        if not len(kept):
+            return None
+        if self._method.sees != "exemplars":
+            raise DataAccessError(
+                f"{type(self._method).__name__} keeps pictures, but does not declare sees = 'exemplars'"
+            )
+        return ConcatImages([s.train for s in self._sequence.sessions[: session.index]]).subset(kept.tolist())
 
     def _visible(self, session: Session) -> ImageSet:
         """The pictures a method may see in this session, by its declaration."""
@@ -202,62 +325,8 @@ class Runner:
             return session.train
         return ConcatImages([earlier.train for earlier in self._sequence.sessions[: session.index + 1]])
 
-    def _record(self, session: Session, evaluation: Evaluation) -> dict[str, Any]:
-        tasks: list[dict[str, Any]] = [
-            {
-                "task": task,
-                "name": self._sequence.tasks[task].name,
-                "accuracy": 100 * evaluation.correct[task] / evaluation.counts[task],
-                "correct": evaluation.correct[task],
-                "count": evaluation.counts[task],
-            }
-            for task in evaluation.counts
-        ]
-        seen = [task for task in tasks if task["task"] <= session.index]
-        novel = [task for task in seen if task["task"] > 0]
-
-        def pooled(chosen: list[dict[str, Any]]) -> float | None:
-            return 100 * sum(t["correct"] for t in chosen) / sum(t["count"] for t in chosen) if chosen else None
-
-        return {
-            "index": session.index,
-            "name": session.name,
-            "new_classes": len(session.new),
-            "seen_classes": len(session.seen),
-            "train_images": len(session.train),
-            "accuracy": pooled(seen),
-            "base_accuracy": pooled(seen[:1]),
-            "novel_accuracy": pooled(novel),
-            "zero_shot_accuracy": evaluation.held_out,
-            "tasks": tasks,
-            "trainable_parameters": self._method.num_trainable(),
-            "total_parameters": sum(p.numel() for p in self._method.parameters()),
-        }
-
-    def _save(self, session: Session) -> None:
-        """Checkpoint first, record second: a recorded session always has its checkpoint."""
-        if self._engine.rank == 0:
-            path = self._folder.checkpoint(session.index)
-            facts = self._identity | {"session": session.index, "global_step": self._step, "records": self._records}
-            save_session(path, self._adapted.tensors(), facts)
-            self._folder.write_sessions(self._records, len(self._sequence.tasks))
-            self._loggers.checkpoint(path, session.index)
-        self._engine.barrier()
-
     def _finish(self) -> dict[str, Any]:
-        metrics = matrix_of(self._records, len(self._sequence.tasks)).metrics()
-        first, last = self._records[0], self._records[-1]
-        summary: dict[str, Any] = metrics | {
-            "zero_shot_before": first["zero_shot_before"],
-            "zero_shot_after": last["zero_shot_accuracy"],
-            "accuracy_per_session": [record["accuracy"] for record in self._records],
-            "sessions": len(self._records),
-            "train_seconds": round(sum(record["train_seconds"] for record in self._records), 3),
-            "eval_seconds": round(sum(record["eval_seconds"] for record in self._records), 3),
-            "peak_memory_mb": max(record["peak_memory_mb"] for record in self._records),
-            "trainable_parameters": last["trainable_parameters"],
-            "total_parameters": last["total_parameters"],
-        }
+        summary = summary_of(self._records, len(self._sequence.tasks))
         if self._engine.rank == 0:
             self._folder.write_sessions(self._records, len(self._sequence.tasks))  # a kill may have left old matrices
             plots = report.write_plots(self._folder)

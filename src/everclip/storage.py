@@ -5,25 +5,50 @@ from __future__ import annotations
 import io
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from everclip.errors import StorageError
+
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes aside, flushes to the disk, renames into place; makes the parent folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes aside, flushes to the disk, renames into place; makes the parent folder.
+
+    Raises:
+        StorageError: the disk is full, or the place is not to be written to; the old content is still there.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            _flush_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}; nothing written earlier is damaged, and the same "
+            "command goes on once there is room and permission"
+        ) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut."""
+    with suppress(OSError):  # file systems that cannot flush a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -140,31 +140,28 @@ class SessionView(ImageSet):
     Args:
         source: the pictures.
         session: index, for the message.
-        keeps: the method declared that it keeps pictures, so `close` changes nothing.
     """
 
-    def __init__(self, source: ImageSet, session: int, keeps: bool) -> None:
+    def __init__(self, source: ImageSet, session: int) -> None:
         self._source = source
         self._session = session
-        self._keeps = keeps
         self._closed: list[bool] = []  # shared with the subsets; closed once it holds anything
         self.labels = source.labels
 
     def close(self) -> None:
-        """Ends access, except for a method that declared it keeps pictures."""
-        if not self._keeps:
-            self._closed.append(True)
+        """Ends access."""
+        self._closed.append(True)
 
     def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
         if self._closed:
             raise DataAccessError(
                 f"pictures of session {self._session} were read after it ended; a method that keeps pictures must "
-                "declare sees = 'exemplars', one that trains on everything so far sees = 'all'"
+                "declare sees = 'exemplars' and name them in kept(), one that trains on everything so far sees = 'all'"
             )
         return self._source.images(indices, resize)
 
     def subset(self, indices: Sequence[int] | Indices) -> SessionView:
-        view = SessionView(self._source.subset(indices), self._session, self._keeps)
+        view = SessionView(self._source.subset(indices), self._session)
         view._closed = self._closed
         return view
 

@@ -17,8 +17,9 @@ from everclip import build
 from everclip.catalogue import option_names, read_option
 from everclip.checkpoint import Adapted, load_session, restore
 from everclip.data.images import ConcatImages
-from everclip.engine import Budget, Engine
+from everclip.engine import Engine
 from everclip.methods.base import Method
+from everclip.phases import Budget
 from everclip.run_folder import RunFolder
 from everclip.types import Session, TaskSequence
 from tests.conftest import SMALL
@@ -44,10 +45,15 @@ def parts(name: str, compose: Callable[..., DictConfig], engine: Engine) -> Part
 class Unwatched:
     """Lets a phase run unseen."""
 
+    stop = False
+
     def start(self, steps: int, steps_per_epoch: int) -> None:
         pass
 
-    def after_step(self, losses: dict[str, Tensor], lr: float) -> None:
+    def ready(self) -> None:
+        pass
+
+    def after_step(self, losses: dict[str, float], lr: float, state: Any, stop: bool) -> None:
         pass
 
 

@@ -1,4 +1,4 @@
-"""Batches of pictures for training and evaluation, the same whatever the number of processes."""
+"""Batches of pictures for training and evaluation, the same whatever the number of processes and micro-batches."""
 
 from __future__ import annotations
 
@@ -8,74 +8,123 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from everclip.errors import EverclipError, LoaderError
 from everclip.types import Batch, ImageSet, Resize
 
 
-class PreparedImages(Dataset[Batch]):
-    """An `ImageSet` that gives whole batches of resized, not yet normalised pictures (uint8)."""
+class PreparedImages(Dataset[Any]):
+    """An `ImageSet` that gives whole batches of resized, not yet normalised pictures (uint8).
 
-    def __init__(self, images: ImageSet, resize: Resize) -> None:
+    Indices from `len(images)` on mean pictures of `auxiliary`. In a loader process an error that a user can cause is
+    returned, not raised, so that it arrives as it is.
+    """
+
+    def __init__(self, images: ImageSet, resize: Resize, auxiliary: ImageSet | None = None) -> None:
         self._images = images
+        self._auxiliary = auxiliary
         self._resize = resize
-        self._labels = torch.from_numpy(images.labels)
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Batch | EverclipError:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> Batch | EverclipError:
         """Called by `DataLoader` with all indices of a batch."""
-        rows = torch.as_tensor(indices)
-        return Batch(self._images.images(indices, self._resize), self._labels[rows], rows)
+        own = [index for index in indices if index < len(self)]
+        other = [index - len(self) for index in indices if index >= len(self)]
+        try:
+            auxiliary = self._batch(self._auxiliary, other) if self._auxiliary is not None else None
+            return self._batch(self._images, own, auxiliary)
+        except EverclipError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _batch(self, images: ImageSet, indices: list[int], auxiliary: Batch | None = None) -> Batch:
+        rows = torch.tensor(indices, dtype=torch.long)
+        labels = torch.from_numpy(images.labels[np.asarray(indices, dtype=np.int64)])
+        return Batch(images.images(indices, self._resize), labels, rows, auxiliary)
 
 
 class SeededBatches(Sampler[list[int]]):
-    """Shuffled batches; the order of an epoch depends on (key, epoch) alone.
+    """The batches of a phase: one stream of steps over passes that are shuffled by (key, epoch) alone.
 
-    Every process takes its part of each global batch, so the global batches are the same for any number of processes.
+    Every process takes its part of each global batch, and so does every micro-batch, so the global batches are the same
+    for any number of either, and a stream may start at any step.
 
     Args:
         length: number of pictures.
         batch_size: pictures per step over all processes.
         key: numbers that seed the order.
+        steps: where the stream ends; an epoch has `steps_per_epoch` of them.
+        start: the first step.
         rank: of this process.
         world_size: number of processes.
+        parts: micro-batches per step.
     """
 
-    def __init__(self, length: int, batch_size: int, key: Sequence[int], rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        key: Sequence[int],
+        *,
+        steps: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        parts: int = 1,
+    ) -> None:
         self._length, self._batch_size, self._key = length, batch_size, tuple(key)
-        self._rank, self._world_size = rank, world_size
-        self._epoch = 0
-
-    @property
-    def sampler(self) -> SeededBatches:
-        """Lightning looks here for the sampler whose `set_epoch` it calls before every epoch."""
-        return self
+        self._steps, self._start = steps, start
+        self._rank, self._world_size, self._parts = rank, world_size, parts
+        self.steps_per_epoch = math.ceil(length / batch_size)
 
     def __len__(self) -> int:
-        return math.ceil(self._length / self._batch_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the next iteration."""
-        self._epoch = epoch
+        return (self._steps - self._start) * self._parts
 
     def weight(self, index: int) -> float:
-        """Factor of this process's mean loss in batch `index` that makes the mean over processes the batch's mean."""
-        whole = min(self._batch_size, self._length - index * self._batch_size)
-        share = len(range(self._rank, whole, self._world_size))
+        """Factor of the mean loss over micro-batch `index` of the stream.
+
+        With it, the mean over processes of the sum over a step's micro-batches is the mean over the global batch.
+        """
+        step, part = divmod(index, self._parts)
+        position = (self._start + step) % self.steps_per_epoch * self._batch_size
+        whole = min(self._batch_size, self._length - position)
+        share = len(range(self._rank + part * self._world_size, whole, self._world_size * self._parts))
         return share * self._world_size / whole
 
     def __iter__(self) -> Iterator[list[int]]:
-        stream = np.random.Generator(np.random.PCG64([*self._key, self._epoch]))
-        order = np.argsort(stream.random(self._length))
-        for start in range(0, self._length, self._batch_size):
-            batch = order[start : start + self._batch_size]
-            # A process without a picture of a small last batch computes on the first one, with weight 0.
-            yield (batch[self._rank :: self._world_size] if self._rank < len(batch) else batch[:1]).tolist()
+        order: np.ndarray = np.empty(0, dtype=np.int64)
+        for step in range(self._start, self._steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or step == self._start:
+                stream = np.random.Generator(np.random.PCG64([*self._key, epoch]))
+                order = np.argsort(stream.random(self._length))
+            batch = order[position * self._batch_size : (position + 1) * self._batch_size]
+            for part in range(self._parts):
+                first = self._rank + part * self._world_size
+                # One without a picture of a small last batch computes on the first one, with weight 0.
+                share = batch[first :: self._world_size * self._parts] if first < len(batch) else batch[:1]
+                yield share.tolist()
+
+
+class PairedBatches(Sampler[list[int]]):
+    """Two streams side by side; indices of the second count on from `offset`."""
+
+    def __init__(self, batches: SeededBatches, auxiliary: SeededBatches, offset: int) -> None:
+        self._batches, self._auxiliary, self._offset = batches, auxiliary, offset
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for own, other in zip(self._batches, self._auxiliary, strict=True):
+            yield own + [self._offset + index for index in other]
 
 
 class OrderedBatches(Sampler[list[int]]):
@@ -93,10 +142,39 @@ class OrderedBatches(Sampler[list[int]]):
             yield list(self._indices[start : start + self._batch_size])
 
 
-def make_loader(images: ImageSet, resize: Resize, batches: Sampler[list[int]], num_workers: int) -> DataLoader[Batch]:
+class BatchLoader(DataLoader[Any]):
+    """A loader of `Batch`es; raises what went wrong in its processes as an error for people.
+
+    Raises:
+        DataError: a picture cannot be read.
+        LoaderError: a loader process was killed.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator instead of DataLoader's own iterator
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, EverclipError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise LoaderError(
+                f"a loader process died ({str(error).splitlines()[0]}); the system kills processes when memory runs "
+                "out: lower data.num_workers or the batch size; the same command goes on"
+            ) from error
+
+
+def make_loader(
+    images: ImageSet,
+    resize: Resize,
+    batches: Sampler[list[int]],
+    num_workers: int,
+    auxiliary: ImageSet | None = None,
+) -> BatchLoader:
     """A loader of `Batch`es with uint8 pictures, in the order of `batches`."""
-    return DataLoader(
-        PreparedImages(images, resize),
+    return BatchLoader(
+        PreparedImages(images, resize, auxiliary),
         batch_sampler=batches,
         collate_fn=_identity,
         num_workers=num_workers,

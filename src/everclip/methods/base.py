@@ -32,12 +32,18 @@ class Method(nn.Module):
     """Everything that adapts, around a frozen backbone; knows no trainer, no configuration, no device.
 
     What matters later must be a parameter or a buffer registered in `__init__` (it may be empty then and grow), so that
-    a checkpoint holds it. Hooks are called in this order: `begin_session`, then for each of `phases` many times `loss`,
-    `before_step`, `after_step`, then `end_session`.
+    a checkpoint holds it. Hooks are called in this order: `begin_session`, `phases`, then for each phase many times
+    `loss`, `before_step`, `after_step`, then `end_session`.
+
+    A run that was interrupted inside a session goes on like this: the state at the end of the session before is
+    restored, `begin_session` and `phases` are called again with the same random numbers, and then parameters and
+    buffers as of the last saved step are laid over. So plain attributes may be set in `begin_session` and `phases`, and
+    whatever `loss`, `before_step` or `after_step` change must be a parameter or a buffer; a tensor of the backbone
+    changes there only if it requires a gradient.
 
     Attributes:
-        sees: which training pictures may be read: those of the current `session`; `exemplars` too, copies or views
-            kept from earlier sessions; or `all` sessions so far, in which case `session.train` holds them.
+        sees: which training pictures may be read: those of the current `session`; `exemplars` too, those that `kept`
+            names, which come as `session.memory`; or `all` sessions so far, in which case `session.train` holds them.
         open_vocabulary: whether classes that were never trained on can be scored.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
     """
@@ -69,6 +75,13 @@ class Method(nn.Module):
 
     def end_session(self, session: Session, extract: Extract) -> None:
         """After training: prototypes, importance weights, merging, memory; the same result on every rank."""
+
+    def kept(self) -> Tensor:
+        """Numbers (M,) in the whole sequence of the pictures that later sessions get as `session.memory`, in order.
+
+        From a buffer; picture i of `session.train` has number `session.offset + i`.
+        """
+        return torch.empty(0, dtype=torch.long)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image features (B, E) of length 1 for normalised pictures (B, 3, S, S)."""

@@ -1,0 +1,65 @@
+"""What is recorded of a session and of a whole run, from counts to JSON-like facts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from everclip.evaluation import Evaluation
+from everclip.methods.base import Method
+from everclip.run_folder import matrix_of
+from everclip.types import Session, TaskSequence
+
+
+def task_rows(evaluation: Evaluation, sequence: TaskSequence) -> list[dict[str, Any]]:
+    """One entry per evaluated task: number, name, accuracy in %, correct and tested pictures."""
+    return [
+        {
+            "task": task,
+            "name": sequence.tasks[task].name,
+            "accuracy": 100 * evaluation.correct[task] / count,
+            "correct": evaluation.correct[task],
+            "count": count,
+        }
+        for task, count in evaluation.counts.items()
+    ]
+
+
+def record_of(session: Session, evaluation: Evaluation, sequence: TaskSequence, method: Method) -> dict[str, Any]:
+    """The line of `sessions.jsonl` about an evaluated session, but for what its training and evaluation cost."""
+    tasks = task_rows(evaluation, sequence)
+    seen = [task for task in tasks if task["task"] <= session.index]
+    novel = [task for task in seen if task["task"] > 0]
+
+    def pooled(chosen: list[dict[str, Any]]) -> float | None:
+        return 100 * sum(t["correct"] for t in chosen) / sum(t["count"] for t in chosen) if chosen else None
+
+    return {
+        "index": session.index,
+        "name": session.name,
+        "new_classes": len(session.new),
+        "seen_classes": len(session.seen),
+        "train_images": len(session.train),
+        "accuracy": pooled(seen),
+        "base_accuracy": pooled(seen[:1]),
+        "novel_accuracy": pooled(novel),
+        "zero_shot_accuracy": evaluation.held_out,
+        "tasks": tasks,
+        "trainable_parameters": method.num_trainable(),
+        "total_parameters": sum(p.numel() for p in method.parameters()),
+    }
+
+
+def summary_of(records: list[dict[str, Any]], num_tasks: int) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    first, last = records[0], records[-1]
+    return matrix_of(records, num_tasks).metrics() | {
+        "zero_shot_before": first["zero_shot_before"],
+        "zero_shot_after": last["zero_shot_accuracy"],
+        "accuracy_per_session": [record["accuracy"] for record in records],
+        "sessions": len(records),
+        "train_seconds": round(sum(record["train_seconds"] for record in records), 3),
+        "eval_seconds": round(sum(record["eval_seconds"] for record in records), 3),
+        "peak_memory_mb": max(record["peak_memory_mb"] for record in records),
+        "trainable_parameters": last["trainable_parameters"],
+        "total_parameters": last["total_parameters"],
+    }

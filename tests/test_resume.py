@@ -1,0 +1,213 @@
+"""A run that is interrupted anywhere ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from everclip.checkpoint import load_progress, load_session
+from everclip.errors import ConfigError, LockedError, MemoryFullError, Preempted
+from everclip.interruption import StopRequest
+from everclip.methods.cpe_clip import CpeClip
+from everclip.monitor import Monitor
+from everclip.run_folder import RunFolder
+from everclip.runner import Runner
+from everclip.types import Batch
+
+Run = Callable[..., RunFolder]
+FILES = ("accuracy_matrix.csv", "counts.csv", "train.csv")
+CSV = ("logger=csv", "trainer.log_every=1", "train.base.epochs=2")
+
+
+def assert_equal(first: RunFolder, second: RunFolder) -> None:
+    """The same numbers everywhere, but for times."""
+    for name in FILES:
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
+    ours, theirs = first.read_sessions(), second.read_sessions()
+    assert [r["losses"] for r in ours] == [r["losses"] for r in theirs]
+    assert [r["train_steps"] for r in ours] == [r["train_steps"] for r in theirs]
+    tensors, others = (load_session(f.checkpoint(len(ours) - 1))[0] for f in (first, second))
+    assert [n for n in tensors if not torch.equal(tensors[n], others[n])] == []
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("step", [0, 1, 5], ids=["base_first", "base_epoch_end", "session_1"])
+def test_a_stop_inside_a_phase_changes_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, step: int, optimizer: str
+) -> None:
+    words = (*CSV, f"optimizer={optimizer}", "optimizer.lr=0.01")
+    whole = run(*words, folder="whole")
+    monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == step))
+    with pytest.raises(Preempted):
+        run(*words, folder="stopped")
+    stopped = RunFolder(whole.path.parent / "stopped")
+    assert stopped.state == "preempted"
+    _, progress, _ = load_progress(stopped.progress)
+    assert progress.global_step == step + 1
+    monkeypatch.setattr(Monitor, "stop", property(lambda self: False))
+    resumed = run(*words, folder="stopped")
+    assert not resumed.progress.is_file()
+    assert_equal(whole, resumed)
+
+
+def test_a_killed_run_goes_on_from_the_last_saved_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (*CSV, "checkpoint.every_n_steps=2")
+    whole = run(*words, folder="whole")
+    original: Any = Monitor.after_step
+
+    def die(self: Monitor, *arguments: Any) -> None:
+        original(self, *arguments)
+        if self.step == 7:
+            raise KeyboardInterrupt  # as little is saved as by a kill
+
+    monkeypatch.setattr(Monitor, "after_step", die)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(*words, folder="killed")
+    killed = RunFolder(whole.path.parent / "killed")
+    _, progress, _ = load_progress(killed.progress)
+    assert (progress.session, progress.state.step, progress.global_step) == (1, 2, 6)
+    monkeypatch.setattr(Monitor, "after_step", original)
+    steps: list[int] = []
+    monkeypatch.setattr(CpeClip, "after_step", lambda self: steps.append(1))
+    assert_equal(whole, run(*words, folder="killed"))
+    assert len(steps) == 6  # 2 of session 1, 4 of session 2
+
+
+def test_a_trained_session_is_only_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(*CSV, folder="whole")
+    original: Any = Runner._evaluate
+
+    def die(self: Runner, session: Any, trained: Any) -> None:
+        if session.index == 1:
+            raise Preempted("SIGTERM")
+        original(self, session, trained)
+
+    monkeypatch.setattr(Runner, "_evaluate", die)
+    with pytest.raises(Preempted):
+        run(*CSV, folder="stopped")
+    monkeypatch.setattr(Runner, "_evaluate", original)
+    sessions: list[int] = []
+    begin = CpeClip.begin_session
+    monkeypatch.setattr(CpeClip, "begin_session", lambda self, s, e: (sessions.append(s.index), begin(self, s, e))[1])
+    assert_equal(whole, run(*CSV, folder="stopped"))
+    assert sessions == [2]
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", "foreign"], ids=["empty", "nonsense", "foreign"])
+def test_a_damaged_record_of_progress_costs_its_session(
+    run: Run, monkeypatch: pytest.MonkeyPatch, content: Any
+) -> None:
+    whole = run(*CSV, folder="whole")
+    monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == 5))
+    with pytest.raises(Preempted):
+        run(*CSV, folder="stopped")
+    monkeypatch.setattr(Monitor, "stop", property(lambda self: False))
+    path = RunFolder(whole.path.parent / "stopped").progress
+    path.write_bytes(whole.checkpoint(2).read_bytes() if content == "foreign" else content)
+    resumed = run(*CSV, folder="stopped")
+    assert f"{path}" in (resumed.path / "run.log").read_text()
+    assert_equal(whole, resumed)
+
+
+def test_other_data_or_weights_are_refused(run: Run) -> None:
+    folder = run("method=zero_shot")
+    folder.update_run(state="failed", fingerprint="0" * 64)
+    with pytest.raises(ConfigError, match=r"sequence's data changed from 0000.* or begin anew with restart=true"):
+        run("method=zero_shot")
+    assert run("method=zero_shot", "restart=true").state == "finished"
+    assert run("method=zero_shot").read_run()["fingerprint"] != "0" * 64
+
+
+def test_a_changed_record_is_evaluated_again(run: Run) -> None:
+    folder = run(*CSV)
+    before = folder.read_sessions()
+    path = folder.path / "sessions.jsonl"
+    lines = path.read_text().splitlines()
+    changed = json.loads(lines[1]) | {"accuracy": 99.9}
+    path.write_text("\n".join([lines[0], json.dumps(changed), lines[2]]) + "\n")
+    folder.update_run(state="failed")
+    again = run(*CSV).read_sessions()
+    assert [record["accuracy"] for record in again] == [record["accuracy"] for record in before]
+    assert "line 2 is damaged, changed or out of order" in (folder.path / "run.log").read_text()
+
+
+def test_signals_are_noted_inside_and_raise_outside() -> None:
+    request, reached = StopRequest(), list[str]()
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    request.install()
+    try:
+        with pytest.raises(Preempted, match="SIGUSR1"), request.deferred():  # noqa: PT012 (the place matters)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert request.name == "SIGUSR1"
+            os.kill(os.getpid(), signal.SIGTERM)  # asking twice changes nothing
+            reached.append("end")
+        with pytest.raises(Preempted), request.deferred():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGINT)  # the second, and a Ctrl-C: now
+            reached.append("never")
+        assert reached == ["end"]
+        fresh = StopRequest()
+        fresh.install()
+        with pytest.raises(Preempted, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def test_micro_batches_change_only_the_rounding(run: Run) -> None:
+    whole = run(*CSV, folder="whole")
+    parts = run(*CSV, "trainer.accumulate=3", folder="parts")
+    first, second = (load_session(f.checkpoint(2))[0] for f in (whole, parts))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
+    for ours, theirs in zip(whole.read_sessions(), parts.read_sessions(), strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
+        assert ours["train_steps"] == theirs["train_steps"]
+
+
+def test_memory_that_runs_out_is_met_by_smaller_micro_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = CpeClip.loss
+    sizes: list[int] = []
+
+    def hungry(self: CpeClip, batch: Batch) -> dict[str, torch.Tensor]:
+        sizes.append(len(batch))
+        if len(batch) > 16 and len(sizes) > 1:  # the second step of 32 does not fit
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, batch)
+
+    whole = run(*CSV, folder="whole")
+    monkeypatch.setattr(CpeClip, "loss", hungry)
+    with pytest.raises(MemoryFullError, match=r"32 pictures at once; trainer\.accumulate=2"):
+        run(*CSV, "train.base.batch_size=32", folder="refused")
+    sizes.clear()
+    helped = run(*CSV, "trainer.auto_batch=true", folder="helped")
+    assert sizes[:7] == [32, 16, 32, 16, 16, 8, 8]
+    first, second = (load_session(f.checkpoint(2))[0] for f in (whole, helped))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
+
+
+def test_a_lock_says_who_holds_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.lock()
+    other = RunFolder(tmp_path / "run")
+    holder = json.loads((folder.path / "lock.json").read_text())
+    assert holder["pid"] == os.getpid()
+    (folder.path / "lock.json").write_text(json.dumps(holder | {"pid": os.getppid(), "started": None}))
+    with pytest.raises(LockedError, match=rf"in use by process {os.getppid()} on .*; stop it, or wait for it"):
+        other.lock(force=True)  # a living process of this host is never robbed
+    (folder.path / "lock.json").write_text(json.dumps(holder | {"pid": os.getppid(), "started": "1"}))
+    other.lock()  # the number went to another process since
+    (folder.path / "lock.json").write_text(json.dumps(holder | {"host": "elsewhere"}))
+    with pytest.raises(LockedError, match=r"on elsewhere .* add force=true"):
+        other.lock()
+    other.lock(force=True)
+    other.unlock()
+    assert sorted(path.name for path in other.path.iterdir()) == []
