@@ -46,6 +46,7 @@ BELOW: dict[str, set[str]] = {
     "config": {"digest", "errors"},
     "adapted": {"config", "checkpoint", "run_folder", "backbones", "methods", "types", "errors"},
     "catalogue": {"config", "console"},
+    "data_command": {"data", "config", "console", "errors"},
     "build": {
         "runner", "engine", "phases", "monitor", "interruption", "adapted", "evaluation", "records", "backbones",
         "methods", "config", "console", "loggers",

@@ -88,7 +88,7 @@ def test_a_pickle_with_code_is_not_run(compose: Compose, tmp_path: Path) -> None
 
 
 def test_missing_cifar100_says_where_it_belongs(compose: Compose, tmp_path: Path) -> None:
-    message = f"CIFAR-100: {tmp_path}/cifar-100-python/train is not there; extract the publisher's"
+    message = f"CIFAR-100: {tmp_path}/cifar-100-python/train is not there; everclip-data prepare cifar100"
     with pytest.raises(MissingError, match=message):
         make(compose, "fscil_cifar100", tmp_path)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from everclip.errors import MissingError
 from everclip.types import ImageSet
 
 
@@ -32,17 +30,6 @@ class LabelledImages:
     test: ImageSet
     train_keys: tuple[str, ...] = ()
     val: ImageSet | None = None
-
-
-def require(paths: Sequence[Path], data_set: str, remedy: str) -> None:
-    """Checks that files or folders are there.
-
-    Raises:
-        MissingError: names the first that is not, and the remedy.
-    """
-    for path in paths:
-        if not path.exists():
-            raise MissingError(f"{data_set}: {path} is not there; {remedy} (paths.data or EVERCLIP_DATA sets the root)")
 
 
 def split_lines(*parts: str) -> list[str]:

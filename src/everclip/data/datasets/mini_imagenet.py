@@ -6,34 +6,33 @@ Which pictures belong to it, their labels and their split are the lists of CEC (
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-
-from everclip.data.datasets.base import LabelledImages, require, split_lines
+from everclip.data.datasets.base import LabelledImages, split_lines
+from everclip.data.datasets.layouts import listed
+from everclip.data.datasets.spec import spec
 from everclip.data.images import FileImages
 
 
-def load(*, root: str) -> LabelledImages:
+def load(*, root: str, split: Literal["official"] = "official") -> LabelledImages:
     """MiniImageNet below `root`: 100 classes, 500 training and 100 test pictures each.
 
     Raises:
         MissingError: a listed picture is not there.
     """
-    top = Path(root)
-    folder = top / "miniimagenet" / "images"
-    remedy = "put the 60,000 pictures <wnid><8 digits>.jpg of CEC's miniImageNet there"
+    known = spec("mini_imagenet")
+    folder = known.require(Path(root), split)
     names = tuple(line.split(maxsplit=2)[2] for line in split_lines("mini_imagenet", "classes.txt"))
-    train, test = (_images(folder, split, top) for split in ("train", "test"))
-    require([folder, *train.paths, *test.paths], "miniImageNet", remedy)
+    train, test = (_images(folder / "images", f"{part}_index.txt", known.title) for part in ("train", "test"))
     keys = tuple(path.name for path in train.paths)
-    return LabelledImages("mini_imagenet", names, ("a photo of a {}.",), train, test, keys)
+    return LabelledImages("mini_imagenet", names, known.splits[split].templates, train, test, keys)
 
 
-def _images(folder: Path, split: str, root: Path) -> FileImages:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, line in enumerate(split_lines("mini_imagenet", f"{split}_index.txt")):
-        wnid, *numbers = line.split()
-        paths += [folder / f"{wnid}{int(number):08d}.jpg" for number in numbers]
-        labels += [label] * len(numbers)
-    return FileImages(paths, np.array(labels, dtype=np.int64), root)
+def _images(folder: Path, file: str, title: str) -> FileImages:
+    rows = [line.split() for line in split_lines("mini_imagenet", file)]
+    items = [
+        (folder / f"{wnid}{int(number):08d}.jpg", label)
+        for label, (wnid, *numbers) in enumerate(rows)
+        for number in numbers
+    ]
+    return listed(items, len(rows), folder.parent.parent, title, Path("mini_imagenet", file))

@@ -1,0 +1,34 @@
+"""ImageNet-R from `imagenet-r/<wnid>/`, with the split of CODA-Prompt (see `data/splits/README.md`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from everclip.data.datasets.base import LabelledImages, split_lines
+from everclip.data.datasets.imagenet_folders import names_of
+from everclip.data.datasets.layouts import class_folders, listed
+from everclip.data.datasets.spec import spec
+
+
+def load(*, root: str, split: Literal["official"] = "official") -> LabelledImages:
+    """ImageNet-R below `root`: renditions of 200 classes of ImageNet, labelled in sorted order.
+
+    The split's test pictures are listed; all others are for training.
+
+    Raises:
+        MissingError: a class's folder or a listed picture is not there.
+    """
+    known = spec("imagenet_r")
+    folder = known.require(Path(root), split)
+    held_out = {wnid: stems for wnid, *stems in (line.split() for line in split_lines("imagenet_r", "test.txt"))}
+    test_items = [
+        (folder / wnid / f"{stem}.jpg", label) for label, wnid in enumerate(held_out) for stem in held_out[wnid]
+    ]
+    tested = {path for path, _ in test_items}
+    train_items = [item for item in class_folders(folder, list(held_out), known.title) if item[0] not in tested]
+    train, test = (
+        listed(part, len(held_out), folder, known.title, Path("imagenet_r/test.txt"))
+        for part in (train_items, test_items)
+    )
+    return LabelledImages("imagenet_r", names_of(list(held_out)), known.splits[split].templates, train, test)

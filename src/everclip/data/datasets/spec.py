@@ -1,0 +1,138 @@
+"""What is known of every data set before it is read: `<key>.toml` beside its reader. Imports no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+
+from everclip.errors import MissingError
+
+Part = Literal["train", "val", "test"]
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Split:
+    """One published way to divide a data set.
+
+    Attributes:
+        classes: how many there are.
+        counts: pictures of each part.
+        templates: of the prompts, in the convention of those who use the split.
+        per_class: fewest and most pictures of a class in each part, where published.
+        files: the lists, below the data set's folder.
+        names: of the classes, where the publisher's files hold none in natural language.
+        steps: how to get `files` where no download gives them.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    classes: int
+    counts: Mapping[Part, int]
+    templates: tuple[str, ...]
+    per_class: Mapping[Part, tuple[int, int]]
+    files: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    steps: str = ""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file of the publisher.
+
+    Attributes:
+        url: where it is.
+        gives: what it puts below the root; there already means nothing to do.
+        into: the folder below the root that it is extracted (an archive) or put (any other file) into.
+        md5: as published, empty where it is not.
+        inner: archives inside the archive, below `into`, extracted in turn.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    url: str
+    gives: str
+    into: str = "."
+    md5: str = ""
+    inner: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set: where it belongs, what it holds, how to get it.
+
+    Attributes:
+        key: stem of the reader's module and of this file.
+        title: its name in print.
+        homepage: of the publisher.
+        licence: the terms, in a few words.
+        size: of the download, in words.
+        folders: names that its folder may have below the root; the first that is there is read.
+        needs: what the folder holds whatever the split.
+        splits: the first is the default.
+        downloads: what can be fetched without asking anyone.
+        steps: what a person must do instead, or besides.
+        md5: of files below the folder, as published.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    key: str
+    title: str
+    homepage: str
+    licence: str
+    size: str
+    folders: tuple[str, ...]
+    needs: tuple[str, ...]
+    splits: Mapping[str, Split]
+    downloads: tuple[Download, ...] = ()
+    steps: str = ""
+    md5: Mapping[str, str] | None = None
+
+    def folder(self, root: Path) -> Path:
+        """Where the data set lies below the root, or belongs if it is not there."""
+        candidates = [root / name for name in self.folders]
+        return next((f for f in candidates if all(present(f / need) for need in self.needs)), candidates[0])
+
+    def expected(self, root: Path, split: str) -> list[Path]:
+        """The files and folders that a split is read from."""
+        return [self.folder(root) / name for name in (*self.needs, *self.splits[split].files)]
+
+    def require(self, root: Path, split: str) -> Path:
+        """The data set's folder, once everything expected is in it.
+
+        Raises:
+            MissingError: names the first that is not there, and the remedy.
+        """
+        for path in self.expected(root, split):
+            if not present(path):
+                raise MissingError(f"{self.title}: {path} is not there; {self.remedy}")
+        return self.folder(root)
+
+    @property
+    def remedy(self) -> str:
+        """What to do when something is not there."""
+        return f"everclip-data prepare {self.key} gets it or says how (paths.data or EVERCLIP_DATA sets the root)"
+
+
+def present(path: Path) -> bool:
+    """Whether a file or folder is there, gzipped or not."""
+    return path.exists() or path.with_name(f"{path.name}.gz").exists()
+
+
+@cache
+def spec(key: str) -> DataSpec:
+    """What is known of one data set."""
+    content = tomllib.loads((HERE / f"{key}.toml").read_text(encoding="utf-8"))
+    return TypeAdapter(DataSpec).validate_python({"key": key, **content})
+
+
+def keys() -> list[str]:
+    """All data sets, sorted."""
+    return sorted(path.stem for path in HERE.glob("*.toml"))
