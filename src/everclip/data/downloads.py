@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -119,7 +120,7 @@ def extract(archive: Path, folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("wb") as file:
                     shutil.copyfileobj(content, file, CHUNK)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise DataError(f"{archive} cannot be extracted: {error}") from error
         except OSError as error:
             if error.errno is None:  # zlib, gzip and zipfile raise bare ones
@@ -144,9 +145,9 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         return
     with tarfile.open(archive) as tar:
         for member in tar:
-            content = tar.extractfile(member) if member.isreg() else None
-            if _is_file(archive, member.name, member.isdir(), content is not None) and content:
-                yield member.name, content
+            stream = tar.extractfile(member) if member.isreg() else None
+            if _is_file(archive, member.name, member.isdir(), stream is not None) and stream:
+                yield member.name, stream
 
 
 def _is_file(archive: Path, name: str, is_folder: bool, is_file: bool) -> bool:

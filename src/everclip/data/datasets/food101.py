@@ -23,8 +23,11 @@ def load(*, root: str, split: Literal["coop", "mtil"] = "coop") -> LabelledImage
         return coop_split(known, Path(root), "images")
     folder = known.require(Path(root), "mtil")
     lists = [folder / name for name in known.splits["mtil"].files]
-    contents = [by_class(path) for path in lists]
+    contents = [_by_class(path) for path in lists]
     classes = sorted(contents[0])
+    for name in contents[1]:
+        if name not in contents[0]:
+            raise DataError(f"{lists[1]} names the class {name!r}, which {lists[0]} does not have")
     parts = [
         [(folder / "images" / f"{file}.jpg", classes.index(name)) for name in content for file in content[name]]
         for content in contents
@@ -36,7 +39,7 @@ def load(*, root: str, split: Literal["coop", "mtil"] = "coop") -> LabelledImage
     return LabelledImages("food101", names, known.splits["mtil"].templates, train, test)
 
 
-def by_class(path: Path) -> dict[str, list[str]]:
+def _by_class(path: Path) -> dict[str, list[str]]:
     """The publisher's files per class."""
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(files, list) for files in content.values()):

@@ -52,8 +52,8 @@ def listed(items: Sequence[Item], classes: int, folder: Path, title: str, source
     for path, _ in items:
         if path.name not in there[path.parent]:
             raise MissingError(
-                f"{title}: {path} is not there, but {source.name} names it; is that the list of another data set, or was "
-                "the archive not extracted to its end?"
+                f"{title}: {path} is not there, but {source.name} names it; is that the list of another data set, or "
+                "was the archive not extracted to its end?"
             )
     return FileImages([path for path, _ in items], labels, folder)
 

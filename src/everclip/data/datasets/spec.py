@@ -48,7 +48,7 @@ class Download:
 
     Attributes:
         url: where it is.
-        gives: what it puts below the root; there already means nothing to do.
+        gives: what it puts into the data set's folder; there already means nothing to do.
         into: the folder below the root that it is extracted (an archive) or put (any other file) into.
         md5: as published, empty where it is not.
         inner: archives inside the archive, below `into`, extracted in turn.
