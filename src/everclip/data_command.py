@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from everclip.console import terminal
-from everclip.data.datasets.spec import DataSpec, keys, present, spec
+from everclip.data.datasets.spec import DataSpec, Download, keys, present, spec
 from everclip.data.downloads import extract, fetch, is_archive
 from everclip.errors import ConfigError, EverclipError
 
@@ -55,7 +55,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("name", nargs="?" if name == "status" else None, default="all", help="a data set, or all")
         command.add_argument("--root", type=Path, default=root, help=f"where data sets lie (EVERCLIP_DATA; now {root})")
-        command.add_argument("--split", help="only this split, for example coop or mtil")
+        if name != "status":
+            command.add_argument("--split", help="only this split, for example coop or mtil")
     commands.choices["verify"].add_argument("--deep", action="store_true", help="also open every picture")
     return parser.parse_args(arguments)
 
@@ -85,7 +86,7 @@ def _missing(known: DataSpec, root: Path, splits: Iterable[str]) -> list[Path]:
 
 def status(known: DataSpec, options: argparse.Namespace) -> bool:
     """Prints one line about a data set, or everything where it alone is asked for."""
-    there = [split for split in _splits(known, options) if not _missing(known, options.root, [split])]
+    there = [split for split in known.splits if not _missing(known, options.root, [split])]
     state = "there" if len(there) == len(known.splits) else f"there: {', '.join(there)}" if there else "missing"
     by_hand = known.steps or any(split.steps for split in known.splits.values())
     how = "by hand" if not known.downloads else "download, lists by hand" if by_hand else "download"
@@ -139,9 +140,7 @@ def _download(known: DataSpec, root: Path) -> None:
         name = download.url.rpartition("/")[2]
         folder = root / download.into
         target = root / ".downloads" / name if is_archive(name) else folder / name
-        with _progress() as bar:
-            task = bar.add_task(name, total=None)
-            fetch(download.url, target, download.md5, lambda done, total: bar.update(task, completed=done, total=total))  # noqa: B023 (used before the next round)
+        _fetch(download, target)
         if not is_archive(name):
             continue
         _say(f"{known.key}: extracting {name} into {folder}")
@@ -152,9 +151,16 @@ def _download(known: DataSpec, root: Path) -> None:
         target.unlink()
 
 
-def _progress() -> Progress:
+def _fetch(download: Download, target: Path) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal)
+    with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task(target.name, total=None)
+        fetch(
+            download.url,
+            target,
+            download.md5,
+            lambda done, total: bar.update(task, completed=done, total=total or None),
+        )
 
 
 def verify(known: DataSpec, options: argparse.Namespace) -> bool:
