@@ -140,7 +140,7 @@ def imagenet(root: Path, folder: str = "imagenet/images") -> None:
 
 def imagenet_r(root: Path, folder: str = "imagenet-r") -> None:
     """All listed test pictures and one or two others of every class."""
-    for number, line in enumerate(split_lines("imagenet_r", "test.txt")):
+    for number, line in enumerate(sorted(split_lines("imagenet_r", "test.txt"))):
         wnid, *stems = line.split()
         others = ["zz_0", "aa_0"] if number == 0 else ["aa_0"]
         for stem in (*stems, *others):

@@ -233,6 +233,12 @@ def test_imagenet_r_is_split_by_the_published_list(tmp_path: Path) -> None:
     assert len(data.test) == len(set(items(data.test, tmp_path))) == 6000
     assert ("n01443537/cartoon_10.jpg", 0) in items(data.test, tmp_path / "imagenet-r")
     assert np.bincount(data.test.labels).min() == 5
+    # labels of the first pictures of GT-RIPL/CODA-Prompt's lists
+    coda = load("imagenet_r", tmp_path, "coda")
+    published = dict(items(coda.test, tmp_path / "imagenet-r"))
+    assert published.keys() == dict(items(data.test, tmp_path / "imagenet-r")).keys()
+    files = ("n01910747/tattoo_75.jpg", "n02437616/painting_1.jpg", "n03773504/videogame_20.jpg")
+    assert [published[file] for file in files] == [153, 76, 184]
 
 
 def test_every_data_set_has_a_reader_and_every_split_a_template() -> None:

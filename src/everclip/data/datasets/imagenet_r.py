@@ -11,17 +11,24 @@ from everclip.data.datasets.layouts import class_folders, listed
 from everclip.data.datasets.spec import spec
 
 
-def load(*, root: str, split: Literal["official"] = "official") -> LabelledImages:
-    """ImageNet-R below `root`: renditions of 200 classes of ImageNet, labelled in sorted order.
+def load(*, root: str, split: Literal["sorted", "coda"] = "sorted") -> LabelledImages:
+    """ImageNet-R below `root`: renditions of 200 classes of ImageNet.
 
     The split's test pictures are listed; all others are for training.
+
+    Args:
+        root: of the data.
+        split: the same pictures, but the classes numbered in sorted order or as CODA-Prompt has it: its class orders
+            are permutations of those numbers.
 
     Raises:
         MissingError: a class's folder or a listed picture is not there.
     """
     known = spec("imagenet_r")
     folder = known.require(Path(root), split)
-    held_out = {wnid: stems for wnid, *stems in (line.split() for line in split_lines("imagenet_r", "test.txt"))}
+    lines = split_lines("imagenet_r", "test.txt")
+    ordered = lines if split == "coda" else sorted(lines)
+    held_out = {wnid: stems for wnid, *stems in (line.split() for line in ordered)}
     test_items = [
         (folder / wnid / f"{stem}.jpg", label) for label, wnid in enumerate(held_out) for stem in held_out[wnid]
     ]
