@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -13,6 +13,7 @@ from everclip.types import Positive
 
 Compose = Callable[..., DictConfig]
 GROUPS = [(group, name) for group in (*config.GROUPS, "trainer", "logger", "paths") for name in option_names(group)]
+OWN_PICTURES = {"folder": ["sequence.root=x"], "manifest": ["sequence.file=x.csv"]}
 EXPERIMENTS = sorted(
     str(path.relative_to(config.conf_dir() / "experiment").with_suffix(""))
     for path in (config.conf_dir() / "experiment").rglob("*.yaml")
@@ -21,7 +22,7 @@ EXPERIMENTS = sorted(
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)
 def test_every_option_composes_and_fits_its_constructor(group: str, name: str, compose: Compose) -> None:
-    composed = compose(f"{group}={name}", *(["sequence.root=x", "sequence.base_classes=1"] if name == "folder" else []))
+    composed = compose(f"{group}={name}", *OWN_PICTURES.get(name, ()))
     config.check_values(composed)
     for member in config.GROUPS:
         config.check_group(member, composed[member])
@@ -88,6 +89,23 @@ def test_parts_are_checked_and_built_from_their_own_nodes() -> None:
     node.inner = {"_target_": f"{here}.Inner"}
     with pytest.raises(ConfigError, match=r"outer\.inner\.size is required"):
         config.check_group("outer", node)
+
+
+@dataclass
+class Chain:
+    """Something made of a list of parts."""
+
+    links: Sequence[Inner]
+
+
+def test_lists_of_parts_are_checked_and_built_one_by_one() -> None:
+    link = {"_target_": f"{__name__}.Inner", "size": 3}
+    node = OmegaConf.create({"_target_": f"{__name__}.Chain", "links": [link, link | {"size": 4}]})
+    config.check_group("chain", node)
+    assert config.build("chain", node) == Chain([Inner(3), Inner(4)])
+    node.links[1].size = 0
+    with pytest.raises(ConfigError, match=r"chain\.links\[1\]\.size=0: input should be greater than or equal to 1"):
+        config.check_group("chain", node)
 
 
 def test_a_target_that_does_not_exist_is_named() -> None:

@@ -162,8 +162,11 @@ def register() -> None:
 
 
 def choices(hydra: DictConfig) -> dict[str, str]:
-    """The chosen option of each group, from Hydra's own node."""
-    return {group: str(hydra.runtime.choices[group]) for group in (*GROUPS, "trainer", "logger")}
+    """The chosen option of each group, from Hydra's own node; a sequence over any data set is named with it."""
+    chosen = {group: str(hydra.runtime.choices[group]) for group in (*GROUPS, "trainer", "logger")}
+    if dataset := hydra.runtime.choices.get("sequence/dataset"):
+        chosen["sequence"] += f"_{dataset}"
+    return chosen
 
 
 def digest(config: DictConfig) -> str:
@@ -171,6 +174,7 @@ def digest(config: DictConfig) -> str:
     placeless = config.copy()
     for place in placeless.paths:  # places are no settings
         placeless.paths[place] = ""
+    placeless.seed = 0  # a sequence may follow the run's seed
     settings = {key: OmegaConf.to_container(placeless[key], resolve=True) for key in (*GROUPS, "train")}
     return json_sha256([settings, config.max_sessions, config.trainer.precision])[:8]
 
@@ -241,11 +245,22 @@ def check_group(group: str, node: DictConfig) -> None:
     for key in values:
         if key not in known:
             raise ConfigError(f"{group}.{key} is unknown; known: {', '.join(known)}{nearest(key, known)}")
-    parts = [key for key, value in values.items() if isinstance(value, dict) and "_target_" in value]
+    parts = [key for key, value in values.items() if _is_part(value)]
     for key in parts:
-        check_group(f"{group}.{key}", node[key])
+        if isinstance(values[key], list):
+            for index, member in enumerate(node[key]):
+                check_group(f"{group}.{key}[{index}]", member)
+        else:
+            check_group(f"{group}.{key}", node[key])
     if not name.startswith("torch."):
         _check_types(group, target, known, values, parts)
+
+
+def _is_part(value: Any) -> bool:
+    """Whether a value is to be built from a node that names a constructor, or a list of such."""
+    if isinstance(value, list):
+        return bool(value) and all(_is_part(member) for member in value)
+    return isinstance(value, dict) and "_target_" in value
 
 
 def _check_types(
