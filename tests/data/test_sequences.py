@@ -6,13 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from everclip.data import shapes
-from everclip.data.sequences.class_incremental import Protocol, choose_shots
-from everclip.data.sequences.folder import folder
 from everclip.data.sequences.shapes import class_incremental_shapes
-from everclip.errors import ConfigError, DataError, MissingError
+from everclip.errors import ConfigError, DataError
 from everclip.types import ClassSet, TaskSequence
 
 
@@ -90,57 +87,6 @@ def test_attributes_can_be_seen() -> None:
 )
 def test_the_fingerprint_covers_what_can_change_a_result(changes: dict[str, object], cache_dir: Path) -> None:
     assert small(cache_dir, **changes).fingerprint() != small(cache_dir).fingerprint()
-
-
-def test_class_order_1993_is_numpys() -> None:
-    groups = Protocol(base_classes=4, way=3, class_order="seed1993").sessions_of(10)
-    assert [number for group in groups for number in group] == np.random.RandomState(1993).permutation(10).tolist()
-    assert [len(group) for group in groups] == [4, 3, 3]
-
-
-def test_the_last_session_takes_what_is_left() -> None:
-    assert Protocol(base_classes=3, way=4).sessions_of(9) == [[0, 1, 2], [3, 4, 5, 6], [7, 8]]
-    assert Protocol(base_classes=2, way=2, max_classes=4).sessions_of(9) == [[0, 1], [2, 3]]
-
-
-def test_shots_are_drawn_per_class_and_reproducibly() -> None:
-    labels = np.repeat([4, 2], 10)
-    chosen = choose_shots(labels, 3, seed=0)
-    assert sorted(labels[chosen].tolist()) == [2, 2, 2, 4, 4, 4]
-    assert len(set(chosen)) == 6
-    assert np.array_equal(chosen, choose_shots(labels, 3, seed=0))
-    assert not np.array_equal(chosen, choose_shots(labels, 3, seed=1))
-    with pytest.raises(DataError, match="class 2 has 10 training pictures, fewer than 11 shots"):
-        choose_shots(labels, 11, seed=0)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    for split, count in (("train", 4), ("test", 2)):
-        for name in ("black-footed_albatross", "ästhetisches Tier", "zebra"):
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (40, 30), (i * 20, 0, 0)).save(tmp_path / split / name / f"{i}.jpg")
-    return tmp_path
-
-
-def test_folders_become_a_sequence(photos: Path) -> None:
-    sequence = folder(root=str(photos), base_classes=2, way=1, shots=2)
-    assert sequence.sessions[-1].seen.names == ("black footed albatross", "zebra", "ästhetisches Tier")
-    assert [len(session.train) for session in sequence.sessions] == [8, 2]
-    assert [len(task.test) for task in sequence.tasks] == [4, 2]
-
-
-def test_an_empty_class_folder_is_named(photos: Path) -> None:
-    for path in (photos / "test" / "zebra").iterdir():
-        path.unlink()
-    with pytest.raises(DataError, match="test/zebra holds no pictures"):
-        folder(root=str(photos), base_classes=2, way=1)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match=r"no folder .*train; expected train/<class>"):
-        folder(root=str(tmp_path), base_classes=2, way=1)
 
 
 def test_columns_follow_the_class_set() -> None:

@@ -1,14 +1,23 @@
-"""Class-incremental sequences: a base session and sessions of new classes, all pictures or a few shots per class."""
+"""Class-incremental sequences: a base session and sessions of new classes, all pictures or a few shots per class.
+
+Source: arXiv 1611.07725 (equal steps, order of CIFAR-100), LAMDA-CL/LAMDA-PILOT @ 5240714 (order seed1993),
+GT-RIPL/CODA-Prompt @ 6417d4f (ImageNet-R, orders shuffle<k>), Thunderbeee/ZSCL @ b96e714 (Tiny-ImageNet).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-import numpy as np
+from pydantic import Field
 
-from everclip.errors import ConfigError, DataError
-from everclip.types import ClassSet, ImageSet, Indices, Session, Task, TaskSequence
+from everclip.data.datasets.base import LabelledImages
+from everclip.data.sequences import orders
+from everclip.data.sequences.draws import choose_shots, require_shots
+from everclip.data.sequences.orders import ClassOrder
+from everclip.errors import ConfigError
+from everclip.types import ClassSet, ImageSet, Positive, Session, Task, TaskSequence, Template
 
 
 @dataclass(frozen=True)
@@ -16,62 +25,80 @@ class Protocol:
     """How classes are spread over sessions.
 
     Attributes:
-        base_classes: classes of session 0.
-        way: new classes of every later session; the last may have fewer.
+        base_classes: classes of session 0, None for all.
+        way: new classes of every later session, the last may have fewer; None for all that are left.
         shots: training pictures per new class, None for all of them.
         base_shots: training pictures per base class, None for all of them.
         max_classes: use only the first classes of the order, None for all.
-        class_order: `identity` (as the data set numbers them), or `seed<k>` (a NumPy permutation, as in the
-            class-incremental literature with k = 1993).
+        class_order: see `orders.resolve`.
         seed: of the choice of shots.
+        groups: the classes of each session as numbers in the data set; instead of counts and order if there are any.
     """
 
-    base_classes: int
-    way: int
+    base_classes: int | None
+    way: int | None
     shots: int | None = None
     base_shots: int | None = None
     max_classes: int | None = None
-    class_order: str = "identity"
+    class_order: ClassOrder = "identity"
     seed: int = 0
+    groups: Sequence[list[int]] = ()
 
-    def sessions_of(self, num_classes: int) -> list[list[int]]:
+    def sessions_of(self, names: Sequence[str]) -> list[list[int]]:
         """The classes of each session, as numbers in the data set.
 
         Raises:
-            ConfigError: more classes asked for than there are.
+            ConfigError: more classes asked for than there are, or an impossible order.
         """
-        order = _class_order(self.class_order, num_classes)[: self.max_classes]
-        if self.base_classes > len(order):
-            raise ConfigError(f"sequence.base_classes={self.base_classes}, but there are {len(order)} classes")
-        starts = [0, *range(self.base_classes, len(order), self.way)]
+        if self.groups:
+            return list(self.groups)
+        order = orders.resolve(self.class_order, names)[: self.max_classes]
+        base = len(order) if self.base_classes is None else self.base_classes
+        if base > len(order):
+            raise ConfigError(f"sequence.base_classes={base}, but there are {len(order)} classes")
+        starts = [0, *range(base, len(order), self.way or len(order))]
         return [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True)]
 
 
-def _class_order(name: str, num_classes: int) -> list[int]:
-    if name == "identity":
-        return list(range(num_classes))
-    if name.startswith("seed") and name[4:].isdigit():
-        order: list[int] = np.random.RandomState(int(name[4:])).permutation(num_classes).tolist()
-        return order
-    raise ConfigError(f"sequence.class_order={name}: must be identity or seed<number>, for example seed1993")
+def class_incremental(
+    *,
+    dataset: LabelledImages,
+    base_classes: Annotated[int, Field(ge=0)],
+    way: Positive | None = None,
+    steps: Positive | None = None,
+    shots: Positive | None = None,
+    base_shots: Positive | None = None,
+    class_order: ClassOrder = "identity",
+    templates: Sequence[Template] | None = None,
+    seed: int = 0,
+) -> TaskSequence:
+    """A data set's classes in sessions: `base_classes` at first, the others in equal parts.
 
-
-def choose_shots(labels: Indices, shots: int | None, seed: int) -> Indices:
-    """Positions of `shots` pictures of every class, drawn without replacement and in the order of the data set.
+    Args:
+        dataset: with its official split.
+        base_classes: classes of session 0; 0 makes it one of the equal parts (B0).
+        way: classes of each part.
+        steps: number of parts, instead of `way`.
+        shots: training pictures per class after session 0, None for all.
+        base_shots: training pictures per class of session 0, None for all.
+        class_order: see `orders.resolve`.
+        templates: of the prompts, None for the data set's.
+        seed: of the choice of shots.
 
     Raises:
-        DataError: a class has fewer pictures.
+        ConfigError: not one of `way` and `steps`, or classes that do not divide into `steps`.
+        DataError: a class with fewer pictures than shots.
     """
-    if shots is None:
-        return np.arange(len(labels))
-    chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < shots:
-            raise DataError(f"class {label} has {len(members)} training pictures, fewer than {shots} shots")
-        keys = np.random.Generator(np.random.PCG64([seed, int(label)])).random(len(members))
-        chosen.append(np.sort(members[np.argsort(keys)[:shots]]))
-    return np.concatenate(chosen)
+    if (way is None) == (steps is None):
+        raise ConfigError(f"sequence.way={way} and sequence.steps={steps}: give one of them, the other null")
+    if steps is not None:
+        later = len(orders.resolve(class_order, dataset.names)) - base_classes
+        if later < steps or later % steps:
+            raise ConfigError(f"sequence.steps={steps}: {later} classes do not divide into so many sessions")
+        way = later // steps
+    protocol = Protocol(base_classes or way, way, shots, base_shots, class_order=class_order, seed=seed)
+    shown = templates or dataset.templates
+    return build(f"cil_{dataset.name}", protocol, dataset.train, dataset.test, dataset.names, shown)
 
 
 def build(
@@ -96,18 +123,24 @@ def build(
 
     Returns:
         One session and one task per group of classes; labels stay as they are in the data set.
+
+    Raises:
+        ConfigError: the protocol does not fit the classes.
+        DataError: a class with fewer pictures than shots.
     """
     sessions: list[Session] = []
     tasks: list[Task] = []
     everything = ClassSet(tuple(range(len(names))), tuple(names), tuple(templates))
     seen: list[int] = []
-    for index, numbers in enumerate(protocol.sessions_of(len(names))):
+    for index, numbers in enumerate(protocol.sessions_of(names)):
         seen += numbers
         new = everything.select(numbers)
         own = train.subset(train.indices_of(new))
         shots = protocol.base_shots if index == 0 else protocol.shots
+        require_shots(own.labels, shots, names)
         session_name = "base" if index == 0 else f"session_{index:02d}"
         chosen = own.subset(choose_shots(own.labels, shots, protocol.seed))
         sessions.append(Session(index, session_name, new, everything.select(seen), chosen))
         tasks.append(Task(session_name, new, test.subset(test.indices_of(new))))
-    return TaskSequence(name, tuple(sessions), tuple(tasks), held_out=held_out, class_order=protocol.class_order)
+    order = orders.describe(protocol.class_order)
+    return TaskSequence(name, tuple(sessions), tuple(tasks), held_out=held_out, class_order=order)

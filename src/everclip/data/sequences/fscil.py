@@ -55,7 +55,7 @@ def _listed(dataset: LabelledImages, protocol: Protocol) -> list[Indices]:
     position = {key: i for i, key in enumerate(dataset.train_keys)}
     listed: list[Indices] = []
     everything = ClassSet(tuple(range(len(dataset.names))), dataset.names)
-    for number, numbers in enumerate(protocol.sessions_of(len(dataset.names))[1:], start=2):
+    for number, numbers in enumerate(protocol.sessions_of(dataset.names)[1:], start=2):
         file = f"session_{number}.txt"
         lines = split_lines(dataset.name, file)
         keys = [line if line in position else line.rpartition("/")[2] for line in lines]

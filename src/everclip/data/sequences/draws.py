@@ -1,0 +1,65 @@
+"""Which pictures are chosen where only some are used."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from everclip.errors import DataError
+from everclip.types import Indices
+
+Draw = Literal["seeded", "coop"]
+
+
+def choose_shots(labels: Indices, shots: int | None, seed: int, draw: Draw = "seeded") -> Indices:
+    """Positions of `shots` pictures of every class, all of a class that has fewer.
+
+    Args:
+        labels: (N,) of the pictures.
+        shots: per class, None for all pictures.
+        seed: of the choice.
+        draw: `seeded`: a class's choice depends on its label and pictures alone, and stays in the order of the data
+            set; `coop`: the pictures, in the order, that CoOp's code draws with this seed (KaiyangZhou/Dassl.pytorch
+            @ c61a1b5, `generate_fewshot_dataset`).
+    """
+    if shots is None:
+        return np.arange(len(labels))
+    if draw == "coop":
+        stream = random.Random(seed)
+        members = [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
+        chosen = [stream.sample(own, shots) if len(own) >= shots else own for own in members]
+        return np.array([position for own in chosen for position in own], dtype=np.int64)
+    parts = []
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        keys = np.random.Generator(np.random.PCG64([seed, int(label)])).random(len(own))
+        parts.append(np.sort(own[np.argsort(keys)[:shots]]))
+    return np.concatenate(parts)
+
+
+def require_shots(labels: Indices, shots: int | None, names: Sequence[str]) -> None:
+    """Checks that every class has at least `shots` pictures.
+
+    Raises:
+        DataError: names the first class, by label, that has fewer.
+    """
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if shots is not None and count < shots:
+            raise DataError(f"class {names[label]!r} has {count} training pictures, fewer than {shots} shots")
+
+
+def choose_test(labels: Indices, share: float, seed: int) -> Indices:
+    """Positions of the test pictures when one set is divided: `share` of every class, rounded, at least one.
+
+    Every class keeps at least one other picture if it has two.
+    """
+    parts = []
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        count = max(1, min(len(own) - 1, round(share * len(own))))
+        keys = np.random.Generator(np.random.PCG64([seed, int(label), 1])).random(len(own))
+        parts.append(own[np.argsort(keys)[:count]])
+    return np.sort(np.concatenate(parts))
