@@ -22,6 +22,7 @@ from everclip.data.sequences.shapes import DOMAINS, multi_domain_shapes
 from everclip.errors import ConfigError
 from everclip.run_folder import RunFolder
 from everclip.types import ClassSet, TaskSequence
+from tests.data.conftest import MakeDataset
 
 Compose = Callable[..., DictConfig]
 
@@ -87,8 +88,12 @@ def test_the_fingerprint_covers_domains_and_draws(changes: dict[str, object], ca
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"domains": ["quilts", "quilts"]}, r"sequence\.domains=\['quilts', 'quilts'\]: must be some of playing_cards"),
-        ({"domains": ["oil"]}, r"sequence\.domains=\['oil'\]: must be some of"),
+        (
+            {"domains": ["quilts", "quilts"]},
+            r"sequence\.domains=\['quilts', 'quilts'\]: must be one or more, each once",
+        ),
+        ({"domains": []}, r"sequence\.domains=\[\]: must be one or more"),
+        ({"domains": ["oil"]}, r"sequence\.domains=\['oil'\]: must be some of playing_cards"),
         ({"num_classes": 11}, r"sequence\.num_classes=11: a domain has 10"),
         ({"shots": 4}, r"sequence\.shots=4 exceeds sequence\.train_per_class=3"),
     ],
@@ -111,6 +116,35 @@ def test_subsets_of_a_domain_keep_its_labels() -> None:
     part = sequence.sessions[1].train.subset([3, 0])
     assert part.labels.tolist() == [3, 2]
     assert part.images([0], lambda image: torch.zeros(3, 2, 2))[0, 0, 0, 0] == 36
+
+
+def test_any_data_sets_become_domains(make_dataset: MakeDataset) -> None:
+    few, many = make_dataset(2, train=3, name="few"), make_dataset(3, train=20, name="many")
+    sequence = multi_domain.multi_domain(name="two", domains=[few, many], shots=16)
+    assert [session.name for session in sequence.sessions] == ["few", "many"]
+    assert [len(session.train) for session in sequence.sessions] == [6, 48]  # a class with fewer than 16 gives all
+    assert sequence.sessions[1].seen.own_templates == (few.templates,) * 2 + (many.templates,) * 3
+    shared = multi_domain.multi_domain(name="two", domains=[few, many], shots=16, templates=["a {}."])
+    assert (shared.sessions[1].seen.templates, shared.sessions[1].seen.own_templates) == (("a {}.",), ())
+    coop = multi_domain.multi_domain(name="two", domains=[few, many], shots=16, draw="coop")
+    assert len({other.fingerprint() for other in (sequence, shared, coop)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "domains", "split"), [("mtil_order1", 11, "mtil"), ("mtil_order2", 11, "mtil"), ("xtail", 10, "coop")]
+)
+def test_the_published_sequences_of_domains(name: str, domains: int, split: str, compose: Compose) -> None:
+    sequence = compose(f"sequence={name}").sequence
+    readers = [node._target_.split(".")[-2] for node in sequence.domains]
+    assert len(set(readers)) == domains
+    assert {node.split for node in sequence.domains if "mnist" not in node._target_} == {split}
+    assert (readers[0], readers[-1]) == {
+        "mtil_order1": ("fgvc_aircraft", "sun397"),
+        "mtil_order2": ("stanford_cars", "cifar100"),
+        "xtail": ("fgvc_aircraft", "sun397"),
+    }[name]
+    assert sequence.candidates == ("union" if name == "xtail" else "domain")
+    check_group("sequence", sequence)
 
 
 def test_a_run_ends_with_transfer_avg_and_last(compose: Compose, tmp_path: Path) -> None:

@@ -6,14 +6,26 @@ Source: arXiv 2303.06628 (MTIL: the domain of a test picture is known), arXiv 24
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
 
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.sequences.class_incremental import choose_shots
+from everclip.data.sequences.draws import Draw, choose_shots
 from everclip.digest import json_sha256
-from everclip.types import ClassSet, ImageSet, Indices, Resize, Session, Task, TaskSequence
+from everclip.errors import ConfigError
+from everclip.types import (
+    ClassSet,
+    ImageSet,
+    Indices,
+    Positive,
+    Resize,
+    Session,
+    Task,
+    TaskSequence,
+    Template,
+)
 
 Candidates = Literal["domain", "union"]
 
@@ -35,12 +47,38 @@ class Shifted(ImageSet):
         return json_sha256([self._source.fingerprint(), self._first])
 
 
+def multi_domain(
+    *,
+    name: str,
+    domains: Sequence[LabelledImages],
+    shots: Positive | None = None,
+    candidates: Candidates = "domain",
+    draw: Draw = "seeded",
+    templates: Sequence[Template] | None = None,
+    seed: int = 0,
+) -> TaskSequence:
+    """One session per data set.
+
+    Args:
+        name: of the sequence.
+        domains: in order of their sessions, each with its official split.
+        shots: training pictures per class, None for all; a class with fewer gives all it has.
+        candidates: see `build`.
+        draw: see `choose_shots`.
+        templates: of the prompts of all domains, None for each data set's own.
+        seed: of the choice of shots.
+    """
+    shown = [replace(domain, templates=tuple(templates)) for domain in domains] if templates else domains
+    return build(name, shown, shots=shots, candidates=candidates, draw=draw, seed=seed)
+
+
 def build(
     name: str,
     domains: Sequence[LabelledImages],
     *,
     shots: int | None = None,
     candidates: Candidates = "domain",
+    draw: Draw = "seeded",
     seed: int = 0,
     held_out: Task | None = None,
 ) -> TaskSequence:
@@ -52,9 +90,16 @@ def build(
         shots: training pictures per class, None for all of them.
         candidates: what a test picture is compared with: the classes of its own `domain`, or the `union` of all, those
             of later sessions included.
+        draw: see `choose_shots`.
         seed: of the choice of shots.
         held_out: classes outside the sequence.
+
+    Raises:
+        ConfigError: two domains of one name, or none.
     """
+    titles = [domain.name for domain in domains]
+    if not titles or len(set(titles)) < len(titles):
+        raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
     classes: list[ClassSet] = []
     for domain in domains:
         first = sum(len(before) for before in classes)
@@ -62,7 +107,7 @@ def build(
     union = ClassSet.union(classes)
     sessions, tasks = [], []
     for index, (domain, own) in enumerate(zip(domains, classes, strict=True)):
-        train = domain.train.subset(choose_shots(domain.train.labels, shots, seed))
+        train = domain.train.subset(choose_shots(domain.train.labels, shots, seed, draw))
         seen = ClassSet.union(classes[: index + 1])
         sessions.append(Session(index, domain.name, own, seen, Shifted(train, own.ids[0])))
         tasks.append(Task(domain.name, own if candidates == "domain" else union, Shifted(domain.test, own.ids[0])))

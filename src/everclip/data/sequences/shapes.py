@@ -14,6 +14,7 @@ from everclip.data.datasets.base import LabelledImages
 from everclip.data.images import ArrayImages
 from everclip.data.sequences import class_incremental, multi_domain
 from everclip.data.sequences.class_incremental import Protocol
+from everclip.data.sequences.orders import ClassOrder
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.storage import write_npy
@@ -33,6 +34,40 @@ DOMAINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+def shapes_dataset(
+    *,
+    cache_dir: str,
+    train_per_class: Positive = 20,
+    test_per_class: Positive = 20,
+    num_classes: Positive = 100,
+    style: str = "scenes",
+    seed: int = 0,
+) -> LabelledImages:
+    """The procedural generator as a data set, for protocols that take any.
+
+    Args:
+        cache_dir: where drawn pictures are kept.
+        train_per_class: training pictures drawn per class.
+        test_per_class: test pictures drawn per class.
+        num_classes: how many of the 100 classes to use, the first ones.
+        style: rendering style, a key of `everclip.data.shapes.STYLES`.
+        seed: of the pictures.
+
+    Raises:
+        ConfigError: an unknown style, or more classes than there are.
+    """
+    if style not in shapes.STYLES:
+        raise ConfigError(f"sequence.style={style}: must be one of {', '.join(shapes.STYLES)}")
+    if num_classes > 100:
+        raise ConfigError(f"sequence.num_classes={num_classes}: the generator has 100")
+    names = shapes.all_class_names()[shapes.SEQUENCE_CLASSES][:num_classes]
+    train, test = (
+        _draw(names, count, seed=seed, split=split, style=style, cache=Path(cache_dir))
+        for split, count in enumerate((train_per_class, test_per_class))
+    )
+    return LabelledImages("shapes", names, ("a photo of a {}.",), train, test)
+
+
 def class_incremental_shapes(
     *,
     name: str,
@@ -43,7 +78,7 @@ def class_incremental_shapes(
     test_per_class: Positive,
     cache_dir: str,
     style: str = "scenes",
-    class_order: str = "identity",
+    class_order: ClassOrder = "identity",
     num_classes: Positive = 100,
     templates: Sequence[Template] = ("a photo of a {}.",),
     seed: int = 0,
@@ -59,7 +94,7 @@ def class_incremental_shapes(
         test_per_class: test pictures drawn per class.
         cache_dir: where drawn pictures are kept.
         style: rendering style, a key of `everclip.data.shapes.STYLES`.
-        class_order: see `Protocol`.
+        class_order: see `orders.resolve`.
         num_classes: how many of the 100 classes to use, the first ones.
         templates: of the prompts.
         seed: of the pictures.
@@ -67,18 +102,14 @@ def class_incremental_shapes(
     Raises:
         ConfigError: an unknown style, or a protocol that does not fit 100 classes.
     """
-    if style not in shapes.STYLES:
-        raise ConfigError(f"sequence.style={style}: must be one of {', '.join(shapes.STYLES)}")
-    if num_classes > 100:
-        raise ConfigError(f"sequence.num_classes={num_classes}: the generator has 100")
     _check_shots(shots, train_per_class)
+    dataset = shapes_dataset(
+        cache_dir=cache_dir, train_per_class=train_per_class, test_per_class=test_per_class, num_classes=num_classes,
+        style=style, seed=seed,
+    )  # fmt: skip
+    held_out = _held_out(templates, seed=seed, style=style, cache=Path(cache_dir))
     protocol = Protocol(base_classes, way, shots, class_order=class_order, seed=seed)
-    cache = Path(cache_dir)
-    names = shapes.all_class_names()[shapes.SEQUENCE_CLASSES][:num_classes]
-    held_out = _held_out(templates, seed=seed, style=style, cache=cache)
-    train = _draw(names, train_per_class, seed=seed, split=0, style=style, cache=cache)
-    test = _draw(names, test_per_class, seed=seed, split=1, style=style, cache=cache)
-    return class_incremental.build(name, protocol, train, test, names, templates, held_out)
+    return class_incremental.build(name, protocol, dataset.train, dataset.test, dataset.names, templates, held_out)
 
 
 def multi_domain_shapes(
@@ -107,10 +138,10 @@ def multi_domain_shapes(
         seed: of the pictures.
 
     Raises:
-        ConfigError: an unknown domain, or one that occurs twice; more classes or shots than there are.
+        ConfigError: an unknown domain, or one twice; more classes or shots than there are.
     """
-    if not domains or len(set(domains)) != len(domains) or set(domains) - set(DOMAINS):
-        raise ConfigError(f"sequence.domains={list(domains)}: must be some of {', '.join(DOMAINS)}, each once")
+    if set(domains) - set(DOMAINS):
+        raise ConfigError(f"sequence.domains={list(domains)}: must be some of {', '.join(DOMAINS)}")
     if num_classes > DOMAIN_CLASSES:
         raise ConfigError(f"sequence.num_classes={num_classes}: a domain has {DOMAIN_CLASSES}")
     _check_shots(shots, train_per_class)
