@@ -1,0 +1,78 @@
+"""The one-session sequences of prompt learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+from everclip.catalogue import option_names
+from everclip.config import build, check_group, choices, digest
+from everclip.data.sequences.draws import choose_shots
+from everclip.data.sequences.single_session import base_to_novel, few_shot
+from everclip.types import TaskSequence
+from tests.data.conftest import MakeDataset
+
+Compose = Callable[..., DictConfig]
+
+
+def test_few_shot_is_one_session_of_all_classes(make_dataset: MakeDataset) -> None:
+    sequence = few_shot(dataset=make_dataset(5, train=8), shots=4, seed=2)
+    assert (len(sequence.sessions), len(sequence.tasks)) == (1, 1)
+    session = sequence.sessions[0]
+    assert session.new == session.seen == sequence.candidates(0, 0)
+    assert np.bincount(session.train.labels).tolist() == [4] * 5
+    assert len(sequence.tasks[0].test) == 10
+    assert len(few_shot(dataset=make_dataset(5, train=8), shots=16).sessions[0].train) == 40
+
+
+@pytest.mark.parametrize(("classes", "base"), [(5, 3), (6, 3)])
+def test_base_to_novel_halves_the_classes(classes: int, base: int, make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(classes, train=8)
+    sequence = base_to_novel(dataset=dataset, shots=4, seed=2)
+    session, (of_base, of_novel) = sequence.sessions[0], sequence.tasks
+    assert session.new.ids == session.seen.ids == of_base.classes.ids == tuple(range(base))
+    assert of_novel.classes.ids == tuple(range(base, classes))
+    assert set(session.train.labels) == set(of_base.test.labels) == set(range(base))
+    assert set(of_novel.test.labels) == set(range(base, classes))
+    assert list(sequence.evaluated(0)) == [0, 1]
+    assert [sequence.candidates(0, task) for task in (0, 1)] == [of_base.classes, of_novel.classes]
+
+
+def test_base_classes_get_the_pictures_that_coop_draws_for_all(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(5, train=8)
+    drawn = choose_shots(dataset.train.labels, 4, 2, "coop")
+    kept = dataset.train.subset(drawn[dataset.train.labels[drawn] < 3])
+    chosen = base_to_novel(dataset=dataset, shots=4, seed=2).sessions[0].train
+    assert chosen.fingerprint() == kept.fingerprint()
+
+
+@pytest.mark.parametrize("protocol", ["few_shot", "base_to_novel"])
+def test_the_data_set_and_the_seed_come_from_the_command_line(protocol: str, compose: Compose) -> None:
+    words = [f"sequence={protocol}", "sequence.dataset.train_per_class=3", "sequence.dataset.test_per_class=2"]
+    configs = [compose(*words, "sequence.shots=2", f"seed={seed}") for seed in (1, 2)]
+    for config in configs:
+        check_group("sequence", config.sequence)
+    sequences: list[TaskSequence] = [build("sequence", config.sequence) for config in configs]
+    assert len(sequences[0].sessions[0].train) == (200 if protocol == "few_shot" else 100)
+    assert sequences[0].fingerprint() != sequences[1].fingerprint()  # other pictures,
+    assert digest(configs[0]) == digest(configs[1])  # yet one row of a table: the mean over seeds
+    assert choices(configs[0].hydra)["sequence"] == f"{protocol}_shapes"
+    other = compose(f"sequence={protocol}", "sequence/dataset=cifar100", "paths.data=/data")
+    assert choices(other.hydra)["sequence"] == f"{protocol}_cifar100"
+    assert other.sequence.dataset == {
+        "_target_": "everclip.data.datasets.cifar100.load", "root": "/data", "split": "official",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", option_names("sequence/dataset"))
+def test_every_data_set_can_be_chosen(name: str, compose: Compose) -> None:
+    composed = compose("sequence=few_shot", f"sequence/dataset={name}", "paths.data=/data")
+    check_group("sequence", composed.sequence)
+
+
+def test_an_ordinary_sequence_keeps_its_name(compose: Compose, tmp_path: Path) -> None:
+    assert choices(compose("sequence=shapes_cil").hydra)["sequence"] == "shapes_cil"
