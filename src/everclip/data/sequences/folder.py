@@ -1,76 +1,117 @@
-"""The user's own pictures: `root/train/<class>/*` and `root/test/<class>/*`."""
+"""The user's own pictures in class folders: `root/<class>/*`, or `root/train/<class>/*` and `root/test/<class>/*`."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from everclip.data.images import FileImages
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
+from everclip.data.sequences.orders import ClassOrder
+from everclip.data.sequences.own_pictures import SUFFIXES, divide, read_names, warn_of_shared
 from everclip.errors import DataError, MissingError
 from everclip.types import Positive, TaskSequence, Template
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+log = logging.getLogger("everclip")
+
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 def folder(
     *,
     root: str,
-    base_classes: Positive,
-    way: Positive = 5,
+    base_classes: Positive | None = None,
+    way: Positive | None = 5,
     shots: Positive | None = None,
     base_shots: Positive | None = None,
     max_classes: Positive | None = None,
-    class_order: str = "identity",
+    class_order: ClassOrder = "identity",
+    names: str | None = None,
     templates: Sequence[Template] = ("a photo of a {}.",),
+    test_share: Share = 0.3,
+    test_seed: int = 0,
     seed: int = 0,
 ) -> TaskSequence:
     """A class-incremental sequence of class folders.
 
     Args:
-        root: holds `train/` and `test/`, each with one folder per class; a folder's name, with spaces for underscores
-            and hyphens, is the class name.
-        base_classes: classes of session 0, in the order of sorted folder names.
-        way: new classes per later session.
+        root: holds one folder per class, or `train/` and `test/` which do.
+        base_classes: classes of session 0, in the order of sorted folder names; None: all.
+        way: new classes per later session, None for all that are left.
         shots: training pictures per class from session 1 on, None for all.
         base_shots: training pictures per base class, None for all.
         max_classes: use only the first classes, None for all.
-        class_order: see `Protocol`.
+        class_order: see `orders.resolve`; a list holds names of classes.
+        names: file with the names of the classes, see `read_names`; None: the folders' names.
         templates: of the prompts.
+        test_share: part of every class that is for testing where there are no folders `train/` and `test/`.
+        test_seed: of the choice of these.
         seed: of the choice of shots.
 
     Raises:
         MissingError: `root` is not there or not laid out like this.
-        DataError: an empty class folder, a class without test pictures, fewer pictures than shots.
+        DataError: an empty class folder, a class without test pictures, fewer pictures than shots, names that do not
+            fit, a folder that cannot be read.
     """
     protocol = Protocol(base_classes, way, shots, base_shots, max_classes, class_order, seed)
     top = Path(root).expanduser()
-    folders = {split: top / split for split in ("train", "test")}
-    for path in folders.values():
-        if not path.is_dir():
-            raise MissingError(f"sequence.root={root}: no folder {path}; expected train/<class>/* and test/<class>/*")
-    classes = sorted(entry.name for entry in folders["train"].iterdir() if entry.is_dir())
+    try:
+        train, test, classes = _read(top, test_share, test_seed)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    shown = read_names(names, classes)
+    warn_of_shared(train, test)
+    return class_incremental.build(f"folder_{top.resolve().name}", protocol, train, test, shown, templates)
+
+
+def _read(top: Path, test_share: float, test_seed: int) -> tuple[FileImages, FileImages, list[str]]:
+    """Training pictures, test pictures and class folders."""
+    if not top.is_dir():
+        raise MissingError(f"sequence.root={top}: no such folder")
+    parts = [top / split for split in ("train", "test")]
+    if not any(_folders(part) for part in parts if part.is_dir()):
+        classes = _classes(top)
+        return *divide(_images(top, classes, top), test_share, test_seed), classes
+    for part in parts:
+        if not part.is_dir():
+            raise MissingError(f"sequence.root={top}: no folder {part}; expected train/<class>/* and test/<class>/*")
+    classes = _classes(parts[0])
+    if alone := sorted(set(_folders(parts[1])) - set(classes)):
+        raise DataError(f"{parts[1] / alone[0]} has no training folder {parts[0] / alone[0]}")
+    train, test = (_images(part, classes, top) for part in parts)
+    return train, test, classes
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _classes(path: Path) -> list[str]:
+    classes = _folders(path)
     if not classes:
-        raise MissingError(f"sequence.root={root}: {folders['train']} holds no class folders")
-    alone = sorted({entry.name for entry in folders["test"].iterdir() if entry.is_dir()} - set(classes))
-    if alone:
-        raise DataError(f"{folders['test'] / alone[0]} has no training folder {folders['train'] / alone[0]}")
-    train, test = (_read(path, classes, top) for path in folders.values())
-    names = [name.replace("_", " ").replace("-", " ") for name in classes]
-    return class_incremental.build(f"folder_{top.resolve().name}", protocol, train, test, names, templates)
+        raise MissingError(f"sequence.root: {path} holds no class folders")
+    return classes
 
 
-def _read(path: Path, classes: Sequence[str], root: Path) -> FileImages:
-    """Every picture of the class folders under `path`, in sorted order."""
+def _images(path: Path, classes: Sequence[str], root: Path) -> FileImages:
+    """Every picture of the class folders under `path`, in sorted order; warns of what is left out."""
     files: list[Path] = []
     labels: list[int] = []
+    left_out = [entry for entry in sorted(path.iterdir()) if entry.name not in classes]
     for label, name in enumerate(classes):
-        members = sorted(p for p in (path / name).glob("*") if p.suffix.lower() in SUFFIXES)
-        if not members:
+        before = len(files)
+        for entry in sorted((path / name).iterdir()) if (path / name).is_dir() else ():
+            is_picture = entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
+            (files if is_picture else left_out).append(entry)
+        if len(files) == before:
             raise DataError(f"{path / name} holds no pictures ({', '.join(SUFFIXES)})")
-        files += members
-        labels += [label] * len(members)
+        labels += [label] * (len(files) - before)
+    if visible := [entry for entry in left_out if not entry.name.startswith(".")]:
+        log.warning("%s: %d entries are no pictures and left out, one is %s", path, len(visible), visible[0])
     return FileImages(files, np.array(labels, dtype=np.int64), root)

@@ -1,0 +1,154 @@
+"""The user's own pictures in a list: a CSV file with the columns `path,label[,split][,session]`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from everclip.data.images import FileImages
+from everclip.data.sequences import class_incremental
+from everclip.data.sequences.class_incremental import Protocol
+from everclip.data.sequences.folder import Share
+from everclip.data.sequences.orders import ClassOrder
+from everclip.data.sequences.own_pictures import divide, read_names, read_text, warn_of_shared
+from everclip.errors import ConfigError, DataError
+from everclip.types import Positive, TaskSequence, Template
+
+COLUMNS = ("path", "label", "split", "session")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the list; `split` and `session` are empty where the column is missing."""
+
+    line: int
+    path: Path
+    label: str
+    split: str
+    session: str
+
+
+def manifest(
+    *,
+    file: str,
+    root: str | None = None,
+    base_classes: Positive | None = None,
+    way: Positive | None = None,
+    shots: Positive | None = None,
+    base_shots: Positive | None = None,
+    class_order: ClassOrder = "identity",
+    names: str | None = None,
+    templates: Sequence[Template] = ("a photo of a {}.",),
+    test_share: Share = 0.3,
+    test_seed: int = 0,
+    seed: int = 0,
+) -> TaskSequence:
+    """A class-incremental sequence of listed pictures.
+
+    Args:
+        file: the list. `label` is the class; `split` is train or test; `session` is a number from 0 on, the same in all
+            lines of a class that give one.
+        root: folder that the paths start from and that holds all pictures; None: the list's own.
+        base_classes: classes of session 0, in sorted order; None: all, or as the column `session` says.
+        way: new classes per later session, None for all that are left, or as the column `session` says.
+        shots: training pictures per class from session 1 on, None for all.
+        base_shots: training pictures per base class, None for all.
+        class_order: see `orders.resolve`; a list holds names of classes.
+        names: file with the names of the classes, see `read_names`; None: the labels.
+        templates: of the prompts.
+        test_share: part of every class that is for testing where there is no column `split`.
+        test_seed: of the choice of these.
+        seed: of the choice of shots.
+
+    Raises:
+        MissingError: no such list.
+        DataError: a list of another form, a picture that is not there or listed twice, a class without training or
+            test pictures, fewer pictures than shots.
+        ConfigError: sessions given both by the list and by settings.
+    """
+    path = Path(file).expanduser()
+    top = path.parent if root is None else Path(root).expanduser()
+    try:
+        rows = _read(path, top)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdigit() else -1, label))
+    images = FileImages(
+        [row.path for row in rows], np.array([classes.index(row.label) for row in rows], dtype=np.int64), top
+    )
+    if rows[0].split:
+        is_test = np.array([row.split == "test" for row in rows])
+        train, test = images.subset(np.flatnonzero(~is_test)), images.subset(np.flatnonzero(is_test))
+    else:
+        train, test = divide(images, test_share, test_seed)
+    for part, title in ((train, "training"), (test, "test")):
+        for absent in sorted(set(range(len(classes))) - set(part.labels.tolist())):
+            raise DataError(f"{path}: class {classes[absent]!r} has no {title} picture")
+    shown = read_names(names, classes)
+    warn_of_shared(train, test)
+    protocol = Protocol(base_classes, way, shots, base_shots, class_order=class_order, seed=seed)
+    if groups := _sessions(path, rows, classes):
+        if (base_classes, way, class_order) != (None, None, "identity"):
+            raise ConfigError(f"sequence.base_classes, way, class_order: the column session of {path} says it already")
+        protocol = replace(protocol, class_order="listed", groups=groups)
+    return class_incremental.build(f"manifest_{path.stem}", protocol, train, test, shown, templates)
+
+
+def _read(path: Path, top: Path) -> list[Row]:
+    """The lines of a list, checked one by one."""
+    lines = csv.reader(read_text(path, "sequence.file").splitlines())
+    header = [name.strip() for name in next(lines, [])]
+    if not set(header) >= {"path", "label"} or not set(header) <= set(COLUMNS) or len(set(header)) < len(header):
+        raise DataError(f"{path}: the first line is {','.join(header)!r}, but must be path,label[,split][,session]")
+    rows: list[Row] = []
+    seen: dict[Path, int] = {}
+    for cells in lines:
+        if not any(cells):
+            continue
+        place = f"{path}, line {lines.line_num}"
+        if len(cells) != len(header):
+            raise DataError(f"{place}: {len(cells)} values for the columns {','.join(header)}")
+        values = {"split": "", "session": "", **dict(zip(header, map(str.strip, cells), strict=True))}
+        row = Row(lines.line_num, top / values["path"], values["label"], values["split"], values["session"])
+        if not row.label:
+            raise DataError(f"{place}: no label")
+        if "split" in header and row.split not in ("train", "test"):
+            raise DataError(f"{place}: split {row.split!r} must be train or test")
+        if row.session and not row.session.isdigit():
+            raise DataError(f"{place}: session {row.session!r} must be a number from 0 on")
+        if not row.path.is_file():
+            raise DataError(f"{place}: {row.path} is not there (sequence.root sets where paths start)")
+        if not row.path.is_relative_to(top):
+            raise DataError(f"{place}: {row.path} is not below {top}; set sequence.root to a folder that holds all")
+        if row.path in seen:
+            raise DataError(f"{place}: {row.path} is in line {seen[row.path]} already")
+        seen[row.path] = row.line
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{path} lists no pictures")
+    return rows
+
+
+def _sessions(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> list[list[int]]:
+    """The classes of each session as the list says; none if it has no sessions."""
+    chosen: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        if row.session:
+            session, line = chosen.setdefault(row.label, (int(row.session), row.line))
+            if session != int(row.session):
+                raise DataError(
+                    f"{path}, line {row.line}: class {row.label!r} is in session {row.session}, in line {line} in "
+                    f"session {session}"
+                )
+    if not chosen:
+        return []
+    if homeless := [name for name in classes if name not in chosen]:
+        raise DataError(f"{path}: no line says the session of class {homeless[0]!r}")
+    numbers = sorted({session for session, _ in chosen.values()})
+    if numbers != list(range(len(numbers))):
+        raise DataError(f"{path}: the sessions are {numbers}, but must be 0, 1, 2, ...")
+    return [[i for i, name in enumerate(classes) if chosen[name][0] == number] for number in numbers]

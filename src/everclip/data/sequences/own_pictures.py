@@ -1,0 +1,129 @@
+"""What a user's own pictures need to become a sequence: names, a test set, and a look for mistakes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from everclip.data.images import FileImages
+from everclip.data.sequences.draws import choose_test
+from everclip.errors import DataError, MissingError
+
+log = logging.getLogger("everclip")
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+
+
+def read_text(path: Path, key: str) -> str:
+    """The content of a text file, with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        key: the setting that names it.
+
+    Raises:
+        MissingError: no such file.
+        DataError: it cannot be read as UTF-8 text.
+    """
+    try:
+        return path.expanduser().read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise MissingError(f"{key}={path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{key}={path} cannot be read: {error}") from error
+
+
+def read_names(file: str | None, classes: Sequence[str]) -> list[str]:
+    """A name for every class, each different.
+
+    Args:
+        file: a JSON object from class to name, or text with one name per line in the order of `classes`; None: the
+            classes themselves with spaces for underscores and hyphens.
+        classes: as folders or lists call them.
+
+    Raises:
+        MissingError: no such file.
+        DataError: the file does not fit the classes, a name is empty, or two classes have the same (upper and lower
+            case are the same to CLIP).
+    """
+    names = [name.replace("_", " ").replace("-", " ") for name in classes] if file is None else _read(file, classes)
+    owner: dict[str, str] = {}
+    for name, own in zip(names, classes, strict=True):
+        key = " ".join(name.casefold().split())
+        if not key:
+            raise DataError(f"class {own!r} has an empty name; give it one with sequence.names=FILE")
+        if key in owner:
+            raise DataError(
+                f"classes {owner[key]!r} and {own!r} are both named {name!r}; tell them apart with sequence.names=FILE"
+            )
+        owner[key] = own
+    return [name.strip() for name in names]
+
+
+def _read(file: str, classes: Sequence[str]) -> list[str]:
+    text = read_text(Path(file), "sequence.names")
+    if Path(file).suffix.lower() != ".json":
+        lines = text.splitlines()
+        if len(lines) != len(classes):
+            raise DataError(f"sequence.names={file} has {len(lines)} lines, but there are {len(classes)} classes")
+        return lines
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"sequence.names={file} is no JSON: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
+        raise DataError(f"sequence.names={file} must be one JSON object that gives every class a name")
+    if unnamed := [name for name in classes if name not in content]:
+        raise DataError(f"sequence.names={file} has no name for class {unnamed[0]!r}")
+    if unknown := sorted(set(content) - set(classes)):
+        raise DataError(f"sequence.names={file} names {unknown[0]!r}, but there is no such class")
+    return [content[name] for name in classes]
+
+
+def divide(images: FileImages, share: float, seed: int) -> tuple[FileImages, FileImages]:
+    """Training and test pictures of one set: `share` of every class, drawn with `seed`, is for testing.
+
+    Raises:
+        DataError: a class with a single picture.
+    """
+    for label, count in enumerate(np.bincount(images.labels)):
+        if count == 1:
+            alone = images.paths[np.flatnonzero(images.labels == label)[0]]
+            raise DataError(
+                f"{alone} is the only picture of its class; one for training and one for testing are needed"
+            )
+    chosen = choose_test(images.labels, share, seed)
+    log.info(
+        "testing on %d of %d pictures (sequence.test_share=%s, sequence.test_seed=%d)",
+        len(chosen), len(images), share, seed,
+    )  # fmt: skip
+    return images.subset(np.setdiff1d(np.arange(len(images)), chosen)), images.subset(chosen)
+
+
+def warn_of_shared(train: FileImages, test: FileImages) -> None:
+    """Warns of test pictures that are, byte for byte, training pictures; reads only files whose size is in both sets.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    try:
+        of_train, of_test = ([(path.stat().st_size, path) for path in images.paths] for images in (train, test))
+        common = {size for size, _ in of_train} & {size for size, _ in of_test}
+        known = {_sha256(path): path for size, path in of_train if size in common}
+        shared = [(path, known[d]) for size, path in of_test if size in common and (d := _sha256(path)) in known]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if shared:
+        log.warning(
+            "%d test pictures are training pictures too, byte for byte; one is %s, the same as %s",
+            len(shared), *shared[0],
+        )  # fmt: skip
+
+
+def _sha256(path: Path) -> bytes:
+    return sha256(path.read_bytes()).digest()
