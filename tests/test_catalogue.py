@@ -19,6 +19,13 @@ def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert backbones["vit_b16_openai"]["needs"] == "weights openai of ViT-B-16-quickgelu"
     sequences = {entry["name"]: entry for entry in found["sequences"]}
     assert sequences["folder"]["options"]["root"] == "???"
+    assert sequences["folder"]["needs"] == sequences["manifest"]["needs"] == "pictures of your own"
+    assert sequences["cil_cifar100"]["options"]["dataset"] == "cifar100"
+    assert sequences["mtil_order2"]["options"]["domains"][:2] == ["stanford_cars", "food101"]
+    assert sequences["mtil_order2"]["needs"].startswith("data sets stanford_cars, food101, ")
+    assert sequences["few_shot"]["options"]["dataset"] == "shapes"
+    assert "sequence/dataset=caltech101|cifar10|" in sequences["few_shot"]["needs"]
+    assert sequences["shapes_mtil"]["needs"] == ""
 
 
 def test_every_method_names_its_source() -> None:
@@ -26,6 +33,13 @@ def test_every_method_names_its_source() -> None:
         entry = catalogue.describe("method", name)
         assert entry["source"], name
         assert entry["summary"].endswith("."), name
+
+
+def test_every_sequence_says_what_it_is() -> None:
+    for name in catalogue.option_names("sequence"):
+        entry = catalogue.describe("sequence", name)
+        assert entry["summary"], name
+        assert "_target_" not in str(entry), name
 
 
 def test_one_kind_as_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,11 +18,13 @@ KINDS = {"methods": "method", "backbones": "backbone", "sequences": "sequence", 
 
 
 def read_option(group: str, name: str) -> DictConfig:
-    """The node that `conf/<group>/<name>.yaml` puts under `group`, uncomposed."""
+    """The node that `conf/<group>/<name>.yaml` puts under `group`, with its default data set, otherwise uncomposed."""
     loaded = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
     assert isinstance(loaded, DictConfig)
     node = loaded[group] if group == "method" else loaded
     assert isinstance(node, DictConfig)
+    if group == "sequence" and "defaults" in node:
+        node.dataset = read_option("sequence/dataset", node.pop("defaults")[0].dataset)
     return node
 
 
@@ -44,9 +46,9 @@ def describe(group: str, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "summary": module.split("\n")[0] if group == "method" else comment or module.split("\n")[0],
-        "options": {key: options.get(key, default(p)) for key, p in signature_of(target).items()},
+        "options": {key: _short(options.get(key, default(p))) for key, p in signature_of(target).items()},
         "source": " ".join(source[1].split()) if source else "",
-        "needs": _needs(group, target, options),
+        "needs": _needs(group, name, target, options),
     }
 
 
@@ -55,19 +57,36 @@ def default(parameter: inspect.Parameter) -> Any:
     return "???" if parameter.default is inspect.Parameter.empty else parameter.default
 
 
+def _short(value: Any) -> Any:
+    """A value for reading: a node that names a reader of a data set as the data set's name."""
+    if isinstance(value, list):
+        return [_short(member) for member in value]
+    return _dataset(value) if isinstance(value, dict) and "_target_" in value else value
+
+
+def _dataset(node: dict[str, Any]) -> str:
+    """`cifar100` for a node that names `everclip.data.datasets.cifar100.load`."""
+    module, function = str(node["_target_"]).split(".")[-2:]
+    return module if function == "load" else function.removesuffix("_dataset")
+
+
 def _comment(group: str, name: str) -> str:
     lines = (conf_dir() / group / f"{name}.yaml").read_text().splitlines()
     return next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
 
 
-def _needs(group: str, target: Any, options: dict[str, Any]) -> str:
+def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
     if group == "method":
         return {"session": "", "exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}[target.sees]
     if group == "backbone":
         return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
+    if "domains" in options and isinstance(options["domains"][0], dict):
+        return f"data sets {', '.join(map(_dataset, options['domains']))}"
+    if "defaults" in OmegaConf.load(conf_dir() / group / f"{name}.yaml"):
+        return f"the data set chosen as sequence/dataset={'|'.join(option_names('sequence/dataset'))}"
     if "dataset" in options:
-        return f"data set {options['dataset']['_target_'].split('.')[-2]}"
-    return "pictures of your own" if "root" in options else ""
+        return f"data set {_dataset(options['dataset'])}"
+    return "pictures of your own" if options.get("root") == "???" or "file" in options else ""
 
 
 def main(arguments: list[str] | None = None) -> None:
