@@ -190,3 +190,26 @@ def test_mini_imagenet_lists_have_the_published_sizes() -> None:
     assert {len(words) - 1 for words in test} == {100}
     assert [words[0] for words in train] == sorted(words[0] for words in train)
     assert [words[0] for words in train] == [words[0] for words in test]
+
+
+FIRST_AND_LAST = {
+    "cifar100": ("29774", "47507"),
+    "cub200": ("White_Pelican_0081_96148.jpg", "Common_Yellowthroat_0032_190592.jpg"),
+    "mini_imagenet": ("n0354414300000811.jpg", "n1313361300001231.jpg"),
+}
+
+
+@pytest.mark.parametrize(("name", "sessions"), [("cifar100", 8), ("mini_imagenet", 8), ("cub200", 10)])
+def test_published_lists_begin_and_end_as_published(name: str, sessions: int) -> None:
+    first, last = split_lines(name, "session_2.txt")[0], split_lines(name, f"session_{sessions + 1}.txt")[-1]
+    assert (first.rpartition("/")[2], last.rpartition("/")[2]) == FIRST_AND_LAST[name]
+
+
+@pytest.mark.parametrize(("name", "base", "way"), [("mini_imagenet", 60, 5), ("cub200", 100, 10)])
+def test_published_lists_hold_five_pictures_of_each_class_of_their_session(name: str, base: int, way: int) -> None:
+    """Those of CIFAR-100 are row numbers without labels; building the sequence compares them with the data set."""
+    ranks = {line.split()[1]: int(line.split()[0]) for line in split_lines("mini_imagenet", "classes.txt")}
+    for number, first in enumerate(range(base, 100 if base == 60 else 200, way), start=2):
+        folders = [Path(line).parent.name for line in split_lines(name, f"session_{number}.txt")]
+        labels = [ranks[folder] if name == "mini_imagenet" else int(folder[:3]) - 1 for folder in folders]
+        assert sorted(labels) == np.repeat(range(first, first + way), 5).tolist()
