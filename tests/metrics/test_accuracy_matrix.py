@@ -100,3 +100,14 @@ def test_a_single_session_has_no_transfer() -> None:
     matrix.append({0: 5}, {0: 10})
     assert matrix.metrics().keys() >= {"avg", "last", "last_accuracy"}
     assert "transfer" not in matrix.metrics()
+
+
+def test_one_session_and_tasks_never_trained_give_base_and_novel() -> None:
+    matrix = AccuracyMatrix(3)
+    matrix.append({0: 80, 1: 30, 2: 60}, {0: 100, 1: 50, 2: 150})
+    metrics = matrix.metrics()
+    assert (metrics["base_accuracy"], metrics["novel_accuracy"]) == (80, 45)
+    assert metrics["harmonic_mean"] == pytest.approx(2 * 80 * 45 / 125)
+    alone = AccuracyMatrix(3)
+    alone.append({0: 80}, {0: 100})
+    assert "novel_accuracy" not in alone.metrics()

@@ -107,6 +107,17 @@ def class_incremental_metrics(accuracy: Matrix, counts: Matrix) -> dict[str, flo
     return {name: float(value) for name, value in metrics.items()}
 
 
+def base_to_novel_metrics(accuracy: Matrix, counts: Matrix) -> dict[str, float]:
+    """`base_accuracy`, `novel_accuracy`, `harmonic_mean` of one session, in %.
+
+    Args:
+        accuracy: (J,) of the trained task, then of tasks that were never trained.
+        counts: N (J,); the later tasks are pooled.
+    """
+    base, novel = float(accuracy[0]), float(np.average(accuracy[1:], weights=counts[1:]))
+    return {"base_accuracy": base, "novel_accuracy": novel, "harmonic_mean": harmonic_mean(base, novel)}
+
+
 def multi_domain_metrics(accuracy: Matrix) -> dict[str, float]:
     """`transfer`, `avg`, `last` of a multi-domain run, in %.
 
@@ -159,6 +170,8 @@ class AccuracyMatrix:
         sessions = len(self.accuracy)
         square = self.accuracy[:, :sessions]
         metrics = class_incremental_metrics(square, self.task_counts[:sessions])
+        if sessions == 1 and self.accuracy.shape[1] > 1 and not np.isnan(self.accuracy).any():
+            metrics |= base_to_novel_metrics(self.accuracy[0], self.task_counts)
         if not np.isnan(self.accuracy).any() and sessions == self.accuracy.shape[1]:
             metrics |= multi_domain_metrics(self.accuracy)
         return metrics
