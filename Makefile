@@ -21,10 +21,10 @@ run: .venv/run  ## install and run the default experiment
 	$(BIN)/everclip
 
 test: .venv/dev lint  ## install, lint, and run the test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: .venv/dev  ## only the tests that take no more than a few seconds
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu and not data'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu and not data'
 
 lint: .venv/dev  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

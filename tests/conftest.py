@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, open_dict
 
 from everclip import build, config
 from everclip.backbones.open_clip import OpenClip
+from everclip.catalogue import option_names
 from everclip.console import set_up_logging
 from everclip.engine import Engine
 from everclip.run_folder import RunFolder
@@ -36,6 +38,10 @@ SMALL = (
 )
 
 
+# With `--dist loadgroup` all tests of a method run in one process and share its small run.
+METHODS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in option_names("method")]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--remake-golden", action="store_true", help="write tests/golden/<method>.json anew")
 
@@ -50,37 +56,51 @@ def _threads() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def compose(cache_dir: Path, tmp_path: Path) -> Callable[..., DictConfig]:
-    """Composes the root configuration with Hydra's node, outputs and cache in temporary folders."""
+def compose_in(place: Path, cache_dir: Path, *overrides: str) -> DictConfig:
+    """The root configuration with Hydra's node, outputs and cache in temporary folders."""
     config.register()
     set_up_logging("info")
+    places = [f"paths.outputs={place}/outputs", f"paths.cache={cache_dir}"]
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        composed = hydra_compose("run", [*places, *overrides], return_hydra_config=True)
+    with open_dict(composed.hydra):
+        composed.hydra.runtime.output_dir = str(place)
+    return composed
 
-    def _compose(*overrides: str) -> DictConfig:
-        places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}"]
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-            composed = hydra_compose("run", [*places, *overrides], return_hydra_config=True)
-        with open_dict(composed.hydra):
-            composed.hydra.runtime.output_dir = str(tmp_path)
-        return composed
 
-    return _compose
+def run_in(folder: Path, cache_dir: Path, *overrides: str) -> RunFolder:
+    """Runs the small embedded sequence with overrides into a folder."""
+    composed = compose_in(folder.parent, cache_dir, *SMALL, *overrides)
+    hydra = composed.hydra
+    with open_dict(composed):
+        del composed["hydra"]
+    target = RunFolder(folder)
+    build.run(composed, hydra, target)
+    return target
 
 
 @pytest.fixture
-def run(compose: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., RunFolder]:
-    """Runs the small embedded sequence with overrides into `tmp_path/<folder>`."""
+def compose(cache_dir: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """Composes the root configuration, see `compose_in`."""
+    return lambda *overrides: compose_in(tmp_path, cache_dir, *overrides)
 
-    def _run(*overrides: str, folder: str = "run") -> RunFolder:
-        composed = compose(*SMALL, *overrides)
-        hydra = composed.hydra
-        with open_dict(composed):
-            del composed["hydra"]
-        target = RunFolder(tmp_path / folder)
-        build.run(composed, hydra, target)
-        return target
 
-    return _run
+@pytest.fixture
+def run(cache_dir: Path, tmp_path: Path) -> Callable[..., RunFolder]:
+    """Runs the small embedded sequence into `tmp_path/<folder>`."""
+    return lambda *overrides, folder="run": run_in(tmp_path / folder, cache_dir, *overrides)
+
+
+@pytest.fixture(scope="session")
+def whole(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFolder]:
+    """The small run of a method, made once for all tests that compare with it; they must not change it."""
+
+    @cache
+    def _whole(method: str) -> RunFolder:
+        torch.set_num_threads(1)
+        return run_in(tmp_path_factory.mktemp(method) / "whole", cache_dir, f"method={method}")
+
+    return _whole
 
 
 @pytest.fixture(scope="session")

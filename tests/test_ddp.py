@@ -13,42 +13,41 @@ from everclip.catalogue import option_names
 from everclip.checkpoint import load_session
 from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.run_folder import RunFolder
-from tests.conftest import SMALL
+from tests.conftest import run_in
+from tests.two_processes import WORDS
 
-# 9 pictures per later session in batches of 4: the last batch has one picture, so one process has none.
-WORDS = [*SMALL, "sequence.way=3", "sequence.num_classes=9", "sequence.shots=3", "train.batch_size=4"]
-
-
-def run(tmp_path: Path, cache_dir: Path, method: str, *words: str) -> RunFolder:
-    places = [f"paths.outputs={tmp_path}", f"paths.cache={cache_dir}"]
-    command = [sys.executable, "-m", "everclip.cli", *WORDS, f"method={method}", *places, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment())
-    assert done.returncode == 0, done.stderr
-    return RunFolder(Path(done.stdout.splitlines()[-1]))
+NAMES = option_names("method")
 
 
-def environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    """Folder of the runs of all methods on two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "tests.two_processes", str(folder), str(cache_dir), *NAMES]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", option_names("method"))
-def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, method: str) -> None:
-    one = run(tmp_path / "one", cache_dir, method)
-    two = run(tmp_path / "two", cache_dir, method, "trainer=ddp", "trainer.accelerator=cpu")
+@pytest.mark.xdist_group("two_processes")
+@pytest.mark.parametrize("method", NAMES)
+def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path, method: str) -> None:
+    one = run_in(tmp_path / "one", cache_dir, *WORDS, f"method={method}")
+    two = RunFolder(together / method)
     assert two.read_run()["devices"] == 2
     assert (one.path / "counts.csv").read_text() == (two.path / "counts.csv").read_text()
     for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
         for task, other in zip(ours["tasks"], theirs["tasks"], strict=True):
             assert abs(task["correct"] - other["correct"]) <= 1
-    alone, together = load_session(one.checkpoint(1))[0], load_session(two.checkpoint(1))[0]
-    assert alone.keys() == together.keys()
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-2, abs=1e-4)
+    alone, shared = load_session(one.checkpoint(1))[0], load_session(two.checkpoint(1))[0]
+    assert alone.keys() == shared.keys()
     if one.read_sessions()[0]["train_steps"] == 0:
         assert (one.path / "accuracy_matrix.csv").read_bytes() == (two.path / "accuracy_matrix.csv").read_bytes()
     for name in alone if method == "cpe_clip" else ():
-        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=1e-4)
+        torch.testing.assert_close(shared[name], alone[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

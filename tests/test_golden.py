@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from everclip.catalogue import option_names
 from everclip.run_folder import RunFolder
+from tests.conftest import METHODS
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("method", option_names("method"))
-def test_matrix_is_the_recorded_one(method: str, run: Callable[..., RunFolder], request: pytest.FixtureRequest) -> None:
-    records = run(f"method={method}").read_sessions()
+@pytest.mark.parametrize("method", METHODS)
+def test_matrix_is_the_recorded_one(
+    method: str, whole: Callable[[str], RunFolder], request: pytest.FixtureRequest
+) -> None:
+    records = whole(method).read_sessions()
     obtained = {
         "correct": [[task["correct"] for task in record["tasks"]] for record in records],
         "losses": [record["losses"] for record in records],

@@ -138,8 +138,9 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopR
         engine = make_engine(config)
         try:
             _run(config, hydra, folder, engine, request or StopRequest())
-        finally:
+        except BaseException:
             engine.close()
+            raise
 
 
 def evaluate(config: DictConfig, hydra: DictConfig) -> None:

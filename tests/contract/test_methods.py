@@ -14,17 +14,19 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 from everclip import build
-from everclip.catalogue import option_names, read_option
+from everclip.catalogue import read_option
 from everclip.checkpoint import Adapted, load_session, restore
 from everclip.data.images import ConcatImages
 from everclip.engine import Engine
+from everclip.errors import Preempted
 from everclip.methods.base import Method
+from everclip.monitor import Monitor
 from everclip.phases import Budget
 from everclip.run_folder import RunFolder
+from everclip.runner import Runner
 from everclip.types import Session, TaskSequence
-from tests.conftest import SMALL
+from tests.conftest import METHODS, SMALL
 
-METHODS = option_names("method")
 Parts = tuple[TaskSequence, Method, Engine, DictConfig]
 
 
@@ -64,6 +66,11 @@ def train_session(parts: Parts, index: int, steps: int | None = None) -> Session
     if method.sees == "all":
         earlier = sequence.sessions[: index + 1]
         session = replace(session, train=ConcatImages([past.train for past in earlier]))
+    earlier = sequence.sessions[:index]
+    if len(method.kept()):
+        memory = ConcatImages([past.train for past in earlier]).subset(method.kept().tolist())
+        session = replace(session, memory=memory)
+    session = replace(session, offset=sum(len(past.train) for past in earlier))
     budget = Budget(epochs=1, batch_size=8, max_steps=steps)
     training = replace(build.make_training(composed), base=budget, later=budget)
     method.begin_session(session, engine.extractor(method))
@@ -176,35 +183,34 @@ def same_files(first: RunFolder, second: RunFolder, *names: str) -> bool:
     return all((first.path / name).read_bytes() == (second.path / name).read_bytes() for name in names)
 
 
-def test_same_seed_same_result(name: str, run: Callable[..., RunFolder]) -> None:
-    first, second = run(f"method={name}", folder="first"), run(f"method={name}", folder="second")
+def test_same_seed_same_result(name: str, run: Callable[..., RunFolder], whole: Callable[[str], RunFolder]) -> None:
+    first, second = whole(name), run(f"method={name}")
     assert same_files(first, second, "accuracy_matrix.csv", "counts.csv")
     assert [r["losses"] for r in first.read_sessions()] == [r["losses"] for r in second.read_sessions()]
 
 
-def test_resuming_after_a_session_equals_running_through(
-    name: str, run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+def test_going_on_inside_a_session_equals_running_through(
+    name: str, run: Callable[..., RunFolder], whole: Callable[[str], RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(f"method={name}", folder="whole")
+    straight = whole(name)
+    base, second = (record["train_steps"] for record in straight.read_sessions()[:2])
+    if second:  # stop after the first of the steps of session 1
+        monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == base))
+    else:
+        monkeypatch.setattr(Runner, "_train", stop_before_session_1)
+    with pytest.raises(Preempted):
+        run(f"method={name}")
+    monkeypatch.undo()
+    resumed = run(f"method={name}")
+    assert [attempt["state"] for attempt in resumed.read_run()["attempts"]] == ["preempted", "finished"]
+    assert same_files(straight, resumed, "accuracy_matrix.csv", "counts.csv")
+    assert [r["losses"] for r in straight.read_sessions()] == [r["losses"] for r in resumed.read_sessions()]
+    first, again = weights(straight, 2), weights(resumed, 2)
+    assert first.keys() == again.keys()
+    assert [n for n in first if not torch.equal(first[n], again[n])] == []
 
-    from everclip.runner import Runner
 
-    original: Any = Runner._run_session
-
-    def stop_before_second(self: Runner, session: Session) -> None:
-        if session.index == 2:
-            raise KeyboardInterrupt
-        original(self, session)
-
-    monkeypatch.setattr(Runner, "_run_session", stop_before_second)
-    with pytest.raises(KeyboardInterrupt):
-        run(f"method={name}", folder="resumed")
-    stopped = RunFolder(whole.path.parent / "resumed")
-    assert (stopped.state, len(stopped.read_sessions())) == ("preempted", 2)
-    monkeypatch.setattr(Runner, "_run_session", original)
-    resumed = run(f"method={name}", folder="resumed")
-    assert resumed.state == "finished"
-    assert same_files(whole, resumed, "accuracy_matrix.csv", "counts.csv")
-    first, second = weights(whole, 2), weights(resumed, 2)
-    assert first.keys() == second.keys()
-    assert [n for n in first if not torch.equal(first[n], second[n])] == []
+def stop_before_session_1(self: Runner, session: Session, progress: Any, train: Any = Runner._train) -> Any:
+    if session.index == 1:
+        raise Preempted("SIGTERM")
+    return train(self, session, progress)
