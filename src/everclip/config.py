@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pydantic
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
@@ -161,10 +162,17 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: str(run_folder(_root_)), replace=True)
 
 
-def choices(hydra: DictConfig) -> dict[str, str]:
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The root configuration with its `hydra` node, as the command line would compose it."""
+    register()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("run", list(overrides), return_hydra_config=True)
+
+
+def choices(node: DictConfig) -> dict[str, str]:
     """The chosen option of each group, from Hydra's own node; a sequence over any data set is named with it."""
-    chosen = {group: str(hydra.runtime.choices[group]) for group in (*GROUPS, "trainer", "logger")}
-    if dataset := hydra.runtime.choices.get("sequence/dataset"):
+    chosen = {group: str(node.runtime.choices[group]) for group in (*GROUPS, "trainer", "logger")}
+    if dataset := node.runtime.choices.get("sequence/dataset"):
         chosen["sequence"] += f"_{dataset}"
     return chosen
 

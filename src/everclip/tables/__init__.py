@@ -1,0 +1,1 @@
+"""Tables of published and obtained figures: the command `everclip-table` and `REPRODUCTION.md`."""
