@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint format bench golden clean
+.PHONY: help run test test-fast lint format bench golden tables clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -40,6 +40,9 @@ bench: .venv/dev  ## time what a run consists of, side by side
 
 golden: .venv/dev  ## remake tests/golden/<method>.json of the embedded sequence; justify the diff in the commit
 	$(BIN)/python -m pytest tests/test_golden.py --remake-golden
+
+tables: .venv/run  ## write REPRODUCTION.md from the run folders in outputs
+	$(BIN)/python -m everclip.tables.reproduction REPRODUCTION.md
 
 clean:  ## remove everything that can be made again, outputs excepted
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

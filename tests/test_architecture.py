@@ -53,6 +53,7 @@ BELOW: dict[str, set[str]] = {
         "provenance", "run_folder", "storage", "types", "errors",
     },
     "cli": {"build", "config", "console", "report", "run_folder", "interruption", "errors"},
+    "tables": {"cli", "catalogue", "config", "report", "run_folder", "metrics", "storage", "digest", "errors"},
 }  # fmt: skip
 
 

@@ -108,14 +108,15 @@ class Published(_Strict):
 
     def derived(self, column: Column) -> float | None:
         """The figure that follows from other printed ones."""
+        curve = self._list("sessions")
         sessions, tasks, parts = (self._whole(key) for key in LISTS)
         base, novel = self.figures.get("base_accuracy"), self.figures.get("novel_accuracy")
         if column.key == "average_accuracy" and sessions:
             return fmean(sessions)
-        if column.key == "last_accuracy" and sessions:
-            return sessions[-1]
-        if column.key == "performance_drop" and sessions:
-            return sessions[0] - sessions[-1]
+        if column.key == "last_accuracy":
+            return curve[-1]
+        if column.key == "performance_drop" and curve[0] is not None and curve[-1] is not None:
+            return curve[0] - curve[-1]
         if column.key == "last" and tasks:
             return fmean(tasks)
         if column.key == "mean" and parts:
@@ -124,11 +125,14 @@ class Published(_Strict):
             return harmonic_mean(base, novel)
         return None
 
+    def _list(self, key: str) -> list[float | None]:
+        values = self.figures.get(key)
+        return values if isinstance(values, list) else [None]
+
     def _whole(self, key: str) -> list[float]:
         """A list of figures of which none is missing, else an empty one."""
-        values = self.figures.get(key, [])
-        known = [value for value in values if value is not None] if isinstance(values, list) else []
-        return known if isinstance(values, list) and len(known) == len(values) else []
+        known = [value for value in self._list(key) if value is not None]
+        return known if len(known) == len(self._list(key)) else []
 
 
 class Row(_Strict):
@@ -147,12 +151,13 @@ class Row(_Strict):
         return self.run if isinstance(self.run, list) else [self.run] if self.run else []
 
     def figure(self, column: Column) -> tuple[float, bool] | None:
-        """The published figure and whether it is verified: printed if any source prints it, else what follows."""
-        for read in (Published.given, Published.derived):
-            for block in self.published:
-                value = read(block, column)
-                if value is not None:
-                    return value, block.verified
+        """The published figure and whether it is verified: a verified one before others, printed before derived."""
+        for verified in (True, False):
+            for read in (Published.given, Published.derived):
+                for block in self.published:
+                    value = read(block, column)
+                    if value is not None and block.verified is verified:
+                        return value, verified
         return None
 
 

@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from everclip.tables.definition import Column
 from everclip.tables.table import Cell, Line, Note, Table
@@ -45,31 +45,43 @@ def markdown(table: Table) -> str:
     """A heading, a table of aligned columns per group, and the notes as lists."""
 
     def mark(text: str, bold: bool) -> str:
-        escaped = re.sub(r"([|*_`<\[\\])", r"\\\1", text)
+        escaped = re.sub(r"([|*`<\[\\]|(?<!\w)_|_(?!\w))", r"\\\1", text)
         return f"**{escaped}**" if bold else escaped
 
     headings, rows = _grid(table, mark)
-    widths = [max(map(len, column)) for column in zip(headings, *(texts for _, texts in rows), strict=True)]
-    numbers = range(len(headings) - len(table.columns) - (headings[-1] == "source"), len(headings))
-    numbers = range(numbers.start, numbers.start + len(table.columns))
-
-    def line(texts: Sequence[str]) -> str:
-        cells = [t.rjust(w) if i in numbers else t.ljust(w) for i, (t, w) in enumerate(zip(texts, widths, strict=True))]
-        return f"| {' | '.join(cells)} |"
-
-    rule = "|".join("-" * (w + 1) + ":" if i in numbers else "-" * (w + 2) for i, w in enumerate(widths))
+    left = _left_columns(headings, table)
+    numbers = range(left, left + len(table.columns))
+    head, rule, *lines = aligned([headings, *(texts for _, texts in rows)], numbers)
     text, shown = [f"## {table.title}"], None
-    for entry, texts in rows:
+    for (entry, _), line in zip(rows, lines, strict=True):
         if entry.group != shown:
             title = [f"**{mark(entry.group, False)}**", ""] if entry.group else []
-            text += ["", *title, line(headings), f"|{rule}|"]
+            text += ["", *title, head, rule]
             shown = entry.group
-        text.append(line(texts))
+        text.append(line)
     for note in table.notes:
-        text += ["", f"{note.title}:" if note.title else note.items[0][0]]
-        items = note.items if note.title else []
-        text += ["", *(f"- {mark(item, False)}{f': `{command}`' if command else ''}" for item, command in items)]
+        lines = [mark(item, False) + (f": `{command}`" if command else "") for item, command in note.items]
+        text += ["", f"{note.title}:", "", *(f"- {line}" for line in lines)] if note.title else ["", *lines]
     return "\n".join(text).rstrip() + "\n"
+
+
+def aligned(rows: Sequence[Sequence[str]], numbers: Container[int] = ()) -> list[str]:
+    """Lines of a Markdown table; the first row is the heading, `numbers` are the columns set to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * (width + 1) + (":" if index in numbers else "-") for index, width in enumerate(widths)]
+
+    def line(row: Sequence[str]) -> str:
+        pairs = zip(row, widths, strict=True)
+        cells = [text.rjust(w) if index in numbers else text.ljust(w) for index, (text, w) in enumerate(pairs)]
+        return f"| {' | '.join(cells)} |"
+
+    head, *body = rows
+    return [line(head), f"|{'|'.join(rule)}|", *map(line, body)]
+
+
+def _left_columns(headings: Sequence[str], table: Table) -> int:
+    """How many columns of text stand before the figures."""
+    return len(headings) - len(table.columns) - (headings[-1] == "source")
 
 
 def as_csv(table: Table) -> str:
@@ -103,8 +115,7 @@ def latex(table: Table) -> str:
         return f"\\textbf{{{escaped}}}" if bold else escaped
 
     headings, rows = _grid(table, mark)
-    left = len(headings) - len(table.columns) - (headings[-1] == "source")
-    align = "l" * left + "r" * len(table.columns) + "l" * (headings[-1] == "source")
+    align = "l" * _left_columns(headings, table) + "r" * len(table.columns) + "l" * (headings[-1] == "source")
     text = [f"% {table.title}", "% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
     text += [" & ".join(headings) + r" \\"]
     shown = None

@@ -145,7 +145,7 @@ def missing_and_left_out(entries: Sequence[Entry], runs: Runs, found: Sorted, ou
             seeds = [seed for seed in experiment.seeds if seed not in found.used[experiment.digest]]
             if seeds:
                 begun = {states[experiment.digest, seed] for seed in seeds if (experiment.digest, seed) in states}
-                text = f"{entry.row.name}, {_seeds(seeds)}{''.join(f', {state}' for state in sorted(begun))}"
+                text = f"{entry.row.name}, {seeds_text(seeds)}{''.join(f', {state}' for state in sorted(begun))}"
                 missing[experiment.command(seeds, outputs)] = text
     stale: dict[tuple[str, str], list[str]] = {}
     for result, reason in found.stale:
@@ -161,7 +161,8 @@ def missing_and_left_out(entries: Sequence[Entry], runs: Runs, found: Sorted, ou
     ]
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def seeds_text(seeds: Sequence[int]) -> str:
+    """`seed 3`, `seeds 0, 1`."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
@@ -179,7 +180,7 @@ def _read(result: Result, column: Column) -> float | None:
     summary, index = result.summary, column.index
     if column.key == "sessions" and index is not None:
         return result.curve[index] if index < len(result.curve) else None
-    if column.key == "minutes":
+    if column.key == "minutes" and {"train_seconds", "eval_seconds"} <= set(summary):
         return (summary["train_seconds"] + summary["eval_seconds"]) / 60
     if column.key in summary:
         return float(summary[column.key])

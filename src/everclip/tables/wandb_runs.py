@@ -29,7 +29,7 @@ def read_wandb(project: str) -> list[Result]:
             if run.state == "finished" and all(fact in facts for fact in FACTS):
                 history = run.scan_history(keys=["session/index", "session/accuracy"])
                 own = {"commit": run.commit, "attempts": [{"start": run.created_at}]}
-                results.append(to_result(run.url, own | facts, run.summary, history))
+                results.append(to_result(Path(*run.path), own | facts, run.summary, history))
         return results
     except (wandb.errors.Error, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -37,10 +37,10 @@ def read_wandb(project: str) -> list[Result]:
 
 
 def to_result(
-    url: str, facts: Mapping[str, Any], summary: Mapping[str, Any], history: Iterable[Mapping[str, Any]]
+    place: Path, facts: Mapping[str, Any], summary: Mapping[str, Any], history: Iterable[Mapping[str, Any]]
 ) -> Result:
-    """What W&B keeps of a run, as a run folder would say it."""
+    """What W&B keeps of a run (`place`: entity/project/id), as a run folder would say it."""
     accuracy = {int(row["session/index"]): float(row["session/accuracy"]) for row in history}
     curve = [accuracy[index] for index in sorted(accuracy)]
     final = {key.removeprefix("final/"): value for key, value in summary.items() if key.startswith("final/")}
-    return Result(Path(url), dict(facts), final | {"accuracy_per_session": curve})
+    return Result(place, dict(facts), final | {"accuracy_per_session": curve})

@@ -1,0 +1,100 @@
+"""The tables' definitions: figures that follow from others agree with the printed ones, and rows of ours compose."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from everclip.catalogue import option_names
+from everclip.config import compose, digest
+from everclip.errors import ConfigError
+from everclip.tables.definition import Column, Definition, Published, Row, read_definition
+from everclip.tables.experiments import OUTPUTS, Runs
+from everclip.tables.table import make_entries, make_table
+
+ROW = 'rows: {{"": [{{name: A, published: [{{source: a, verified: true, {}}}]}}]}}'
+TABLES = option_names("table")
+
+
+def labels(definition: Definition) -> list[tuple[str, Row]]:
+    """Rows by name, with the group before it where the name alone does not tell them apart."""
+    rows = list(definition.all_rows())
+    names = Counter(row.name for _, row in rows)
+    return [(row.name if names[row.name] == 1 else f"{group}: {row.name}", row) for group, row in rows]
+
+
+def tolerance(block: Published, column: Column) -> float:
+    """What rounding can make of a figure that follows from others: a unit of the last digit; more for differences."""
+    figures = [v for values in block.figures.values() for v in (values if isinstance(values, list) else [values])]
+    digits = max(len(repr(v).partition(".")[2]) for v in figures if v is not None)
+    return (1.5 if column.key in ("performance_drop", "harmonic_mean") else 1.0) * 10.0**-digits + 1e-9
+
+
+def disagreements(row: Row, columns: list[Column]) -> list[str]:
+    """Columns on which sources differ, or on which a source differs from what follows from its own figures."""
+    found = []
+    for column in columns:
+        printed = [value for block in row.published if (value := block.given(column)) is not None]
+        derived = [(value, tolerance(b, column)) for b in row.published if (value := b.derived(column)) is not None]
+        apart = bool(printed) and max(printed) - min(printed) > 1e-9
+        if apart or any(abs(value - figure) > limit for value, limit in derived for figure in printed):
+            found.append(column.name)
+    return found
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_exactly_the_recorded_figures_are_disputed(table: str) -> None:
+    definition = read_definition(table)
+    columns = list(definition.all_columns())
+    found = [(label, name) for label, row in labels(definition) for name in disagreements(row, columns)]
+    assert sorted(found) == sorted((dispute.row, dispute.column) for dispute in definition.disputed)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_printed_command_composes_to_the_row_it_is_for(table: str) -> None:
+    entries = make_entries(read_definition(table), (), ())
+    shown, _ = make_table(read_definition(table), entries, Runs())
+    commands = {command for note in shown.notes if note.title == "Missing runs" for _, command in note.items}
+    experiments = {e.command(e.seeds, OUTPUTS): e for entry in entries for _, e in entry.experiments}
+    assert commands == set(experiments)
+    for command, experiment in experiments.items():
+        program, *words = shlex.split(command)
+        *overrides, seeds = [word for word in words if word != "-m"]
+        composed = compose([*overrides, seeds.split(",")[0]])
+        assert program == "everclip"
+        assert seeds == f"seed={','.join(map(str, experiment.seeds))}"
+        assert (digest(composed), composed.seed) == (experiment.digest, experiment.seeds[0])
+
+
+def test_the_embedded_table_has_every_method() -> None:
+    entries = make_entries(read_definition("shapes"), (), ())
+    assert [entry.row.name for entry in entries] == option_names("method")
+    assert [e.names for entry in entries for _, e in entry.experiments] == [
+        (method, "tiny", "shapes_fscil") for method in option_names("method")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param("columns: [average_acuracy]", "unknown; did you mean average_accuracy", id="key"),
+        pytest.param('rows: {"": [{name: A}]}', "row 'A' needs a name with published or run", id="empty row"),
+        pytest.param(ROW.format("sessions: [1]"), "sessions has no such column, or a list of another", id="length"),
+        pytest.param(ROW.format("pd: 1"), "row A: pd has no such column", id="figure"),
+        pytest.param(ROW.format("transfer: x"), "Input should be a valid number", id="type"),
+        pytest.param("sources: {}", "source a is not among sources", id="source"),
+        pytest.param("sorces: {}", "sorces Extra inputs are not permitted", id="extra"),
+        pytest.param("title: [", "is no YAML", id="syntax"),
+    ],
+)
+def test_a_wrong_definition_is_refused(tmp_path: Path, change: str, message: str) -> None:
+    key = change.partition(":")[0]
+    lines = {"title": "title: T", "sessions": "sessions: 2", "sources": "sources: {a: b}", "rows": ROW.format("avg: 1")}
+    path = tmp_path / "table.yaml"
+    path.write_text("\n".join((lines | {key: change}).values()))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_definition(str(path))
