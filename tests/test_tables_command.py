@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 
 from everclip.tables import command
+from everclip.tables.composed import Composer
 from everclip.tables.experiments import make_experiment, scan
 from everclip.tables.reproduction import reproduction
 from everclip.tables.table import Entry
 from everclip.tables.wandb_runs import to_result
 from tests.test_tables import NCM, definition, write_run
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
+    monkeypatch.setenv("EVERCLIP_CACHE", str(cache_dir))
+
 
 TABLE = """
 title: Tiny
@@ -39,7 +46,7 @@ def run_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 def test_overrides_and_seeds_apply_to_every_run(
     run_table: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    experiment = make_experiment(["method=ncm", "max_sessions=2"], (4,))
+    experiment = make_experiment(["method=ncm", "max_sessions=2"], (4,), Composer())
     write_run(tmp_path / "runs", experiment, 4, [90.5, 80.25])
     run_table("tiny.yaml", "--format", "csv", "max_sessions=2", "seed=4,5", "--runs", "runs")
     out, err = capsys.readouterr()
@@ -113,9 +120,25 @@ def test_a_run_that_wandb_keeps_reads_as_a_run_folder_does() -> None:
 
 def test_reproduction_lists_what_is_obtained_and_what_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TABLE)
-    name, experiment = str(tmp_path / "tiny.yaml"), make_experiment(["method=ncm"], (0, 1))
+    name, experiment = str(tmp_path / "tiny.yaml"), make_experiment(["method=ncm"], (0, 1), Composer())
     write_run(tmp_path / "runs", experiment, 0, [90.0, 80.0])
     assert reproduction([name], scan([str(tmp_path / "runs")])).splitlines()[-1] == (
         f"| NCM | {name} | Avg 83.50 | Avg 85.00 | 1/2 | cccccccc | "
         "seed 1 not run: `everclip method=ncm seed=1`; no reason recorded |"
     )
+
+
+def test_what_overrides_compose_to_is_remembered_until_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERCLIP_CACHE", str(tmp_path))
+    composer = Composer()
+    composed = composer.facts(["method=ncm"])
+    composer.save()
+    memory = tmp_path / "composed.json"
+    memory.write_text(memory.read_text().replace(composed["digest"], "recalled"))
+    assert Composer().facts(["method=ncm"]) == composed | {"digest": "recalled"}
+    monkeypatch.setenv("EVERCLIP_DATA", "elsewhere")  # the configuration files read it
+    assert Composer().facts(["method=ncm"]) == composed
+    memory.write_text("{")
+    assert Composer().facts(["method=ncm"]) == composed

@@ -20,6 +20,11 @@ ROW = 'rows: {{"": [{{name: A, published: [{{source: a, verified: true, {}}}]}}]
 TABLES = option_names("table")
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, cache_dir: Path) -> None:
+    monkeypatch.setenv("EVERCLIP_CACHE", str(cache_dir))
+
+
 def labels(definition: Definition) -> list[tuple[str, Row]]:
     """Rows by name, with the group before it where the name alone does not tell them apart."""
     rows = list(definition.all_rows())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -30,11 +31,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--format", choices=list(FORMATS), default="md", help="default: md")
     parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="where runs lie (default: outputs)")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="take the runs from W&B; folders only if given, too")
-    options = parser.parse_intermixed_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    overrides = [word for word in words if _is_override(word)]  # wherever they stand, also after --runs
+    options = parser.parse_intermixed_args([word for word in words if not _is_override(word)])
+    options.overrides += overrides
     try:
         sys.stdout.write(_table(options))
     except Exception as error:  # noqa: BLE001 (the one place where every error ends)
         sys.exit(show_error(error))
+
+
+def _is_override(word: str) -> bool:
+    return re.match(r"[+~]{0,2}[\w./@]+=", word) is not None and not Path(word).is_dir()
 
 
 def _table(options: argparse.Namespace) -> str:

@@ -2,7 +2,7 @@
 
 One YAML file per table, `conf/table/<name>.yaml`:
 
-- `title`, `note`: above and below the table.
+- `title`, `note`: above and below the table; `digits` of its accuracies.
 - `sessions: 9`: a column per session, accuracy over the classes seen so far (sessions 0 to 8).
 - `tasks: [DTD, ...]`: a column per task, accuracy on it after the last session.
 - `parts: {DTD: <overrides>, ...}`: a column per part with runs of its own, showing `metric`; then their mean.
@@ -18,7 +18,7 @@ One YAML file per table, `conf/table/<name>.yaml`:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -178,6 +178,7 @@ class Definition(_Strict):
     tasks: list[str] = []
     parts: dict[str, str] = {}
     metric: str = "last_accuracy"
+    digits: int = 2
     columns: list[str] = []
     sources: dict[str, str] = {}
     rows: dict[str, list[Row]]
@@ -204,15 +205,19 @@ class Definition(_Strict):
 
     def all_columns(self) -> Iterator[Column]:
         """The columns from left to right."""
+        for column in self._columns():
+            yield replace(column, digits=self.digits) if column.better else column
+
+    def _columns(self) -> Iterator[Column]:
         metric = COLUMNS[self.metric]
         for index in range(self.sessions):
             yield Column("sessions", str(index), index=index)
         for index, task in enumerate(self.tasks):
             yield Column("tasks", task, index=index)
         for index, (part, override) in enumerate(self.parts.items()):
-            yield Column("parts", part, metric.better, metric.digits, index, override)
+            yield Column("parts", part, metric.better, index=index, override=override)
         if self.parts:
-            yield Column("mean", "Mean", metric.better, metric.digits)
+            yield Column("mean", "Mean", metric.better)
         yield from (COLUMNS[name] for name in self.columns)
 
     def all_rows(self) -> Iterator[tuple[str, Row]]:

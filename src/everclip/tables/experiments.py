@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from everclip.config import choices, compose, digest
 from everclip.digest import json_sha256
 from everclip.errors import MissingError
 from everclip.report import Result, read_result
 from everclip.run_folder import RunFolder
+from everclip.tables.composed import Composer
 
-PLACES = ("paths.outputs=''", "paths.data=''", "paths.cache=''")  # no settings: never in a digest
 OUTPUTS = "outputs"
 FACTS = ("method", "backbone", "sequence", "seed", "digest", "overrides")
 
@@ -50,21 +47,17 @@ class Experiment:
         return shlex.join(["everclip", *several, *self.overrides, f"seed={','.join(map(str, seeds))}", *place])
 
 
-def make_experiment(overrides: Sequence[str], seeds: Sequence[int]) -> Experiment:
-    """Composes overrides."""
-    composed = compose([*overrides, *PLACES])
-    chosen = choices(composed.hydra)
-
-    def part(group: str) -> Any:
-        return OmegaConf.to_container(composed[group], resolve=True)
-
+def make_experiment(overrides: Sequence[str], seeds: Sequence[int], composer: Composer) -> Experiment:
+    """What overrides stand for today."""
+    facts = composer.facts(overrides)
+    method, backbone, sequence = facts["names"]
     return Experiment(
         overrides=tuple(overrides),
         seeds=tuple(seeds),
-        digest=digest(composed),
-        names=(chosen["method"], chosen["backbone"], chosen["sequence"]),
-        data=json_sha256([part("sequence"), composed.max_sessions]),
-        backbone=json_sha256(part("backbone")),
+        digest=facts["digest"],
+        names=(method, backbone, sequence),
+        data=facts["data"],
+        backbone=facts["backbone"],
     )
 
 
@@ -103,7 +96,7 @@ def scan(roots: Iterable[str]) -> Runs:
     runs = Runs()
     for root in roots:
         if not Path(root).is_dir():
-            raise MissingError(f"--runs {root}: there is no such folder; overrides stand before --runs")
+            raise MissingError(f"--runs {root}: there is no such folder")
         for path, folders, files in os.walk(root):
             if "run.json" in files or "sessions.jsonl" in files:
                 runs.read(Path(path))

@@ -17,17 +17,19 @@ def cell_text(cell: Cell, column: Column, kind: str) -> str:
     if cell.value is None:
         return ""
     sign = "+" if kind == "difference" else ""
-    spread = "" if cell.std is None else f" ± {cell.std:,.{column.digits}f}"
+    exact = cell.std is None or (cell.std == 0 and not column.better)  # counts that do not vary
+    spread = "" if exact else f" ± {cell.std:,.{column.digits}f}"
     return f"{cell.value:{sign},.{column.digits}f}{spread}{'' if cell.verified else '†'}".replace("-", "\N{MINUS SIGN}")
 
 
 def _grid(table: Table, mark: Callable[[str, bool], str]) -> tuple[list[str], list[tuple[Line, list[str]]]]:
     """Headings, and per line its texts; `mark` makes a format's text of a plain one, bold or not.
 
-    The columns for seeds and sources are left out where nothing is in them.
+    Kind, seeds and sources are left out where they say nothing.
     """
+    kinds = len({line.kind for line in table.lines}) > 1
     seeds, sources = (any(getattr(line, name) for line in table.lines) for name in ("seeds", "source"))
-    headings = ["method", "figures", *(["seeds"] if seeds else [])]
+    headings = ["method", *(["figures"] if kinds else []), *(["seeds"] if seeds else [])]
     headings += [column.heading for column in table.columns] + (["source"] if sources else [])
     rows = []
     for line in table.lines:
@@ -35,7 +37,7 @@ def _grid(table: Table, mark: Callable[[str, bool], str]) -> tuple[list[str], li
             mark(cell_text(cell, column, line.kind), cell.best)
             for cell, column in zip(line.cells, table.columns, strict=True)
         ]
-        before = [line.row, line.kind, *([line.seeds] if seeds else [])]
+        before = [line.row, *([line.kind] if kinds else []), *([line.seeds] if seeds else [])]
         after = [line.source] if sources else []
         rows.append((line, [*(mark(t, False) for t in before), *cells, *(mark(t, False) for t in after)]))
     return [mark(heading, False) for heading in headings], rows
@@ -102,7 +104,7 @@ def as_csv(table: Table) -> str:
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"$^\dagger$", "\N{MINUS SIGN}": "$-$",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "†": r"\rlap{$^\dagger$}", "\N{MINUS SIGN}": "$-$",
     "×": r"$\times$",
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from everclip import storage
 from everclip.catalogue import describe, option_names
-from everclip.tables.definition import Column, Definition, read_definition
+from everclip.tables.definition import Column, read_definition
 from everclip.tables.experiments import OUTPUTS, Runs, scan
 from everclip.tables.formats import cell_text
 from everclip.tables.table import Cell, Entry, Line, commit_of, make_entries, make_table, seeds_text
@@ -33,14 +33,13 @@ def reproduction(tables: Sequence[str], runs: Runs) -> str:
                 seen.add(digests)
                 lines = [line for line in table.lines if (line.group, line.row) == (entry.group, entry.row.name)]
                 benchmark = f"{name}, {entry.group}" if entry.group else name
-                rows.append([entry.row.name, benchmark, *_facts(entry, lines, definition)])
+                rows.append([entry.row.name, benchmark, *_facts(entry, lines, table.columns)])
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([HEAD, head, "|---" * len(rows[0]) + "|", *body]) + "\n"
 
 
-def _facts(entry: Entry, lines: Sequence[Line], definition: Definition) -> list[str]:
+def _facts(entry: Entry, lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
     """Published, obtained, seeds, commit, reason."""
-    columns = list(definition.all_columns())
     cells = {line.kind: line.cells for line in lines}
     shown = [index for index, column in enumerate(columns) if column.better and column.index is None]
     published, obtained = (_figures(cells.get(kind, []), columns, shown) for kind in ("published", "obtained"))

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from everclip.metrics.accuracy_matrix import harmonic_mean
 from everclip.report import Result
 from everclip.run_folder import RunFolder
+from everclip.tables.composed import Composer
 from everclip.tables.definition import COLUMNS, Column, Definition, Row
 from everclip.tables.experiments import OUTPUTS, Experiment, Runs, Sorted, make_experiment, sort_runs
 
@@ -96,15 +97,16 @@ def make_entries(definition: Definition, overrides: Sequence[str], seeds: Sequen
         overrides: added to every run.
         seeds: instead of every row's own; empty: as defined.
     """
-    entries = []
+    composer, entries = Composer(), []
     for group, row in definition.all_rows():
         chosen = row.model_copy(update={"seeds": tuple(seeds)}) if seeds else row
         experiments = [
-            (part, make_experiment([*shlex.split(run), *shlex.split(part), *overrides], chosen.seeds))
+            (part, make_experiment([*shlex.split(run), *shlex.split(part), *overrides], chosen.seeds, composer))
             for run in row.runs
             for part in (definition.parts.values() or [""])
         ]
         entries.append(Entry(group, chosen, experiments))
+    composer.save()
     return entries
 
 
@@ -123,6 +125,7 @@ def make_table(
     entries = [replace(entry, used=found.used) for entry in entries]
     columns = list(definition.all_columns())
     lines = [line for entry in entries for line in _lines(entry, columns, definition.metric)]
+    columns, lines = _without_empty_columns(columns, lines)
     groups = {entry.group: [line for line in lines if line.group == entry.group] for entry in entries}
     lines = [line for group in groups.values() for line in _mark_best(group, columns)]
     notes = [
@@ -211,6 +214,13 @@ def _lines(entry: Entry, columns: Sequence[Column], metric: str) -> Iterable[Lin
     differences = [Cell(o.value - p.value) if o.value is not None and p.value is not None else Cell() for o, p in both]
     if any(cell.value is not None for cell in differences):
         yield Line(entry.group, row.name, "difference", "", "", differences)
+
+
+def _without_empty_columns(columns: list[Column], lines: list[Line]) -> tuple[list[Column], list[Line]]:
+    """Leaves out columns without any figure, unless that is all of them."""
+    kept = [i for i in range(len(columns)) if any(line.cells[i].value is not None for line in lines)]
+    kept = kept or list(range(len(columns)))
+    return [columns[i] for i in kept], [replace(line, cells=[line.cells[i] for i in kept]) for line in lines]
 
 
 def _mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
