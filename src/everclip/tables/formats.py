@@ -143,7 +143,8 @@ def as_html(table: Table) -> str:
         '<div class="everclip-table">',
         "<style>.everclip-table table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
         ".everclip-table td,.everclip-table th{padding:.2em .6em;text-align:right;border-bottom:1px solid #ddd}"
-        ".everclip-table caption,.everclip-table tbody th{text-align:left;font-weight:normal}"
+        ".everclip-table caption,.everclip-table tr>:first-child{text-align:left}"
+        ".everclip-table tbody th{font-weight:normal}"
         ".everclip-table caption{font-weight:bold;padding:.4em .6em}</style>",
         f"<table><caption>{html.escape(table.title)}</caption>",
         "<thead><tr>" + "".join(f'<th scope="col">{heading}</th>' for heading in headings) + "</tr></thead>",
@@ -161,8 +162,8 @@ def as_html(table: Table) -> str:
     text += ["</tbody></table>"]
     for note in table.notes:
         items = [html.escape(item) + (f": <code>{html.escape(c)}</code>" if c else "") for item, c in note.items]
-        text += [f"<p>{html.escape(note.title)}</p>"] * bool(note.title)
-        text.append("<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>")
+        listed = "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
+        text += [f"<p>{html.escape(note.title)}</p>", listed] if note.title else [f"<p>{item}</p>" for item in items]
     return "\n".join([*text, "</div>"]) + "\n"
 
 
