@@ -8,7 +8,7 @@ from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, Resid
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from everclip.backbones.blocks import run_block
+from everclip.backbones.blocks import FusedQuickGELU, fuse_activations, run_block, run_block_naively
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.open_clip import OpenClip
 from everclip.errors import ConfigError
@@ -30,16 +30,57 @@ def triangle(length: int) -> Tensor:
     return torch.full((length, length), float("-inf")).triu(1)
 
 
+RUN = pytest.mark.parametrize("run", [run_block, run_block_naively])
+
+
+@RUN
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_block_gives_what_open_clips_gives(causal: bool) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_block_gives_what_open_clips_gives(run: Callable[..., Tensor], causal: bool, fused: bool) -> None:
     block, x = make_block(), random(3, 7, 32)
     expected = block(x, attn_mask=triangle(7) if causal else None)
-    torch.testing.assert_close(run_block(block, x, causal=causal), expected, rtol=1e-6, atol=1e-6)
+    if fused:
+        fuse_activations(block)
+        assert isinstance(block.mlp.gelu, FusedQuickGELU)
+    torch.testing.assert_close(run(block, x, causal=causal), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_kept_position_is_that_of_the_whole(causal: bool) -> None:
+    block, x, keep = make_block(), random(3, 7, 32), torch.tensor([0, 6, 3])
+    expected = run_block(block, x, causal=causal)[torch.arange(3), keep]
+    kept = run_block(block, x, causal=causal, keep=keep)
+    torch.testing.assert_close(kept, expected[:, None], rtol=1e-5, atol=1e-6)
+
+
+def test_the_fused_activation_is_quick_gelu_and_so_is_its_gradient() -> None:
+    x = torch.linspace(-30, 30, 601, dtype=torch.double, requires_grad=True)
+    ours, theirs = (torch.autograd.grad(f(x).sum(), x)[0] for f in (FusedQuickGELU(), QuickGELU()))
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(FusedQuickGELU()(x), QuickGELU()(x))
+
+
+def test_the_fused_activation_keeps_half_the_memory() -> None:
+    def kept(function: nn.Module) -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(value: Tensor) -> Tensor:
+            sizes[value.data_ptr()] = value.numel()
+            return value
+
+        x = random(64).requires_grad_() * 1
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            function(x)
+        return sum(sizes.values())
+
+    assert kept(FusedQuickGELU()) == 64
+    assert kept(QuickGELU()) == 128
 
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_prefix_is_seen_by_all_tokens_and_unseen_itself(causal: bool, rows: int) -> None:
+@RUN
+def test_a_prefix_is_seen_by_all_tokens(run: Callable[..., Tensor], causal: bool, rows: int) -> None:
     block, x, prefix = make_block(), random(3, 7, 32), (random(rows, 2, 32, seed=2), random(rows, 2, 32, seed=3))
     normed = block.ln_1(x)
     q, k, v = nn.functional.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
@@ -53,7 +94,7 @@ def test_a_prefix_is_seen_by_all_tokens_and_unseen_itself(causal: bool, rows: in
             mixed[row, token] = torch.einsum("kh,khd->hd", weights, values).flatten()
     middle = x + block.ls_1(block.attn.out_proj(mixed))
     expected = middle + block.ls_2(block.mlp(block.ln_2(middle)))
-    torch.testing.assert_close(run_block(block, x, causal=causal, prefix=prefix), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run(block, x, causal=causal, prefix=prefix), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_parametrised_projections_act() -> None:

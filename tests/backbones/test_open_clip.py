@@ -73,6 +73,13 @@ def test_prompts_that_do_not_fit_are_refused(backbone: OpenClip) -> None:
         backbone.encode_text(backbone.tokenize(TEXTS), Many())
 
 
+def test_the_same_texts_are_tokenised_once(tiny: Callable[[], OpenClip]) -> None:
+    backbone = tiny()
+    first = backbone.tokenize(TEXTS)
+    backbone.tokenizer = None
+    assert torch.equal(backbone.tokenize(list(TEXTS)), first)
+
+
 @pytest.mark.parametrize("text", ["", " "])
 def test_a_text_without_words_is_refused(backbone: OpenClip, text: str) -> None:
     with pytest.raises(ConfigError, match="has no words"):

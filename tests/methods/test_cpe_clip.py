@@ -111,23 +111,74 @@ def test_trailing_pads_do_not_change_text_features(tiny: Tiny) -> None:
     torch.testing.assert_close(features[0], features[1])
 
 
+def gradients(method: CpeClip, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Loss, and the gradient of everything that is trained."""
+    method.begin_session(make_session(1), no_extract)
+    loss = method.loss(batch)["cross_entropy"]
+    loss.backward()
+    return loss, [p.grad for p in (method.prompts, *method.projection.parameters())]
+
+
 def test_loss_equals_the_masked_loss_over_all_seen_classes(tiny: Tiny) -> None:
     batch = make_batch([3, 4, 4])
     batch = Batch(batch.images.double(), batch.labels, batch.indices)
     method = make(tiny).double()
-    method.begin_session(make_session(1), no_extract)
-    loss = method.loss(batch)["cross_entropy"]
-    loss.backward()
-    trained = (method.prompts, *method.projection.parameters())
-    gradients = [p.grad.clone() for p in trained]
+    loss, ours = gradients(method, batch)
 
-    method.zero_grad()
+    method.zero_grad(set_to_none=True)
     logits = method.logits(batch.images, EVERY)
     naive = F.cross_entropy(torch.cat([torch.full_like(logits[:, :3], -9999), logits[:, 3:]], dim=1), batch.labels)
     naive.backward()
     torch.testing.assert_close(loss, naive)
-    for ours, parameter in zip(gradients, trained, strict=True):
-        torch.testing.assert_close(ours, parameter.grad, rtol=1e-9, atol=1e-12)
+    for gradient, parameter in zip(ours, (method.prompts, *method.projection.parameters()), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["replace", "accumulate", "accumulate_same"])
+def test_figures_equal_those_of_the_naive_form(tiny: Tiny, mode: str) -> None:
+    batch = make_batch([3, 4, 4])
+    naive, ours = (make(tiny, exact_naive=exact, text_mode=mode, vision_mode=mode) for exact in (True, False))
+    assert naive.backbone.naive
+    (naive_loss, expected), (loss, found) = gradients(naive, batch), gradients(ours, batch)
+    assert loss.item() == pytest.approx(naive_loss.item(), rel=1e-5)
+    for gradient, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=0, atol=1e-5 * float(reference.abs().max()))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours.logits(batch.images, EVERY), naive.logits(batch.images, EVERY), rtol=1e-5, atol=1e-4
+        )
+
+
+def count_rows(method: CpeClip) -> list[int]:
+    """Texts that enter the text tower from now on, filled as it is called."""
+    rows: list[int] = []
+    block = method.backbone.model.transformer.resblocks[0]
+    block.ln_1.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    return rows
+
+
+def test_only_new_classes_pass_the_text_tower_in_training_and_all_once_in_evaluation(tiny: Tiny) -> None:
+    method, naive = make(tiny), make(tiny, exact_naive=True)
+    for made, expected in ((method, [2]), (naive, [5])):
+        rows = count_rows(made)
+        made.begin_session(make_session(1), no_extract)
+        made.loss(make_batch([3, 4]))
+        assert rows == expected
+    rows = count_rows(method)
+    classify = method.classifier(EVERY)
+    for _ in range(3):
+        classify(make_batch([0, 1]).images)
+    assert rows == [5]
+
+
+def test_nothing_is_kept_for_the_backward_pass_of_the_frozen_patch_embedding(tiny: Tiny) -> None:
+    method = make(tiny)
+    seen: dict[str, bool] = {}
+    visual = method.backbone.model.visual
+    visual.conv1.register_forward_hook(lambda *call: seen.update(patches=call[2].requires_grad))
+    visual.ln_post.register_forward_hook(lambda *call: seen.update(end=call[2].requires_grad))
+    method.encode_image(make_batch([0]).images)
+    assert seen == {"patches": False, "end": True}
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ class Backbone(nn.Module, ABC):
         mean: per-channel mean (3,) subtracted by `normalize`, for values in [0, 1].
         std: per-channel standard deviation (3,).
         provenance: model name, weights, their SHA-256 and whatever else identifies the numbers.
+        naive: edited passes compute every position of every block with materialised attention, to compare with.
     """
 
     embed_dim: int
@@ -43,6 +44,7 @@ class Backbone(nn.Module, ABC):
     mean: Tensor
     std: Tensor
     provenance: dict[str, Any]
+    naive: bool = False
 
     @property
     @abstractmethod

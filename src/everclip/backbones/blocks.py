@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
 from everclip.errors import ConfigError
@@ -14,10 +14,14 @@ from everclip.errors import ConfigError
 Prefix = tuple[Tensor, Tensor]
 
 
-def is_plain(block: nn.Module) -> bool:
-    """Whether `run_block` computes what the block itself does."""
-    attention = getattr(block, "attn", None)
-    return (
+def _check_plain(block: Any) -> None:
+    """Refuses a block whose own forward is not what this module computes.
+
+    Raises:
+        ConfigError: another structure.
+    """
+    attention = block.attn
+    plain = (
         type(block) is ResidualAttentionBlock
         and isinstance(attention, nn.MultiheadAttention)
         and attention.batch_first
@@ -26,9 +30,31 @@ def is_plain(block: nn.Module) -> bool:
         and not attention.add_zero_attn
         and not hasattr(block, "ln_1_kv")
     )
+    if not plain:
+        raise ConfigError(
+            f"a {type(block).__name__} with attention {type(attention).__name__} gives no access to its tokens, "
+            "which this method needs; use a backbone of open_clip's plain blocks, for example backbone=vit_b16_openai"
+        )
 
 
-def run_block(block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None) -> Tensor:
+class FusedQuickGELU(nn.Module):
+    """x * sigmoid(1.702 x) by way of SiLU, which keeps one tensor for the backward pass instead of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(1.702 * x).mul_(1 / 1.702)
+
+
+def fuse_activations(model: nn.Module) -> None:
+    """Exchanges open_clip's QuickGELU modules for `FusedQuickGELU`, in place."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is QuickGELU:
+                setattr(module, name, FusedQuickGELU())
+
+
+def run_block(
+    block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None, keep: Tensor | None = None
+) -> Tensor:
     """Residual stream (N, L, D) after a plain block, whose dropout is off.
 
     Args:
@@ -36,29 +62,63 @@ def run_block(block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | N
         x: (N, L, D), the residual stream before the block.
         causal: a token sees none behind it.
         prefix: keys and values (N or 1, P, D) in front of the projected ones; every token sees them.
+        keep: (N,) the only position of each row that is wanted, (N, 1, D) is returned; None: all.
 
     Raises:
         ConfigError: the block has another structure.
     """
-    if not is_plain(block):
-        raise ConfigError(
-            f"a {type(block).__name__} with attention {type(block.attn).__name__} gives no access to its tokens, "
-            "which this method needs; use a backbone of open_clip's plain blocks, for example backbone=vit_b16_openai"
-        )
-    x = x + block.ls_1(attend(block.attn, block.ln_1(x), causal, prefix))
+    _check_plain(block)
+    mixed = mix(block.attn, block.ln_1(x), causal, prefix)
+    if keep is not None:
+        rows = torch.arange(len(x), device=x.device)
+        x, mixed = x[rows, keep, None], mixed[rows, keep, None]
+    x = x + block.ls_1(block.attn.out_proj(mixed))
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def attend(attention: Any, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
-    """Self-attention (N, L, D) of a `torch.nn.MultiheadAttention` on normalised tokens, see `run_block`."""
+def mix(attention: Any, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
+    """Attended values (N, L, D), before the output projection, of normalised tokens; see `run_block`."""
     q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
     mask = None
     if prefix is not None:
-        k, v = (
-            torch.cat([p.to(t.dtype).expand(len(t), -1, -1), t], dim=1) for p, t in zip(prefix, (k, v), strict=True)
-        )
+        k, v = (_in_front(given, own) for given, own in zip(prefix, (k, v), strict=True))
         if causal:
             mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=x.device).tril(k.shape[1] - q.shape[1])
-    q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    q, k, v = (_heads(t, attention.num_heads) for t in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and mask is None)
-    return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def run_block_naively(block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None) -> Tensor:
+    """What `run_block` computes, written out: three projections, materialised mask and weights, unfused QuickGELU.
+
+    For tests and benchmarks: the form of neuraptic/cpe-clip @ 9309631, `CoLeLib/models/clip_models.py`.
+    """
+    _check_plain(block)
+    attention, normed = block.attn, block.ln_1(x)
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    q, k, v = (F.linear(normed, w, b) for w, b in zip(weights, biases, strict=True))
+    if prefix is not None:
+        k, v = (_in_front(given, own) for given, own in zip(prefix, (k, v), strict=True))
+    q = q * (x.shape[2] // attention.num_heads) ** -0.5
+    q, k, v = (_heads(t, attention.num_heads) for t in (q, k, v))
+    scores = q @ k.transpose(-1, -2)
+    if causal:
+        mask = scores.new_full(scores.shape[-2:], torch.finfo(x.dtype).min).triu(1 + k.shape[2] - q.shape[2])
+        scores = scores + mask.expand(len(x), 1, -1, -1)
+    mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).contiguous().view(x.shape)
+    x = x + block.ls_1(attention.out_proj(mixed))
+    normed = block.ln_2(x)
+    if type(block.mlp[1]) is not FusedQuickGELU:
+        return x + block.ls_2(block.mlp(normed))
+    hidden = block.mlp[0](normed)
+    return x + block.ls_2(block.mlp[2](hidden * torch.sigmoid(1.702 * hidden)))
+
+
+def _in_front(given: Tensor, own: Tensor) -> Tensor:
+    return torch.cat([given.to(own.dtype).expand(len(own), -1, -1), own], dim=1)
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(N, L, D) as (N, heads, L, D / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,7 +20,7 @@ from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
 from everclip.backbones.base import Backbone, Tower
-from everclip.backbones.blocks import run_block
+from everclip.backbones.blocks import fuse_activations, run_block, run_block_naively
 from everclip.backbones.insertion import TokenEdit
 from everclip.digest import state_sha256
 from everclip.errors import ConfigError, MissingError
@@ -56,7 +57,9 @@ class OpenClip(Backbone):
             warnings.filterwarnings("ignore", message="No pretrained weights.*")
             self.model: Any = _create(model, weights) if load else _create_meta(model)
         self.model.requires_grad_(False)
+        fuse_activations(self.model)
         self.tokenizer = open_clip.get_tokenizer(model)
+        self._tokenize = lru_cache(maxsize=16)(self._tokenize_anew)  # prompts ask for the same texts in every step
         self.train(False)
 
         visual, text = self.model.visual, self._text
@@ -104,6 +107,9 @@ class OpenClip(Backbone):
         return self._resize(image)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return self._tokenize(tuple(texts))
+
+    def _tokenize_anew(self, texts: tuple[str, ...]) -> Tensor:
         tokens = self.tokenizer(list(texts))
         if not self._causal:
             return tokens
@@ -127,9 +133,9 @@ class OpenClip(Backbone):
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
         x = visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
-        for layer, block in enumerate(visual.transformer.resblocks):
-            x = run_block(block, edit.before(layer, x), prefix=edit.prefix(layer))
-        return visual.ln_post(x[:, 0]) @ visual.proj
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        x = self._run_blocks(visual.transformer.resblocks, x, edit, first, causal=False)
+        return visual.ln_post(x) @ visual.proj
 
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         if self._causal:
@@ -154,16 +160,35 @@ class OpenClip(Backbone):
                 f"{len(text.positional_embedding)}; shorten the class names, the template or the prompts"
             )
         x = x + text.positional_embedding[: x.shape[1]]
-        for layer, block in enumerate(text.transformer.resblocks):
-            if edit is None:
+        ends = tokens.argmax(dim=-1)
+        if edit is not None:
+            x = self._run_blocks(text.transformer.resblocks, x, edit, ends - tokens.shape[1], causal=True)
+        else:
+            for block in text.transformer.resblocks:
                 x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
-            else:
-                x = run_block(block, edit.before(layer, x), causal=True, prefix=edit.prefix(layer))
-        # Only the read-out position goes through the last norm and the projection; added tokens shift it.
-        ends = tokens.argmax(dim=-1) + (x.shape[1] - tokens.shape[1])
-        x = text.ln_final(x[torch.arange(len(x), device=x.device), ends])
+            x = x[torch.arange(len(x), device=x.device), ends]
+        x = text.ln_final(x)
         projection = text.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    def _run_blocks(self, blocks: Any, x: Tensor, edit: TokenEdit, readout: Tensor, *, causal: bool) -> Tensor:
+        """The residual stream (N, D) at one position of each row after all blocks.
+
+        Args:
+            blocks: the tower's.
+            x: (N, L, D).
+            edit: applied at every block.
+            readout: (N,) positions after the last edit, counted from the end where negative.
+            causal: a token sees none behind it.
+        """
+        for layer, block in enumerate(blocks):
+            x = edit.before(layer, x)
+            if self.naive:
+                x = run_block_naively(block, x, causal=causal, prefix=edit.prefix(layer))
+            else:  # after the last block, one position of each row is read
+                keep = readout % x.shape[1] if layer == len(blocks) - 1 else None
+                x = run_block(block, x, causal=causal, prefix=edit.prefix(layer), keep=keep)
+        return x[torch.arange(len(x), device=x.device), readout] if self.naive else x[:, 0]
 
 
 def _tower(module: Any) -> Tower | None:

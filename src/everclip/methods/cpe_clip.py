@@ -7,8 +7,8 @@ training picture with the session's own classes only, and by scaling the gradien
 Source: arXiv 2303.04751, official code neuraptic/cpe-clip @ 9309631 (`CoLeLib/models/clip_models.py`,
 `CoLeLib/training/strategies/clip_pe.py`).
 Differs: old classes do not pass the text tower in training; the code sets their logits to -9999, where their gradient
-is zero, so loss and gradients are the same. `prompt_depth` follows the backbone's depth instead of a fixed 12. The
-code's `freeze` regulariser, unused in the paper, is left out.
+is zero, so loss and gradients are the same (`exact_naive` does as the code does). `prompt_depth` follows the backbone's
+depth instead of a fixed 12. The code's `freeze` regulariser, unused in the paper, is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
@@ -40,6 +41,9 @@ class CpeClip(Method):
         regularizer: `balance` scales the gradient by new / seen classes from session 1 on; `none` does not.
         template: of the class names, with one `{}`.
         logit_scale: factor of the cosine similarities, None for the backbone's own.
+        exact_naive: computes the same figures in the official code's way, to compare time and memory with: all seen
+            classes pass the text tower in every step, the projection maps one copy of the prompts per picture, and
+            attention is materialised (`Backbone.naive`).
 
     Raises:
         ValueError: more prompt blocks than the text tower has, or a backbone without access to its tokens.
@@ -57,6 +61,7 @@ class CpeClip(Method):
         regularizer: Literal["balance", "none"] = "balance",
         template: Template = "{}.",
         logit_scale: Annotated[float, Field(gt=0)] | None = 100.0,
+        exact_naive: bool = False,
     ) -> None:
         super().__init__(backbone)
         if backbone.text is None or backbone.vision is None:
@@ -70,6 +75,7 @@ class CpeClip(Method):
         self.regularizer = regularizer
         self.template = template
         self.scale = logit_scale
+        self.exact_naive = backbone.naive = exact_naive
         self.projection = nn.Linear(width, backbone.vision.width) if vision_prompts else None
         self.prompts = nn.Parameter(torch.empty(depth, prompt_length, width))
         nn.init.xavier_uniform_(self.prompts)
@@ -77,13 +83,21 @@ class CpeClip(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.new
+        self.classes, self.seen = session.new, session.seen
         balanced = self.regularizer == "balance" and not session.is_base
         self.balance = len(session.new) / len(session.seen) if balanced else 1.0
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
+        if self.exact_naive:
+            return {"cross_entropy": self.masked_cross_entropy(batch)}
         return {"cross_entropy": self.cross_entropy(batch, self.classes)}
+
+    def masked_cross_entropy(self, batch: Batch) -> Tensor:
+        """Cross-entropy (scalar) among all seen classes, with the logits of the old ones set to -9999."""
+        logits = self.logits(batch.images, self.seen)
+        logits[:, : len(self.seen) - len(self.classes)] = -9999
+        return F.cross_entropy(logits, self.seen.columns(batch.labels))
 
     @override
     def before_step(self) -> None:
@@ -96,8 +110,8 @@ class CpeClip(Method):
     def encode_image(self, images: Tensor) -> Tensor:
         if self.projection is None:
             return self.backbone.encode_image(images)
-        edit = DeepPrompts(self.projection(self.prompts), self.vision_mode, "end")
-        return self.backbone.encode_image(images, edit)
+        prompts = self.prompts[:, None].repeat(1, len(images), 1, 1) if self.exact_naive else self.prompts
+        return self.backbone.encode_image(images, DeepPrompts(self.projection(prompts), self.vision_mode, "end"))
 
     @override
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -16,7 +16,8 @@ class DeepPrompts(TokenEdit):
     """Inserts prompts[0] into the embedded tokens and prompts[i] before block i, for one forward pass.
 
     Args:
-        prompts: (depth, P, D) tokens, the same for all rows of a batch. Blocks from `depth` on get none of their own.
+        prompts: (depth, P, D) tokens, the same for all rows of a batch, or (depth, N, P, D). Blocks from `depth` on
+            get none of their own.
         mode: what becomes of the slots before block i: `replace` overwrites them by prompts[i] (P slots throughout);
             `accumulate` keeps their outputs and adds prompts[i] behind them (P * (i + 1) slots); `accumulate_same`
             refills them with the raw prompts[0..i].
@@ -46,7 +47,7 @@ class DeepPrompts(TokenEdit):
         if self.mode == "replace":
             return self._with_slots(tokens, self.prompts[layer])
         if self.mode == "accumulate_same":
-            return self._with_slots(tokens, self.prompts[: layer + 1].flatten(0, 1))
+            return self._with_slots(tokens, torch.cat(list(self.prompts[: layer + 1]), dim=-2))
         first = 1 if self.position == "start" else tokens.shape[1] - self.slots
         outputs = tokens[:, first : first + self.slots]
         own = self.prompts[layer].to(tokens.dtype).expand(len(tokens), -1, -1)

@@ -1,0 +1,252 @@
+"""CPE-CLIP's steps in the official code's form (naive) and in ours, side by side in one process.
+
+    python scripts/bench_cpe_clip.py [--device cuda] [--official CHECKOUT] [--threads 1]
+
+ViT-B/16 with random weights and random pictures. Naive (`method.exact_naive=true`): all seen classes pass the text tower
+in every step, padded to the longest name; masks and attention weights are materialised; one projected copy of the prompts
+per picture. A step is forward pass, backward pass, balance factor and SGD. Subjects take turns; times are medians. `CPU s`
+is the time spent on processors, which other load on the machine disturbs less than the clock (give --threads 1 for it).
+Memory is the peak of one step above what the models hold: on a GPU of the allocator, else of a forked child's resident set.
+`--official` times `neuraptic/cpe-clip` the same way (needs transformers 4.26, with which that code was written).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import logging
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from everclip.backbones.base import Backbone
+from everclip.backbones.open_clip import END_OF_TEXT, OpenClip
+from everclip.data import shapes
+from everclip.data.datasets.base import split_lines
+from everclip.methods.cpe_clip import CpeClip
+from everclip.types import Batch, ClassSet, Session
+
+log = logging.getLogger("bench_cpe_clip")
+EVAL_BATCH = 64  # the official code's
+Action = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step in a session, or an evaluation pass over `pictures` if `new` is 0."""
+
+    title: str
+    seen: int
+    new: int
+    pictures: int
+
+
+def cases(eval_images: int) -> list[Case]:
+    """What is measured."""
+    return [
+        Case("base session, 60 classes, batch 4", 60, 60, 4),
+        Case("base session, 60 classes, batch 32", 60, 60, 32),
+        Case("last CIFAR100 session, 100 classes, batch 4", 100, 5, 4),
+        Case("last CUB200 session, 200 classes, batch 4", 200, 10, 4),
+        Case(f"evaluation, 200 classes, {eval_images} pictures", 200, 0, eval_images),
+    ]
+
+
+def class_names(count: int) -> tuple[str, ...]:
+    """Names about as long as the benchmark's: CUB's published later hundred, twice, where there are 200."""
+    if count <= 100:
+        return shapes.all_class_names()[:count]
+    lines = [line for number in range(2, 12) for line in split_lines("cub200", f"session_{number}.txt")]
+    folders = dict.fromkeys(line.split("/")[-2] for line in lines)
+    return tuple(folder.partition(".")[2].replace("_", " ") for folder in folders) * 2
+
+
+class Everclip:
+    """Our method, in either form."""
+
+    def __init__(self, backbone: Backbone, naive: bool) -> None:
+        torch.manual_seed(0)
+        self.naive, self.backbone = naive, backbone
+        self.method = CpeClip(backbone, exact_naive=naive).to(backbone.device)
+
+    def action(self, case: Case, images: Tensor) -> Action:
+        """One measured call."""
+        names = class_names(case.seen)
+        seen = ClassSet(tuple(range(case.seen)), names)
+        new = seen.select(range(case.seen - case.new, case.seen))
+        labels = (case.seen - max(case.new, 1) + torch.arange(len(images)) % max(case.new, 1)).to(images.device)
+        method, batch = self.method, Batch(images, labels, torch.arange(len(images)))
+
+        def evaluate() -> None:
+            self.backbone.naive = self.naive
+            with torch.no_grad():
+                classify = (lambda part: method.logits(part, seen)) if self.naive else method.classifier(seen)
+                for part in images.split(EVAL_BATCH):
+                    classify(part)
+
+        if not case.new:
+            return evaluate
+        session = Session(int(case.new < case.seen), "session", new, seen, None)  # type: ignore[arg-type]  # no pictures
+        method.begin_session(session, None)  # type: ignore[arg-type]  # extracts nothing
+        trained = [p for p in method.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=0.001, momentum=0.9, weight_decay=1e-5)
+
+        def step() -> None:
+            self.backbone.naive = self.naive
+            optimizer.zero_grad()
+            method.loss(batch)["cross_entropy"].backward()
+            method.before_step()
+            optimizer.step()
+
+        return step
+
+
+class Official:
+    """The official model with random weights, driven as `CLIPPE` drives it."""
+
+    def __init__(self, checkout: str, backbone: Backbone) -> None:
+        sys.path.insert(0, checkout)
+        from transformers import CLIPConfig, CLIPModel
+
+        vision = {"hidden_size": 768, "patch_size": 16, "num_attention_heads": 12, "intermediate_size": 3072}
+        config = CLIPConfig(vision_config=vision)
+        CLIPModel.from_pretrained = classmethod(lambda cls, name: cls(config))
+        from CoLeLib.models import CLIPParameterEfficient
+
+        self.backbone = backbone
+        self.model: Any = CLIPParameterEfficient(2, 12, "replace", "accumulate").to(backbone.device)
+
+    def action(self, case: Case, images: Tensor) -> Action:
+        """One measured call."""
+        device, old = str(images.device), case.seen - case.new
+        tokens = self.backbone.tokenize([f"{name}." for name in class_names(case.seen)]).to(device)
+        ends, positions = tokens.argmax(dim=1, keepdim=True), torch.arange(tokens.shape[1], device=device)
+        mask = (positions <= ends).long()
+        tokens = tokens.masked_fill(mask == 0, END_OF_TEXT)
+        labels = (old + torch.arange(len(images)) % max(case.new, 1)).to(device)
+
+        def evaluate() -> None:
+            with torch.no_grad():
+                for part in images.split(EVAL_BATCH):
+                    self.model(part, tokens, mask, device)
+
+        if not case.new:
+            return evaluate
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=0.001, momentum=0.9, weight_decay=1e-5)
+
+        def step() -> None:
+            logits = self.model(images, tokens, mask, device)
+            logits[:, :old] = -9999
+            F.cross_entropy(logits, labels).backward()
+            if old:
+                for parameter in trained:
+                    parameter.grad *= case.new / case.seen
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+
+def peak_memory(action: Action, device: torch.device) -> float:
+    """MB above what is held before, see the module's text."""
+    if device.type == "cuda":
+        action()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        action()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)  # a forked child has none of the parent's threads
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        action()
+        os.write(write, json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        grown: float = json.load(pipe)
+    os.waitpid(child, 0)
+    return grown * 1024 / 1e6
+
+
+def timed(action: Action, device: torch.device) -> tuple[float, float]:
+    """Seconds by the clock and on processors."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def measure(subjects: dict[str, Any], case: Case, repeats: int, autocast: Any) -> None:
+    """Prints one line per subject."""
+    device: torch.device = next(iter(subjects.values())).backbone.device
+    images = torch.randn(case.pictures, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
+    actions = {name: subject.action(case, images) for name, subject in subjects.items()}
+    flops, memory = {}, {}
+    with autocast:
+        for name, action in actions.items():
+            memory[name] = peak_memory(action, device)
+        for name, action in actions.items():  # warms up, too
+            with FlopCounterMode(display=False) as counter:
+                action()
+            flops[name] = counter.get_total_flops()
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+        for _ in range(repeats):
+            for name, action in actions.items():
+                times[name].append(timed(action, device))
+    log.info("%s", case.title)
+    first = {}
+    for name in actions:
+        wall, cpu = (statistics.median(column) for column in zip(*times[name], strict=True))
+        row = {"s": wall, "CPU s": cpu, "GFLOP": flops[name] / 1e9, "MB": memory[name]}
+        first = first or row
+        ratios = ", ".join(f"{row[key] / first[key]:.2f}" for key in row)
+        values = "  ".join(f"{value:9.3f} {key}" for key, value in row.items())
+        log.info("  %-9s%s  of %s: %s  (%.2fx)", name, values, next(iter(actions)), ratios, first["s"] / wall)
+        log.info("  %-9s%.2f TFLOP/s", "", row["GFLOP"] / wall / 1e3)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--official", metavar="DIR", help="a checkout of neuraptic/cpe-clip")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--eval-images", type=int, help="default: 256 on a GPU, 64 elsewhere")
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these cases, counted from 0")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    log.setLevel(logging.INFO)
+    torch.set_num_threads(options.threads)
+
+    backbone = OpenClip(model="ViT-B-16-quickgelu", weights="random").to(options.device)
+    subjects: dict[str, Any] = {"naive": Everclip(backbone, True), "ours": Everclip(backbone, False)}
+    if options.official:
+        subjects["official"] = Official(options.official, backbone)
+    eval_images = options.eval_images or (256 if options.device == "cuda" else 64)
+    log.info("%s, %s, %d threads", options.device, options.precision, options.threads)
+    autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
+    for number, case in enumerate(cases(eval_images)):
+        if options.only is None or number in options.only:
+            measure(subjects, case, options.repeats, autocast)
+
+
+if __name__ == "__main__":
+    main()
