@@ -1,0 +1,149 @@
+"""How the cost of CPE-CLIP grows over 5, 20 and 50 sessions of the embedded default: `python scripts/bench_growth.py`.
+
+Work is what passes through the method's loss and classifier, `backward`, the optimiser, and the loading and normalising
+of pictures; all other time is the runner's overhead. Steps: between the first loss and the last optimiser step of a
+session. The seconds of nested parts count once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from everclip import build, config
+from everclip.backbones.base import Backbone
+from everclip.data.images import ArrayImages
+from everclip.methods.cpe_clip import CpeClip
+from everclip.run_folder import RunFolder
+
+log = logging.getLogger("bench_growth")
+SESSIONS = {5: (60, 10), 20: (24, 4), 50: (51, 1)}  # base classes and new classes per session, of 100
+
+
+class Ledger:
+    """Seconds of work so far, and readings of the clock and of the work at the marks of each session."""
+
+    def __init__(self) -> None:
+        self.work = 0.0
+        self.depth = 0
+        self.starts: list[tuple[float, float]] = []
+        self.losses: list[tuple[float, float]] = []
+        self.steps: list[tuple[float, float]] = []
+
+    def mark(self) -> tuple[float, float]:
+        """Now, and the work until now."""
+        return time.perf_counter(), self.work
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its outermost calls counted as work."""
+
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **options: Any) -> Any:
+            start, self.depth = time.perf_counter(), self.depth + 1
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.depth -= 1
+                if self.depth == 0:
+                    self.work += time.perf_counter() - start
+
+        return wrapper
+
+
+def watch(ledger: Ledger) -> None:
+    """Puts the ledger around everything that counts as work, for the rest of the process."""
+    begin, loss, step, classifier = CpeClip.begin_session, CpeClip.loss, torch.optim.SGD.step, CpeClip.classifier
+
+    def begin_session(self: CpeClip, *arguments: Any) -> None:
+        ledger.starts.append(ledger.mark())
+        begin(self, *arguments)
+
+    def first_loss(self: CpeClip, batch: Any) -> Any:
+        if len(ledger.losses) < len(ledger.starts):
+            ledger.losses.append(ledger.mark())
+            ledger.steps.append(ledger.mark())
+        return ledger.counted(loss)(self, batch)
+
+    def counted_step(self: Any, closure: Callable[[], Any] | None = None) -> Any:
+        with torch.enable_grad():
+            result = None if closure is None else closure()  # Lightning's: loss and `backward`, counted themselves
+        ledger.counted(step)(self)
+        ledger.steps[-1] = ledger.mark()
+        return result
+
+    CpeClip.begin_session = begin_session  # type: ignore[method-assign]  # measured
+    CpeClip.loss = first_loss  # type: ignore[method-assign]  # measured
+    torch.optim.SGD.step = counted_step  # type: ignore[method-assign]  # measured
+    CpeClip.classifier = lambda self, classes: ledger.counted(ledger.counted(classifier)(self, classes))  # type: ignore[method-assign]  # measured
+    torch.Tensor.backward = ledger.counted(torch.Tensor.backward)  # type: ignore[method-assign]  # measured
+    ArrayImages.images = ledger.counted(ArrayImages.images)  # type: ignore[method-assign]  # measured
+    Backbone.normalize = ledger.counted(Backbone.normalize)  # type: ignore[method-assign]  # measured
+
+
+def run(sessions: int, folder: Path, overrides: list[str]) -> tuple[Ledger, list[dict[str, Any]]]:
+    """A whole run of so many sessions; what it cost, and its records."""
+    base, way = SESSIONS[sessions]
+    settings = [f"sequence.base_classes={base}", f"sequence.way={way}", "train.base.epochs=1", "trainer=cpu"]
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        places = [f"paths.outputs={folder}", f"paths.cache={folder}"]
+        composed = compose("run", [*settings, *places, *overrides], return_hydra_config=True)
+    hydra = composed.hydra
+    with open_dict(composed):
+        hydra.runtime.output_dir = str(folder)
+        del composed["hydra"]
+    target, ledger = RunFolder(folder / "run"), Ledger()
+    watch(ledger)
+    build.run(composed, hydra, target)
+    ledger.starts.append(ledger.mark())
+    return ledger, target.read_sessions()
+
+
+def show(sessions: int, ledger: Ledger, records: list[dict[str, Any]]) -> None:
+    """Prints medians over the few-shot sessions: the first and the last five, and all."""
+
+    def spare(marks: list[tuple[float, float]], others: list[tuple[float, float]], index: int) -> float:
+        (start, before), (end, after) = marks[index], others[index]
+        return (end - start) - (after - before)
+
+    whole = [spare(ledger.starts, ledger.starts[1:], i) for i in range(len(records))]
+    inside = [spare(ledger.losses, ledger.steps, i) for i in range(len(records))]
+    spans = [end[0] - start[0] for start, end in zip(ledger.losses, ledger.steps, strict=True)]
+    share = sum(inside[1:]) / sum(spans[1:])
+    for title, rows in (("first 5", slice(1, 6)), ("last 5", slice(-5, None)), ("all", slice(1, None))):
+        columns = [
+            *([record[key] for record in records[rows]] for key in ("train_seconds", "eval_seconds", "peak_memory_mb")),
+            [a - b for a, b in zip(whole[rows], inside[rows], strict=True)],
+            [1e3 * a / record["train_steps"] for a, record in zip(inside[rows], records[rows], strict=True)],
+        ]
+        medians = " | ".join(f"{statistics.median(column):.3f}" for column in columns)
+        log.info("| %d | %s | %s | %.1f |", sessions, title, medians, 100 * share)
+
+
+def main() -> None:
+    """Prints the table. One number of sessions per process: the peak of memory never falls."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sessions", type=int, default=20, choices=SESSIONS)
+    parser.add_argument("overrides", nargs="*", help="more of the configuration, for example logger=none")
+    options = parser.parse_args()
+    config.register()
+    with tempfile.TemporaryDirectory() as folder:
+        measured = run(options.sessions, Path(folder), options.overrides)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    log.setLevel(logging.INFO)
+    log.info("| sessions | which | train s | eval s | peak MB | overhead s/session | ms/step | %% of steps |")
+    show(options.sessions, *measured)
+
+
+if __name__ == "__main__":
+    main()
