@@ -202,9 +202,10 @@ def test_data_must_be_the_same_over_rows_code_need_not(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, NCM, seed, [90.0, 80.0])
     write_run(tmp_path, ER, 0, [70.0, 60.0], commit="d" * 40)
-    write_run(tmp_path, ER, 1, [70.0, 60.0], fingerprint="f2", commit="d" * 40)
+    folder = write_run(tmp_path, ER, 1, [70.0, 60.0], fingerprint="f2", commit="d" * 40)
     table = table_of(tmp_path, NCM, ER)
     assert [line.seeds for line in table.lines if line.kind == "obtained"] == ["2", "1/2"]
+    assert notes(table, "Stale") == [(f"er, 1 x: data fingerprint f2; the others have f1: {folder}", "")]
     assert notes(table, "Commits") == [("cccccccc: NCM", ""), ("dddddddd: NCM", "")]
 
 
