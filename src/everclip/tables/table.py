@@ -156,7 +156,7 @@ def missing_and_left_out(entries: Sequence[Entry], runs: Runs, found: Sorted, ou
     listed = [
         (f"{method}, {len(folders)} x: {reason}: {folders[0]}", "") for (method, reason), folders in stale.items()
     ]
-    again = "to make one anew, remove its folder and run its command"
+    again = "to make one anew, run its command with restart=true"
     return [
         Note("Missing runs", [(text, command) for command, text in missing.items()]),
         Note(f"Stale runs, left out ({again})", listed),
