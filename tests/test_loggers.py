@@ -2,20 +2,80 @@ from __future__ import annotations
 
 import csv
 import json
-import struct
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import everclip.loggers
-from everclip.loggers import CsvLogger, Loggers, RunLogger
-from everclip.run_folder import RunFolder
+from everclip.loggers import (
+    CsvLogger,
+    Loggers,
+    RunLogger,
+    Sample,
+    TensorBoardLogger,
+    WandbLogger,
+    best_of,
+    start_wandb,
+)
+from tests.wandb_record import read_wandb
+
+MATRIX = np.array([[90.0, np.nan], [80.0, 60.0]])
+CONFUSION = np.array([[8, 2], [1, 9]])
+KEY = "k" * 40
 
 
 def rows(folder: Path) -> list[list[str]]:
     with (folder / "train.csv").open(newline="") as file:
         return list(csv.reader(file))
+
+
+def sample(label: str = "cat") -> Sample:
+    return Sample(np.full((8, 8, 3), 200, np.uint8), label, (("dog", 0.61), ("cat", 0.3), ("cow", 0.05)))
+
+
+@pytest.fixture(autouse=True)
+def _wandb_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+
+
+def wandb_run(folder: Path) -> Any:
+    return start_wandb(
+        folder,
+        run_id="ab12-seed0",
+        name="ncm-shapes-seed0",
+        group="shapes/ncm",
+        tags=["ncm", "shapes", "tiny"],
+        config={"optimizer": {"lr": 0.1}},
+        project="everclip",
+        entity=None,
+        mode="auto",
+    )
+
+
+def mirrors(folder: Path, step: int) -> Loggers:
+    """The record with both mirrors, as a process that goes on from `step` makes them."""
+    return Loggers(CsvLogger(folder, step), [WandbLogger(wandb_run(folder), True), TensorBoardLogger(folder)])
+
+
+def tell_session(loggers: RunLogger, folder: Path, index: int, step: int) -> None:
+    path = folder / f"session_{index:02d}.safetensors"
+    path.write_bytes(bytes([index]))
+    loggers.checkpoint(path, index)
+    loggers.session({"session/accuracy": 90.0 - index, "session/forgetting": 1.0 + index}, index, step, [sample()])
+
+
+def losses(loggers: RunLogger, *steps: int) -> None:
+    for step in steps:
+        loggers.train({"train/loss": step / 10, "train/lr": 0.1}, step)
 
 
 def test_csv_has_one_line_per_value(tmp_path: Path) -> None:
@@ -25,15 +85,30 @@ def test_csv_has_one_line_per_value(tmp_path: Path) -> None:
     assert rows(tmp_path) == [["step", "name", "value"], ["10", "train/loss", "0.5"], ["10", "train/lr", "0.1"]]
 
 
-def test_a_resumed_csv_drops_what_comes_again(tmp_path: Path) -> None:
+def test_a_resumed_csv_drops_what_comes_again_and_half_a_line(tmp_path: Path) -> None:
     logger = CsvLogger(tmp_path, 0)
-    for step in (10, 20, 30):
-        logger.train({"train/loss": step / 10}, step)
+    losses(logger, 10, 20, 30)
     logger.close()
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("\0\0,train/lr,1\n40,train/l")
     logger = CsvLogger(tmp_path, 20)
+    assert logger.history == [
+        (10, {"train/loss": 1.0, "train/lr": 0.1}),
+        (20, {"train/loss": 2.0, "train/lr": 0.1}),
+    ]
     logger.train({"train/loss": 9.0}, 30)
     logger.close()
-    assert [row[::2] for row in rows(tmp_path)[1:]] == [["10", "1.0"], ["20", "2.0"], ["30", "9.0"]]
+    losses_only = [row[::2] for row in rows(tmp_path) if row[1] == "train/loss"]
+    assert losses_only == [["10", "1.0"], ["20", "2.0"], ["30", "9.0"]]
+
+
+def test_flushed_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
+    logger = CsvLogger(tmp_path, 0)
+    losses(logger, 10)
+    assert len(rows(tmp_path)) == 1
+    logger.flush()
+    assert len(rows(tmp_path)) == 3
+    logger.close()
 
 
 class Broken(RunLogger):
@@ -44,56 +119,157 @@ class Broken(RunLogger):
 def test_a_broken_mirror_is_dropped_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
     monkeypatch.setattr(everclip.loggers.log, "warning", lambda text, *values: warnings.append(text % values))
-    loggers = Loggers([Broken(), CsvLogger(tmp_path, 0)])
-    loggers.train({"train/loss": 1.0}, 10)
-    loggers.train({"train/loss": 1.0}, 20)
+    loggers = Loggers(CsvLogger(tmp_path, 0), [Broken()])
+    losses(loggers, 10, 20)
     loggers.close()
-    assert len(rows(tmp_path)) == 3
+    assert len(rows(tmp_path)) == 5
     assert warnings == ["Broken stopped logging: disk full"]
 
 
-def wandb_records(content: bytes) -> Iterator[bytes]:
-    """The records of a W&B file: a LevelDB log of 32 KiB blocks behind a header of 7 bytes."""
-    assert content[:4] == b":W&B"
-    position, parts = 7, b""
-    while position + 7 <= len(content):
-        if 32768 - position % 32768 < 7:  # a block's rest too short for a header is padding
-            position += 32768 - position % 32768
-            continue
-        length, kind = struct.unpack_from("<HB", content, position + 4)
-        parts += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield parts
-            parts = b""
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        ("session/accuracy", "max"),
+        ("session/harmonic_mean", "max"),
+        ("session/forgetting/lagged_mean", "min"),
+        ("session/performance_drop", "min"),
+        ("session/train_seconds", "min"),
+        ("session/seen_classes", None),
+    ],
+)
+def test_best_of(name: str, best: str | None) -> None:
+    assert best_of(name) == best
 
 
-@pytest.mark.slow
-def test_the_offline_wandb_record(run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:
-    from wandb.proto import wandb_internal_pb2
+def test_the_offline_wandb_record(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "curve.png")
+    loggers = mirrors(tmp_path, 0)
+    losses(loggers, 10, 20)
+    tell_session(loggers, tmp_path, 0, 20)
+    losses(loggers, 30)
+    tell_session(loggers, tmp_path, 1, 30)
+    plots = [tmp_path / "curve.png", tmp_path / "curve.pdf"]
+    loggers.final({"last_accuracy": 89.0, "average/pooled": 89.5}, plots, MATRIX, CONFUSION)
+    loggers.close()
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    folder = run("method=cpe_clip", "logger=wandb", "trainer.log_every=2")
-    (record_file,) = folder.path.glob("wandb/offline-run-*/*.wandb")
-    history, summary, run_ids = [], {}, set()
-    for data in wandb_records(record_file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            history.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
-        elif record.WhichOneof("record_type") == "run":
-            run_ids.add(record.run.run_id)
-        elif record.WhichOneof("record_type") == "summary":
-            for item in record.summary.update:
-                summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    assert run_ids == {f"{folder.read_run()['digest']}-seed0"}
-    assert [h["train/step"] for h in history if "train/step" in h] == [2, 4, 6, 8, 10, 12]
-    sessions = [h for h in history if "session/index" in h]
-    assert [h["session/index"] for h in sessions] == [0, 1, 2]
-    recorded = folder.read_sessions()
-    assert [h["session/accuracy"] for h in sessions] == [record["accuracy"] for record in recorded]
-    assert summary["final/average_accuracy"] == pytest.approx(folder.read_summary()["average_accuracy"])
-    key = b"k" * 40
-    assert [path for path in folder.path.rglob("*") if path.is_file() and key in path.read_bytes()] == []
+    record = read_wandb(tmp_path)
+    assert (record.run.run_id, record.run.run_group) == ("ab12-seed0", "shapes/ncm")
+    assert sorted(record.run.tags) == ["ncm", "shapes", "tiny"]
+    assert record.config["optimizer"] == {"lr": 0.1}
+    assert record.exit_code == 0
+    assert record.points("train/step") == [10, 20, 30]
+    assert record.points("train/loss") == [1.0, 2.0, 3.0]
+    assert record.points("session/index") == [0, 1]
+    assert record.points("session/samples/captions") == [["cat: dog 0.61, cat 0.30, cow 0.05"]] * 2
+    assert record.metrics["train/*"].step_metric == "train/step"
+    assert record.metrics["session/*"].step_metric == "session/index"
+    assert record.summary["session/accuracy"] == {"last": 89.0, "max": 90.0}
+    assert record.summary["session/forgetting"] == {"last": 2.0, "min": 1.0}
+    assert record.summary["train/loss"] == {"last": 3.0, "min": 1.0}
+    assert (record.summary["final/last_accuracy"], record.summary["final/average/pooled"]) == (89.0, 89.5)
+    assert record.points("plots/curve/_type") == ["image-file"]
+    models = [artifact for artifact in record.artifacts if artifact.type == "model"]
+    assert [sorted(artifact.aliases) for artifact in models] == [["latest", "session_00"], ["latest", "session_01"]]
+    assert [artifact.manifest.contents[0].path for artifact in models] == [
+        "session_00.safetensors",
+        "session_01.safetensors",
+    ]
+    tables = {Path(name).name.rsplit("_", 2)[0]: name for name in record.files if name.endswith(".table.json")}
+    (run,) = tmp_path.glob("wandb/offline-run-*")
+    matrix = json.loads((run / "files" / tables["accuracy_matrix"]).read_text())
+    assert matrix == {"columns": ["session", "task_00", "task_01"], "data": [[0, 90.0, None], [1, 80.0, 60.0]]}
+    confusion = json.loads((run / "files" / tables["confusion_between_sessions_table"]).read_text())
+    assert confusion["data"] == [["00", "00", 8], ["00", "01", 2], ["01", "00", 1], ["01", "01", 9]]
+
+
+def test_the_key_is_in_no_file(tmp_path: Path) -> None:
+    loggers = mirrors(tmp_path, 0)
+    losses(loggers, 10)
+    loggers.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_failed_run_is_marked_so(tmp_path: Path) -> None:
+    loggers = mirrors(tmp_path, 0)
+    loggers.close(failed=True)
+    assert read_wandb(tmp_path).exit_code == 1
+
+
+CHILD = """
+import os, signal
+from pathlib import Path
+from tests.test_loggers import losses, mirrors, tell_session
+folder = Path({folder!r})
+loggers = mirrors(folder, 0)
+losses(loggers, 10, 20)
+loggers.flush()
+tell_session(loggers, folder, 0, 20)
+losses(loggers, 30)
+loggers.flush()  # a checkpoint within session 1, at step 35
+losses(loggers, 40, 50)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_after_kill_9_nothing_is_missing_or_twice(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
+    environment.pop("WANDB_SERVICE", None)  # of this process; a run of its own has its own, which dies with it
+    done = subprocess.run([sys.executable, "-c", CHILD.format(folder=str(tmp_path))], env=environment, timeout=120)
+    assert done.returncode == -9
+
+    loggers = mirrors(tmp_path, 35)
+    tell_session(loggers, tmp_path, 0, 20)  # as the runner does for the sessions that are done
+    losses(loggers, 40, 50)
+    tell_session(loggers, tmp_path, 1, 50)
+    loggers.final({"last_accuracy": 89.0}, [], MATRIX, CONFUSION)
+    loggers.close()
+
+    record = read_wandb(tmp_path)  # which also finds that there is one record only
+    assert record.points("train/step") == [10, 20, 30, 40, 50]
+    assert record.points("train/loss") == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert record.points("session/index") == [0, 1]
+    axes = [row.get("train/step", row.get("session/index")) for row in record.history]
+    assert axes == [10, 20, 0, 30, 40, 50, 1, None]  # in the order of an uninterrupted run
+    assert [max(artifact.aliases) for artifact in record.artifacts if artifact.type == "model"] == [
+        "session_00",
+        "session_01",
+    ]
+    events = EventAccumulator(str(tmp_path / "tensorboard"), purge_orphaned_data=False).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
+        (step, pytest.approx(step / 10)) for step in (10, 20, 30, 40, 50)
+    ]
+    assert [event.step for event in events.Scalars("session/accuracy")] == [0, 1]
+    assert events.Scalars("final/last_accuracy")[0].value == 89.0
+    assert [row[0] for row in rows(tmp_path)[1::2]] == ["10", "20", "30", "40", "50"]
+
+
+def test_a_run_stopped_right_after_it_went_on_keeps_its_losses(tmp_path: Path) -> None:
+    loggers = mirrors(tmp_path, 0)
+    losses(loggers, 10, 20)
+    loggers.close(failed=True)
+    mirrors(tmp_path, 20).close(failed=True)
+    assert read_wandb(tmp_path).points("train/step") == [10, 20]
+
+
+def test_a_resumed_online_run_gets_only_what_it_lacks(tmp_path: Path) -> None:
+    """A resumed run brings its summary along; here the same open run stands for it."""
+    run = wandb_run(tmp_path)
+    record_of_losses = CsvLogger(tmp_path, 0)
+    first = Loggers(record_of_losses, [WandbLogger(run, True)])
+    losses(first, 10, 20)
+    tell_session(first, tmp_path, 0, 20)
+    losses(first, 30, 40)
+    record_of_losses.close()
+
+    second = Loggers(CsvLogger(tmp_path, 30), [WandbLogger(run, True)])
+    tell_session(second, tmp_path, 0, 20)
+    losses(second, 40, 50)
+    tell_session(second, tmp_path, 1, 50)
+    second.close()
+    record = read_wandb(tmp_path)
+    assert record.points("train/step") == [10, 20, 30, 40, 50]
+    assert record.points("session/index") == [0, 1]
+    assert [max(artifact.aliases) for artifact in record.artifacts] == ["session_00", "session_01"]
