@@ -8,17 +8,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rich.console
+from rich.highlighter import RegexHighlighter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.theme import Theme
+
+
+class _Highlighter(RegexHighlighter):
+    """Emphasis in session lines and Markdown tables; the characters stay as they are in a file."""
+
+    base_style = "everclip."
+    highlights = (
+        r"^(?P<session>session \d+/\d+) .* accuracy +(?P<accuracy>\d+\.\d\d)",
+        r"(?m)^(?P<header>\| method .*)$",
+        r"(?m)^(?P<rule>\|[-|]+)$",
+    )
+
+
+STYLES = {"session": "cyan", "accuracy": "bold green", "header": "bold", "rule": "dim", "warning": "yellow"}
 
 log = logging.getLogger("everclip")
-terminal = rich.console.Console(highlight=False, soft_wrap=True)  # long lines are the terminal's business
+terminal = rich.console.Console(
+    highlight=False,
+    highlighter=_Highlighter(),
+    soft_wrap=True,  # long lines are the terminal's business
+    theme=Theme({f"everclip.{name}": style for name, style in STYLES.items()}),
+)
 
 
 class _ConsoleHandler(logging.Handler):
     """Prints messages through the console that owns the progress bar, so that neither tears the other."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        terminal.print(self.format(record), markup=False)
+        style = "everclip.warning" if record.levelno >= logging.WARNING else None
+        terminal.print(self.format(record), markup=False, highlight=True, style=style)
 
 
 def set_up_logging(level: str) -> None:
@@ -49,7 +71,7 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 class StepProgress:
-    """A progress bar over the steps of one phase; nothing where there is no terminal."""
+    """A progress bar over the steps of one phase; nothing without a terminal, or above log level info."""
 
     def __init__(self, title: str, steps: int) -> None:
         self._bar = Progress(
@@ -60,10 +82,9 @@ class StepProgress:
             TimeRemainingColumn(),
             console=terminal,
             transient=True,
-            disable=not terminal.is_terminal,
+            disable=not (terminal.is_interactive and log.isEnabledFor(logging.INFO)),
         )
         self._task = self._bar.add_task(title, total=steps, loss="-")
-
         self._bar.start()
 
     def stop(self) -> None:
