@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from everclip.report import Result, labels_of, mean_std, plot_curves, results_table
+from everclip.report import Result, labels_of, mean_std, results_table
 
 
 def make(curve: list[float], seed: int = 0, overrides: tuple[str, ...] = (), **run: Any) -> Result:
@@ -64,11 +64,3 @@ def test_differences_without_a_name_show_the_digest() -> None:
 @pytest.mark.parametrize(("values", "text"), [([1.0], "1.00"), ([1.0, 3.0], "2.00 ± 1.41"), ([1.0, float("nan")], "")])
 def test_mean_std(values: list[float], text: str) -> None:
     assert mean_std(values) == text
-
-
-def test_curves_have_a_line_per_label_and_a_band_over_seeds() -> None:
-    figure = plot_curves({"one": [[90, 80]], "two": [[70, 60], [72, 64]]}, "title")
-    (axes,) = figure.axes
-    assert [line.get_ydata().tolist() for line in axes.lines] == [[90, 80], [71, 62]]
-    assert len(axes.collections) == 1
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]

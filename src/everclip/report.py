@@ -1,10 +1,11 @@
-"""Tables and figures from run folders; needs no model."""
+"""Tables and figures from run folders; needs no model, and matplotlib only where it draws."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,7 @@ from rich.table import Table
 
 from everclip import storage
 from everclip.digest import json_sha256
-from everclip.run_folder import RunFolder, matrix_of
-
-# Okabe-Ito colours, told apart with any colour vision, and in print by their markers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv*P"
+from everclip.run_folder import RunFolder, accuracy_of, confusion_of
 
 
 @dataclass(frozen=True)
@@ -128,74 +125,31 @@ def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
     storage.write_json(folder.path / "summary.json", summary)
 
 
-def plot_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Any:
-    """Figure of accuracy per session, one line per label, a band of one standard deviation over its runs."""
-    import matplotlib.figure
-    import matplotlib.ticker
+def write_plots(folder: RunFolder) -> list[Path]:
+    """Writes the figures of one run to `plots/`."""
+    from everclip import figures
 
-    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for index, (label, runs) in enumerate(curves.items()):
-        values = np.array(runs)
-        mean, sessions = values.mean(axis=0), np.arange(values.shape[1])
-        colour = COLOURS[index % len(COLOURS)]
-        axes.plot(sessions, mean, color=colour, marker=MARKERS[index % len(MARKERS)], label=label)
-        if len(values) > 1:
-            spread = values.std(axis=0, ddof=1)
-            axes.fill_between(sessions, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-    axes.set(xlabel="session", ylabel="accuracy over all seen classes (%)", title=title, ylim=(0, 100))
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
-def plot_matrix(folder: RunFolder) -> Any:
-    """Figure of the accuracy matrix as a heat map with its values."""
-    import matplotlib.figure
-
-    records = folder.read_sessions()
-    accuracy = matrix_of(records, 1 + max(task["task"] for r in records for task in r["tasks"])).accuracy
-    figure = matplotlib.figure.Figure(
-        figsize=(1.5 + 0.6 * accuracy.shape[1], 1.2 + 0.5 * len(accuracy)), layout="constrained"
-    )
-    axes = figure.subplots()
-    image = axes.imshow(accuracy, vmin=0, vmax=100, cmap="viridis", aspect="auto")
-    for (session, task), value in np.ndenumerate(accuracy):
-        if not np.isnan(value):
-            axes.text(task, session, f"{value:.0f}", ha="center", va="center", color="white" if value < 60 else "black")
-    axes.set(xlabel="task", ylabel="after session", title="accuracy (%)")
-    axes.set_xticks(range(accuracy.shape[1]))
-    axes.set_yticks(range(len(accuracy)))
-    figure.colorbar(image)
-    return figure
-
-
-def save_figure(figure: Any, path: Path) -> list[Path]:
-    """Writes a figure as PNG and PDF; `path` is without suffix."""
-    written = []
-    for suffix in (".png", ".pdf"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], dpi=150)
-        storage.write_bytes(path.with_suffix(suffix), buffer.getvalue())
-        written.append(path.with_suffix(suffix))
+    run, records, plots = folder.read_run(), folder.read_sessions(), folder.path / "plots"
+    method, title = str(run["method"]), str(run["sequence"])
+    curve = figures.plot_curves({method: [[record["accuracy"] for record in records]]}, title)
+    accuracy = figures.plot_accuracy({method: accuracy_of(records)}, title)
+    written = figures.save_figure(curve, plots / "accuracy_per_session")
+    written += figures.save_figure(accuracy, plots / "accuracy_matrix")
+    confusion = confusion_of(records)
+    if np.any(confusion != np.diag(np.diag(confusion))):  # else every task has classes of its own to choose from
+        figure = figures.plot_confusion({method: confusion}, title)
+        written += figures.save_figure(figure, plots / "confusion_between_sessions")
     return written
 
 
-def write_plots(folder: RunFolder) -> list[Path]:
-    """Writes the figures of one run to `plots/`."""
-    run, curve = folder.read_run(), [record["accuracy"] for record in folder.read_sessions()]
-    figure = plot_curves({run["method"]: [curve]}, run["sequence"])
-    written = save_figure(figure, folder.path / "plots" / "accuracy_per_session")
-    return written + save_figure(plot_matrix(folder), folder.path / "plots" / "accuracy_matrix")
-
-
 def write_sweep(results: Sequence[Result], outputs: Path) -> str:
-    """Table and figure per sequence of a sweep, written to `outputs/sweeps/<sequence>-<digest of the runs>/`.
+    """Table, figure and list of runs per sequence, written to `outputs/sweeps/<sequence>-<digest of the runs>/`.
 
     Returns:
         The tables and where they are, as text.
     """
+    from everclip import figures
+
     text = []
     for sequence in dict.fromkeys(result.run["sequence"] for result in results):
         members = [result for result in results if result.run["sequence"] == sequence]
@@ -205,6 +159,7 @@ def write_sweep(results: Sequence[Result], outputs: Path) -> str:
         for label, result in zip(labels_of(members), members, strict=True):
             curves.setdefault(label, []).append(result.curve)
         storage.write_text(folder / "table.md", table + "\n")
-        save_figure(plot_curves(curves, sequence), folder / "accuracy_per_session")
+        storage.write_text(folder / "runs.txt", "".join(f"{os.path.relpath(m.folder, folder)}\n" for m in members))
+        figures.save_figure(figures.plot_curves(curves, str(sequence)), folder / "accuracy_per_session")
         text += [f"{sequence}:", table, str(folder)]
     return "\n".join(text)

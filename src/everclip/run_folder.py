@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from everclip import storage
 from everclip.digest import json_sha256
 from everclip.errors import LockedError
@@ -148,6 +151,20 @@ def matrix_of(records: list[dict[str, Any]], num_tasks: int) -> AccuracyMatrix:
             {int(task["task"]): task["count"] for task in record["tasks"]},
         )
     return matrix
+
+
+def accuracy_of(records: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """The accuracy matrix (T, J) in % of the tasks that were evaluated at all."""
+    return matrix_of(records, 1 + max(task["task"] for record in records for task in record["tasks"])).accuracy
+
+
+def confusion_of(records: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """Test pictures (S, S) after the last session, by the session of their class and of the one they were taken for."""
+    tasks = [task for task in records[-1]["tasks"] if task["task"] <= records[-1]["index"]]
+    counts = np.zeros((len(tasks), len(tasks)), dtype=np.int64)
+    for row, task in zip(counts, tasks, strict=True):
+        row[: len(task["predicted"])] = task["predicted"]
+    return counts
 
 
 def _read_json(path: Path) -> dict[str, Any]:
