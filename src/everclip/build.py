@@ -26,7 +26,7 @@ from everclip.engine import Engine
 from everclip.errors import ConfigError, Preempted, StorageError
 from everclip.evaluation import Evaluator
 from everclip.interruption import StopRequest
-from everclip.loggers import CsvLogger, Loggers, RunLogger, TensorBoardLogger, WandbLogger
+from everclip.loggers import CsvLogger, Loggers, RunLogger, TensorBoardLogger, WandbLogger, start_wandb
 from everclip.methods.base import Method
 from everclip.monitor import Cadence
 from everclip.phases import Budget, Training
@@ -299,33 +299,37 @@ def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[None]:
 
 
 def _make_loggers(config: DictConfig, folder: RunFolder, facts: dict[str, Any], rank: int, step: int) -> RunLogger:
-    """The configured mirrors, for the first process; one that cannot start is left out with a warning."""
-    wanted: list[Callable[[], RunLogger]] = []
-    if config.logger.csv:
-        wanted.append(lambda: CsvLogger(folder.path, step))
+    """The configured mirrors, for the first process; one that cannot start is left out with a warning.
+
+    `train.csv` is written for any of them, because they are filled from it when a run goes on.
+    """
+    mirrors: list[Callable[[], RunLogger]] = []
     if config.logger.tensorboard:
-        wanted.append(lambda: TensorBoardLogger(folder.path, step))
-    wandb = config.logger.wandb
-    if wandb.enabled and wandb.mode != "disabled":
-        name = f"{facts['method']}-{facts['sequence']}-{facts['backbone']}"
-        settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
-        wanted.append(
-            lambda: WandbLogger(
-                folder.path,
-                run_id=f"{facts['digest']}-seed{facts['seed']}",
-                name=f"{name}-seed{facts['seed']}",
-                group=f"{facts['sequence']}/{facts['method']}",
-                config={**settings, "run": facts},
-                project=wandb.project,
-                entity=wandb.entity,
-                mode=wandb.mode,
-                log_model=wandb.log_model,
-            )
-        )
+        mirrors.append(lambda: TensorBoardLogger(folder.path))
+    if config.logger.wandb.enabled and config.logger.wandb.mode != "disabled":
+        mirrors.append(lambda: _make_wandb(config, folder, facts))
+    if rank != 0 or not (config.logger.csv or mirrors):
+        return Loggers()
     members: list[RunLogger] = []
-    for make in wanted if rank == 0 else ():
+    for make in mirrors:
         try:
             members.append(make())
         except Exception as error:  # noqa: BLE001 (a mirror may fail in any way; the run folder is the record)
             log.warning("a logger could not start: %s: %s", type(error).__name__, error)
-    return Loggers(members)
+    return Loggers(CsvLogger(folder.path, step), members)
+
+
+def _make_wandb(config: DictConfig, folder: RunFolder, facts: dict[str, Any]) -> WandbLogger:
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    run = start_wandb(
+        folder.path,
+        run_id=f"{facts['digest']}-seed{facts['seed']}",
+        name=f"{facts['method']}-{facts['sequence']}-{facts['backbone']}-seed{facts['seed']}",
+        group=f"{facts['sequence']}/{facts['method']}",
+        tags=[facts["method"], facts["sequence"], facts["backbone"]],
+        config={**settings, "run": facts},
+        project=config.logger.wandb.project,
+        entity=config.logger.wandb.entity,
+        mode=config.logger.wandb.mode,
+    )
+    return WandbLogger(run, config.logger.wandb.log_model)

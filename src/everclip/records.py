@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from everclip.evaluation import Evaluation
+from everclip.loggers import Sample
 from everclip.methods.base import Method
 from everclip.run_folder import matrix_of
-from everclip.types import Session, TaskSequence
+from everclip.types import Resize, Session, TaskSequence
 
 
 def task_rows(evaluation: Evaluation, sequence: TaskSequence) -> list[dict[str, Any]]:
-    """One entry per evaluated task: number, name, accuracy in %, correct and tested pictures."""
+    """One entry per evaluated task: number, name, accuracy in %, correct and tested pictures, guesses by session."""
     return [
         {
             "task": task,
@@ -19,6 +24,7 @@ def task_rows(evaluation: Evaluation, sequence: TaskSequence) -> list[dict[str, 
             "accuracy": 100 * evaluation.correct[task] / count,
             "correct": evaluation.correct[task],
             "count": count,
+            "predicted": evaluation.predicted[task],
         }
         for task, count in evaluation.counts.items()
     ]
@@ -44,9 +50,28 @@ def record_of(session: Session, evaluation: Evaluation, sequence: TaskSequence, 
         "novel_accuracy": pooled(novel),
         "zero_shot_accuracy": evaluation.held_out,
         "tasks": tasks,
+        "guesses": [asdict(guess) for guess in evaluation.guesses],
         "trainable_parameters": method.num_trainable(),
         "total_parameters": sum(p.numel() for p in method.parameters()),
     }
+
+
+def scalars_of(records: list[dict[str, Any]], num_tasks: int) -> dict[str, float]:
+    """The numbers about the last of these sessions, and the metrics so far, by name."""
+    numbers = {name: value for name, value in records[-1].items() if isinstance(value, int | float) and name != "index"}
+    return numbers | matrix_of(records, num_tasks).metrics()
+
+
+def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Resize) -> list[Sample]:
+    """The guesses of a session with their pictures as the backbone sees them."""
+
+    def picture(task: int, image: int) -> NDArray[np.uint8]:
+        return sequence.tasks[task].test.images([image], resize)[0].permute(1, 2, 0).numpy()
+
+    return [
+        Sample(picture(guess["task"], guess["image"]), guess["label"], tuple(map(tuple, guess["names"])))
+        for guess in record["guesses"]
+    ]
 
 
 def summary_of(records: list[dict[str, Any]], num_tasks: int) -> dict[str, Any]:

@@ -36,8 +36,8 @@ from everclip.loggers import RunLogger
 from everclip.methods.base import Method
 from everclip.monitor import Cadence, Monitor
 from everclip.phases import PhaseState, Training
-from everclip.records import record_of, summary_of
-from everclip.run_folder import RunFolder, matrix_of
+from everclip.records import record_of, samples_of, scalars_of, summary_of
+from everclip.run_folder import RunFolder, accuracy_of, confusion_of
 from everclip.types import ImageSet, Phase, Session, SessionView, TaskSequence
 
 log = logging.getLogger("everclip")
@@ -104,15 +104,20 @@ class Runner:
         """All sessions that are not done yet; returns the summary."""
         trained, progress = self._resume()
         self._loggers = self._make_loggers(progress.global_step if progress else self._step)
+        finished = False
         try:
+            for done in range(len(self._records)):
+                self._tell(self._records[: done + 1])
             for session in self._sequence.sessions[len(self._records) :]:
                 trained = trained or self._train(session, progress)
                 progress = None
                 self._evaluate(session, trained)
                 trained = None
-            return self._finish()
+            summary = self._finish()
+            finished = True
+            return summary
         finally:
-            self._loggers.close()
+            self._loggers.close(failed=not finished)
 
     def _resume(self) -> tuple[dict[str, Any] | None, Progress | None]:
         """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
@@ -299,11 +304,18 @@ class Runner:
         if self._engine.rank == 0:
             self._folder.write_sessions(self._records, len(self._sequence.tasks))
         self._engine.barrier()
-        scalars = {f"session/{k}": v for k, v in record.items() if isinstance(v, int | float) and k != "index"}
-        metrics = matrix_of(self._records, len(self._sequence.tasks)).metrics()
-        self._loggers.session(scalars | {f"session/{k}": v for k, v in metrics.items()}, session.index)
-        self._loggers.checkpoint(self._folder.checkpoint(session.index), session.index)
+        self._tell(self._records)
         log.info(report.session_line(record, len(self._sequence.sessions)))
+
+    def _tell(self, records: list[dict[str, Any]]) -> None:
+        """Tells the mirrors about the last of these sessions."""
+        if self._engine.rank == 0:
+            index = len(records) - 1
+            scalars = scalars_of(records, len(self._sequence.tasks))
+            samples = samples_of(records[-1], self._sequence, self._method.backbone.resize)
+            step = sum(record["train_steps"] for record in records)
+            self._loggers.checkpoint(self._folder.checkpoint(index), index)
+            self._loggers.session({f"session/{k}": v for k, v in scalars.items()}, index, step, samples)
 
     def _offset(self, session: Session) -> int:
         return sum(len(earlier.train) for earlier in self._sequence.sessions[: session.index])
@@ -332,7 +344,7 @@ class Runner:
             plots = report.write_plots(self._folder)
             report.write_summary(self._folder, summary)
             scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-            self._loggers.final(scalars, plots)
+            self._loggers.final(scalars, plots, accuracy_of(self._records), confusion_of(self._records))
         return summary
 
 

@@ -1,0 +1,81 @@
+"""What a run tells its mirrors, also when it is stopped and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from everclip.methods.finetune import Finetune
+from everclip.run_folder import RunFolder, confusion_of
+from everclip.types import Batch
+from tests.wandb_record import read_wandb
+
+Run = Callable[..., RunFolder]
+MIRRORS = ("logger=all", "trainer.log_every=2", "logger.wandb.log_model=true")
+
+
+@pytest.fixture(autouse=True)
+def _wandb_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+
+
+def check_mirrors(folder: RunFolder) -> None:
+    """Every step and session once, in W&B and in TensorBoard."""
+    record, sessions = read_wandb(folder.path), folder.read_sessions()
+    assert record.points("train/step") == [2, 4, 6, 8]
+    assert record.points("session/index") == [0, 1, 2]
+    assert record.points("session/accuracy") == [pytest.approx(session["accuracy"]) for session in sessions]
+    assert [len(captions) for captions in record.points("session/samples/captions")] == [8, 8, 8]
+    assert [max(artifact.aliases) for artifact in record.artifacts if artifact.type == "model"] == [
+        "session_00",
+        "session_01",
+        "session_02",
+    ]
+    assert record.summary["final/average_accuracy"] == pytest.approx(folder.read_summary()["average_accuracy"])
+    assert {"plots/accuracy_matrix/path", "accuracy_matrix/path", "confusion_between_sessions_table/path"} <= {
+        key for row in record.history for key in row
+    }
+    assert (record.run.run_id, record.run.run_group) == (
+        f"{folder.read_run()['digest']}-seed0",
+        "shapes_fscil/finetune",
+    )
+    assert sorted(record.run.tags) == ["finetune", "shapes_fscil", "tiny"]
+    events = EventAccumulator(str(folder.path / "tensorboard"), purge_orphaned_data=False).Reload()
+    assert [event.step for event in events.Scalars("train/cross_entropy")] == [2, 4, 6, 8]
+    assert [event.step for event in events.Scalars("session/accuracy")] == [0, 1, 2]
+
+
+def test_a_run_that_was_stopped_and_went_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = Finetune.loss, 0
+
+    def stopping(self: Finetune, batch: Batch) -> dict[str, object]:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise RuntimeError("stopped in session 1")
+        return dict(original(self, batch))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Finetune, "loss", stopping)
+        with pytest.raises(RuntimeError, match="stopped in session 1"):
+            run("method=finetune", *MIRRORS)
+    assert read_wandb(tmp_path / "run").exit_code == 1
+    check_mirrors(run("method=finetune", *MIRRORS))
+
+
+def test_records_hold_the_confusion_and_the_guesses(run: Run) -> None:
+    records = run("method=zero_shot").read_sessions()
+    assert [len(record["guesses"]) for record in records] == [8, 8, 8]
+    assert [sum(task["predicted"]) for task in records[-1]["tasks"]] == [30, 10, 10]
+    confusion = confusion_of(records)
+    assert confusion.sum(axis=1).tolist() == [30, 10, 10]
+    assert all(confusion[task["task"], task["task"]] >= task["correct"] for task in records[-1]["tasks"])
+    guess = records[-1]["guesses"][-1]
+    assert (guess["task"], guess["image"]) == (2, 9)  # the very last test picture
+    chances = [probability for _, probability in guess["names"]]
+    assert len(chances) == 3
+    assert chances == sorted(chances, reverse=True)
