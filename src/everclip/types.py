@@ -255,6 +255,19 @@ class TaskSequence:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Pictures and texts from outside the sequence, on which a method compares two models; they need not be paired.
+
+    Attributes:
+        images: their labels mean nothing.
+        texts: captions or other sentences.
+    """
+
+    images: ImageSet = field(repr=False)
+    texts: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Batch:
     """What `Method.loss` gets.
 
