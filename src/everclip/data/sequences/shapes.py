@@ -62,7 +62,7 @@ def shapes_dataset(
         raise ConfigError(f"sequence.num_classes={num_classes}: the generator has 100")
     names = shapes.all_class_names()[shapes.SEQUENCE_CLASSES][:num_classes]
     train, test = (
-        _draw(names, count, seed=seed, split=split, style=style, cache=Path(cache_dir))
+        draw(names, count, seed=seed, split=split, style=style, cache=Path(cache_dir))
         for split, count in enumerate((train_per_class, test_per_class))
     )
     return LabelledImages("shapes", names, ("a photo of a {}.",), train, test)
@@ -151,7 +151,7 @@ def multi_domain_shapes(
         kinds, templates = DOMAINS[domain]
         members = [n for n in shapes.all_class_names()[shapes.SEQUENCE_CLASSES] if n.split()[-1] in kinds][:num_classes]
         train, test = (
-            _draw(members, count, seed=seed, split=split, style=domain, cache=cache)
+            draw(members, count, seed=seed, split=split, style=domain, cache=cache)
             for split, count in enumerate((train_per_class, test_per_class))
         )
         drawn.append(LabelledImages(domain, tuple(members), templates, train, test))
@@ -169,11 +169,11 @@ def _held_out(templates: Sequence[str], *, seed: int, style: str, cache: Path) -
     part = shapes.HELD_OUT_CLASSES
     names = shapes.all_class_names()[part]
     classes = ClassSet(tuple(range(part.start, part.stop)), names, tuple(templates))
-    images = _draw(names, HELD_OUT_TEST, seed=seed, split=1, style=style, cache=cache, first=part.start)
+    images = draw(names, HELD_OUT_TEST, seed=seed, split=1, style=style, cache=cache, first=part.start)
     return Task("held_out", classes, images)
 
 
-def _draw(
+def draw(
     names: Sequence[str], count: int, *, seed: int, split: int, style: str, cache: Path, first: int = 0
 ) -> ArrayImages:
     """`count` pictures of each class, from the cache if they were drawn before; labels count from `first`."""
