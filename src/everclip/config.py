@@ -126,6 +126,8 @@ class RunConfig:
     eval: a stored session to evaluate, `session_03` or the path of a checkpoint; force: take a run folder from a
     process of another host; restart: begin anew, whatever the run folder holds; trust: packages besides everclip that a
     stored run's configuration may name methods of.
+
+    `reference` counts, in checks and digest, as part of a method that asks for it by `reference: ${reference}`.
     """
 
     seed: int = number(0, 0, 2**31 - 1)
@@ -144,6 +146,7 @@ class RunConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
     backbone: Any = MISSING
     sequence: Any = MISSING
+    reference: Any = MISSING
     method: Any = MISSING
     optimizer: Any = MISSING
     scheduler: Any = MISSING
@@ -207,7 +210,7 @@ def check_values(config: DictConfig) -> None:
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
             limit = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{key}={value}: must be {limit}")
-    for group in GROUPS:
+    for group in (*GROUPS, "reference"):
         for key in config[group]:
             if OmegaConf.is_missing(config[group], key):
                 raise ConfigError(f"{group}.{key} is required; give it as {group}.{key}=...")
