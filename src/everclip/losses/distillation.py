@@ -1,0 +1,57 @@
+"""Distillation between two models, and the distance between two sets of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """Cross-entropy (scalar) of the student's softened distribution under the teacher's, times T squared.
+
+    The smallest value, reached where both agree, is T squared times the entropy of the teacher's distribution.
+
+    Args:
+        student: logits (N, C); the mean is over the rows.
+        teacher: logits (N, C) without gradient.
+        temperature: T, by which both are divided.
+
+    Source: arXiv 1503.02531 section 2; `distillation` of Thunderbeee/ZSCL @ b96e714.
+    """
+    target = (teacher / temperature).softmax(dim=1)
+    return temperature**2 * F.cross_entropy(student / temperature, target)
+
+
+def image_text_distillation(
+    student: Tensor, teacher: Tensor, *, temperature: float, image_weight: float, text_weight: float
+) -> dict[str, Tensor]:
+    """Weighted distillation of image-text similarities in both directions.
+
+    `image_distillation` compares distributions over the texts, one per picture; `text_distillation` those over the
+    pictures of the batch, one per text.
+
+    Args:
+        student: scaled similarities (B, M) of B pictures and M texts.
+        teacher: the same by the teacher.
+        temperature: of both directions.
+        image_weight: of `image_distillation`.
+        text_weight: of `text_distillation`.
+
+    Source: arXiv 2303.06628 equations 3 and 4 (Thunderbeee/ZSCL @ b96e714, mtil/src/models/finetune.py).
+    """
+    return {
+        "image_distillation": image_weight * distillation(student, teacher, temperature),
+        "text_distillation": text_weight * distillation(student.T, teacher.T, temperature),
+    }
+
+
+def squared_distance(parameters: Sequence[Tensor], anchors: Sequence[Tensor]) -> Tensor:
+    """Sum (scalar) over all values of the squared difference of two lists of tensors of the same shapes.
+
+    Source: arXiv 2303.06628 equation 5, there called weight constraint; `l2_loss` of Thunderbeee/ZSCL @ b96e714.
+    """
+    terms = [(p - a).square().sum() for p, a in zip(parameters, anchors, strict=True)]
+    return torch.stack(terms).sum()

@@ -1,0 +1,82 @@
+"""Learning without forgetting for CLIP: the model before the session teaches similarities to the session's own classes.
+
+All weights but the logit scale are fine-tuned; on pictures of the session, the distributions over its class texts (and
+over the pictures, per text) must stay those of the model as it was when the session began.
+
+Source: arXiv 1606.09282; in this form the "LwF" baseline of arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714,
+mtil/scripts/lwf.sh).
+Differs: the session's class texts are encoded by the teacher once, not in every step; the numbers are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.losses.distillation import image_text_distillation
+from everclip.methods.base import Extract, Method, similarity
+from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.teacher import Teacher
+from everclip.types import Batch, Phase, Session
+
+
+class Lwf(Method):
+    """Fine-tuning with the previous model as teacher on the session's own pictures and class texts.
+
+    Args:
+        backbone: unfrozen in place.
+        image_weight: of the distillation over texts, per picture.
+        text_weight: of the distillation over pictures, per text.
+        temperature: of both.
+        label_space: classes a training picture is compared with, and whose texts the teacher reads: those of the
+            `current` session or all `seen`.
+        label_smoothing: share of the target spread over all classes.
+        session_lr: learning rates of the sessions, by name, that have one of their own.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        image_weight: Annotated[float, Field(ge=0)] = 1.0,
+        text_weight: Annotated[float, Field(ge=0)] = 1.0,
+        temperature: Annotated[float, Field(gt=0)] = 2.0,
+        label_space: Literal["current", "seen"] = "current",
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+        session_lr: Mapping[str, Annotated[float, Field(gt=0)]] | None = None,
+    ) -> None:
+        super().__init__(backbone)
+        unfreeze(backbone)
+        self.distil = partial(
+            image_text_distillation, temperature=temperature, image_weight=image_weight, text_weight=text_weight
+        )
+        self.label_space = label_space
+        self.label_smoothing = label_smoothing
+        self.session_lr = session_lr or {}
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.teacher = Teacher(self.backbone)
+        groups = [group for _, group in self.classes.by_templates()]
+        self.texts = self.teacher.encode_text([text for group in groups for text in group.prompts(group.templates[0])])
+
+    @override
+    def phases(self, session: Session) -> tuple[Phase, ...]:
+        return (Phase(auxiliary=session.train, lr=self.session_lr.get(session.name)),)
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.auxiliary is not None  # `phases` asks for it
+        student, teacher = (
+            self.backbone.logit_scale * similarity(encode(batch.auxiliary.images), self.texts)
+            for encode in (self.encode_image, self.teacher.encode_image)
+        )
+        cross_entropy = self.cross_entropy(batch, self.classes, self.label_smoothing)
+        return {"cross_entropy": cross_entropy, **self.distil(student, teacher)}
