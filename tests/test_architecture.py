@@ -24,7 +24,6 @@ BELOW: dict[str, set[str]] = {
     "types": {"digest", "errors"},
     "backbones": {"types", "digest", "errors"},
     "data": {"types", "digest", "errors", "storage"},
-    "losses": set(),
     "modules": {"backbones", "types"},
     "losses": set(),
     "memory": {"data", "types"},

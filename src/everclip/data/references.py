@@ -14,7 +14,7 @@ import numpy as np
 
 from everclip.data import shapes
 from everclip.data.images import FileImages
-from everclip.data.sequences.folder import SUFFIXES
+from everclip.data.sequences.own_pictures import SUFFIXES
 from everclip.data.sequences.shapes import draw
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Positive, Reference, Template

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from everclip.errors import ConfigError
+from everclip.losses.distillation import image_text_distillation
+from everclip.methods.vr_lwf import VrLwf, random_sentences
+from tests.methods.test_cpe_clip import Tiny, make_batch, make_session, no_extract
+
+
+def test_sentences_are_random_tokens_between_start_and_end(tiny: Tiny) -> None:
+    torch.manual_seed(0)
+    sentences = random_sentences(tiny(), 1000, 10)
+    assert sentences.shape == (1000, 12)
+    assert set(sentences[:, 0].tolist()) == {49406}
+    assert set(sentences[:, 11].tolist()) == {49407}
+    inside = sentences[:, 1:11]
+    assert 0 <= int(inside.min()) < 100 < 49300 < int(inside.max()) < 49406
+    torch.manual_seed(0)
+    assert torch.equal(sentences, random_sentences(tiny(), 1000, 10))
+
+
+def test_padding_changes_no_feature(tiny: Tiny) -> None:
+    backbone = tiny()
+    sentences = random_sentences(backbone, 5, 10)
+    padded = torch.cat([sentences, torch.zeros(5, 65, dtype=torch.long)], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.encode_text(sentences), backbone.encode_text(padded))
+
+
+def test_every_session_draws_anew(tiny: Tiny) -> None:
+    method = VrLwf(tiny(), num_sentences=7)
+    method.begin_session(make_session(0), no_extract)
+    first = method.texts
+    method.begin_session(make_session(1), no_extract)
+    assert first.shape == (7, method.backbone.embed_dim)
+    assert not torch.allclose(first, method.texts)
+
+
+def test_the_loss_compares_similarities_to_the_sentences(tiny: Tiny) -> None:
+    method, other = VrLwf(tiny(), num_sentences=9, text_weight=2.0), tiny()
+    method.begin_session(make_session(0), no_extract)
+    with torch.no_grad():
+        method.backbone.get_parameter("model.visual.proj").mul_(1 + torch.linspace(0, 0.1, 96))
+        batch = replace(make_batch([0, 1]), auxiliary=make_batch([0] * 4, seed=1))
+        shown = batch.auxiliary.images  # type: ignore[union-attr]  # given above
+        student, teacher = (
+            other.logit_scale * encode(shown) @ method.texts.T for encode in (method.encode_image, other.encode_image)
+        )
+        losses = method.loss(batch)
+    expected = image_text_distillation(student, teacher, temperature=2, image_weight=1, text_weight=2)
+    torch.testing.assert_close({name: losses[name] for name in expected}, expected)
+
+
+def test_another_tokenizer_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny()
+    monkeypatch.setattr(backbone, "tokenize", lambda texts: torch.tensor([[5, 1, 0, 0]]))
+    with pytest.raises(ConfigError, match="vocabulary of CLIP's tokenizer"):
+        VrLwf(backbone)
