@@ -27,7 +27,7 @@ BELOW: dict[str, set[str]] = {
     "modules": {"backbones", "types"},
     "losses": set(),
     "memory": {"data", "types"},
-    "methods": {"modules", "losses", "memory", "backbones", "types"},
+    "methods": {"modules", "losses", "memory", "backbones", "types", "errors"},
     "run_folder": {"metrics", "storage", "digest", "errors"},
     "figures": {"storage"},
     "report": {"figures", "run_folder", "metrics", "storage", "digest"},
