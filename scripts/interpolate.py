@@ -1,0 +1,92 @@
+"""The curve between two sets of weights of a run: `python scripts/interpolate.py RUN_FOLDER --start zero_shot --end 8`.
+
+WiSE-FT (arXiv 2109.01903) as a stage over stored checkpoints: for each alpha, the weights (1 - alpha) * start + alpha *
+end are evaluated on the run's own sequence. Start may be the pre-trained backbone (`zero_shot`) or a session's index.
+Prints a table and writes `interpolation_<start>_<end>.json` into the run folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from everclip import storage
+from everclip.adapted import load
+from everclip.backbones.base import Backbone
+from everclip.config import build
+from everclip.engine import Engine
+from everclip.errors import ConfigError
+from everclip.evaluation import Evaluator
+from everclip.methods.base import Method
+from everclip.run_folder import RunFolder
+
+log = logging.getLogger("interpolate")
+
+
+def state_of(method: Method) -> dict[str, Tensor]:
+    """Every value that can be interpolated, copied."""
+    return {name: value.clone() for name, value in method.state_dict().items() if value.is_floating_point()}
+
+
+def starting_state(run: Path, start: str, config: DictConfig, device: str) -> dict[str, Tensor]:
+    """Values at alpha 0, by name."""
+    if start != "zero_shot":
+        return state_of(load(run, session=int(start), device=device).method)
+    backbone: Backbone = build("backbone", config.backbone, load=True)
+    return state_of(Method(backbone.to(device)))
+
+
+def curve(run: Path, start: str, end: int, alphas: list[float], engine: Engine) -> list[dict[str, Any]]:
+    """Accuracy in % per alpha: on everything evaluated after session `end`, per task, and on held-out classes.
+
+    Raises:
+        ConfigError: something besides the backbone differs in shape, so that no straight line leads from start to end.
+    """
+    config = OmegaConf.load(run / "config.yaml")
+    assert isinstance(config, DictConfig)
+    model = load(run, session=end, device=str(engine.device))
+    first, last = starting_state(run, start, config, str(engine.device)), state_of(model.method)
+    if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in last.items()}:
+        raise ConfigError(f"the weights of {start} and of session {end} of {run} are not of the same names and shapes")
+    sequence = build("sequence", config.sequence)
+    rows = []
+    for alpha in alphas:
+        mixed = {name: first[name] * (1 - alpha) + value * alpha for name, value in last.items()}
+        model.method.load_state_dict(mixed, strict=False)
+        result = Evaluator(engine, sequence).evaluate(model.method, int(model.facts["session"]))
+        tasks = [100 * result.correct[task] / result.counts[task] for task in result.correct]
+        accuracy = 100 * sum(result.correct.values()) / result.num_images
+        rows.append({"alpha": alpha, "accuracy": accuracy, "tasks": tasks, "zero_shot_accuracy": result.held_out})
+    return rows
+
+
+def main(words: list[str] | None = None) -> None:
+    """Prints and writes the curve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--start", default="zero_shot", help="zero_shot, or the index of a stored session")
+    parser.add_argument("--end", type=int, default=-1, help="index of a stored session, negative ones from the last")
+    parser.add_argument("--alphas", type=float, nargs="+", default=[step / 10 for step in range(11)])
+    parser.add_argument("--accelerator", default="auto")
+    options = parser.parse_args(words)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    log.setLevel(logging.INFO)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    rows = curve(options.run, options.start, options.end, options.alphas, Engine(accelerator=options.accelerator))
+    log.info("| alpha | accuracy | held-out |\n|-------|----------|----------|")
+    for row in rows:
+        held_out = "" if row["zero_shot_accuracy"] is None else f"{row['zero_shot_accuracy']:8.2f}"
+        log.info("| %5.2f | %8.2f | %8s |", row["alpha"], row["accuracy"], held_out)
+    target = RunFolder(options.run).path / f"interpolation_{options.start}_{options.end}.json"
+    storage.write_json(target, {"start": options.start, "end": options.end, "curve": rows})
+    log.info("%s", target)
+
+
+if __name__ == "__main__":
+    main()
