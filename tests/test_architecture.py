@@ -51,7 +51,7 @@ BELOW: dict[str, set[str]] = {
     "data_command": {"data", "config", "console", "errors"},
     "build": {
         "runner", "engine", "phases", "monitor", "interruption", "adapted", "evaluation", "records", "backbones",
-        "methods", "config", "console", "loggers",
+        "data", "methods", "config", "console", "loggers",
         "provenance", "run_folder", "storage", "types", "errors",
     },
     "cli": {"build", "config", "console", "report", "run_folder", "interruption", "errors"},

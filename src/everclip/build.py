@@ -22,6 +22,7 @@ from everclip.adapted import load_checkpoint
 from everclip.backbones.base import Backbone
 from everclip.config import build, check_group, choices, digest
 from everclip.console import log_file, quieten_libraries
+from everclip.data.cache import cached
 from everclip.engine import Engine
 from everclip.errors import ConfigError, Preempted, StorageError
 from everclip.evaluation import Evaluator
@@ -110,6 +111,19 @@ def _runs(sizes: list[int]) -> str:
 def shorten(sequence: TaskSequence, config: DictConfig) -> TaskSequence:
     """The first `max_sessions` sessions."""
     return replace(sequence, sessions=sequence.sessions[: config.max_sessions])
+
+
+def with_cache(sequence: TaskSequence, backbone: Backbone, config: DictConfig, engine: Engine) -> TaskSequence:
+    """The sequence with its pictures from the configured cache, which the first process makes for all."""
+    if config.data.cache == "off":
+        return sequence
+    folder = Path(config.paths.cache, "images") if config.data.cache == "disk" else None
+    if engine.rank != 0:
+        engine.barrier()
+    kept = cached(sequence, backbone.resize, folder)
+    if engine.rank == 0:
+        engine.barrier()
+    return kept
 
 
 def make_engine(config: DictConfig) -> Engine:
@@ -224,7 +238,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     runner = Runner(
         folder=folder,
         identity=identity,
-        sequence=shortened,
+        sequence=with_cache(shortened, backbone, config, engine),
         method=method,
         engine=engine,
         training=training,

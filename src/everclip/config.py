@@ -59,10 +59,15 @@ class TrainConfig:
 
 @dataclass
 class DataConfig:
-    """Loading: worker processes per device, pictures per forward pass in evaluation."""
+    """Loading: worker processes per device, pictures per forward pass in evaluation.
+
+    cache: keep decoded and resized pictures on `disk` (under `paths.cache`, for later runs too) or in `memory`. Off
+    unless asked for: a large data set would fill a home folder unasked.
+    """
 
     num_workers: int = number(0, 0)
     eval_batch_size: int = number(250, 1)
+    cache: str = choice("off", "off", "disk", "memory")
 
 
 @dataclass

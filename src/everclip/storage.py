@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +17,19 @@ from numpy.typing import NDArray
 from everclip.errors import StorageError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes aside, flushes to the disk, renames into place; makes the parent folder.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file written aside, flushed to the disk and renamed to `path` when the block ends; makes the parent folder.
 
     Raises:
         StorageError: the disk is full, or the place is not to be written to; the old content is still there.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
@@ -39,6 +42,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             f"{path} cannot be written: {error.strerror or error}; nothing written earlier is damaged, and the same "
             "command goes on once there is room and permission"
         ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces the content of a file, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _flush_folder(folder: Path) -> None:

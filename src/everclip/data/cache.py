@@ -1,0 +1,223 @@
+"""Pictures decoded and resized once, kept as one array of bytes on disk or in memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from everclip.digest import json_sha256, tensor_sha256
+from everclip.errors import StorageError
+from everclip.storage import replacing
+from everclip.types import ImageSet, Indices, Resize, TaskSequence
+
+log = logging.getLogger("everclip")
+
+FORMAT = 1  # to be raised when `read_image` gives other pixels than before
+CHUNK = 32  # pictures that a thread decodes at a time
+MEGABYTE = 1_000_000
+PATIENCE = 30.0  # seconds between two messages of a long build
+ABANDONED = 3600.0  # seconds without a write after which a half-written file is nobody's
+PROBES = ((97, 61), (40, 83), (600, 400))  # (width, height)
+
+Pixels = NDArray[np.uint8]
+
+
+class CachedImages(ImageSet):
+    """A set whose pictures lie resized in an array; in all else it is its source.
+
+    Args:
+        source: the pictures.
+        resize: what they were resized with; asked for any other, the source decodes.
+        pixels: (M, 3, S, S) uint8.
+        rows: (N,) where each picture of the source is in `pixels`.
+    """
+
+    def __init__(self, source: ImageSet, resize: Resize, pixels: Pixels, rows: Indices) -> None:
+        self._source, self._resize, self._pixels, self._rows = source, resize, pixels, rows
+        self.labels = source.labels
+
+    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+        if resize != self._resize:
+            return self._source.images(indices, resize)
+        return torch.from_numpy(self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]])
+
+    def subset(self, indices: Sequence[int] | Indices) -> CachedImages:
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        return CachedImages(self._source.subset(indices), self._resize, self._pixels, rows)
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+
+def cached(sequence: TaskSequence, resize: Resize, folder: Path | None) -> TaskSequence:
+    """The sequence with the pictures of its sessions, and of the tasks they are evaluated on, from a cache.
+
+    Args:
+        sequence: its fingerprint stays the same.
+        resize: of the backbone.
+        folder: where the arrays are kept for the next run; None: in memory, for this one.
+
+    Raises:
+        StorageError: no room or no permission in `folder`.
+        DataError: a picture cannot be read.
+    """
+    evaluated = [sequence.tasks[index] for index in sequence.evaluated(len(sequence.sessions) - 1)]
+    held_out = [sequence.held_out] if sequence.held_out else []
+    sets = [*(session.train for session in sequence.sessions), *(task.test for task in (*evaluated, *held_out))]
+    ready = {id(images): kept for images, kept in zip(sets, cache_all(sets, resize, folder), strict=True)}
+    return replace(
+        sequence,
+        sessions=tuple(replace(session, train=ready[id(session.train)]) for session in sequence.sessions),
+        tasks=tuple(replace(task, test=ready.get(id(task.test), task.test)) for task in sequence.tasks),
+        held_out=replace(sequence.held_out, test=ready[id(sequence.held_out.test)]) if sequence.held_out else None,
+    )
+
+
+def cache_all(sets: Sequence[ImageSet], resize: Resize, folder: Path | None) -> list[ImageSet]:
+    """The sets from a cache; those that lie in memory at the right size already as they are. As `cached`."""
+    transform = _identity(resize)
+    keys = [_key(images, transform) if _needs_work(images, resize) else None for images in sets]
+    wanted = {key: images for key, images in zip(keys, sets, strict=True) if key}
+    arrays: dict[str, Pixels] = {}
+    for key, images in wanted.items():
+        pixels = None if folder is None else _open(folder / f"{key}.npy", images, resize)
+        if pixels is not None:
+            arrays[key] = pixels
+    missing = {key: images for key, images in wanted.items() if key not in arrays}
+    if missing:
+        _announce(list(missing.values()), resize, folder)
+    for key, images in missing.items():
+        arrays[key] = _build(images, resize, folder and folder / f"{key}.npy")
+    return [
+        CachedImages(images, resize, arrays[key], np.arange(len(images))) if key else images
+        for key, images in zip(keys, sets, strict=True)
+    ]
+
+
+def _identity(resize: Resize) -> str:
+    """Hex digest of what `resize` does to pictures of noise: wide, tall, large."""
+    noise = np.random.Generator(np.random.PCG64(0))
+    probes = (noise.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in PROBES)
+    return json_sha256([tensor_sha256(resize(Image.fromarray(probe))) for probe in probes])
+
+
+def _key(images: ImageSet, transform: str) -> str:
+    """Name of a set's array; Pillow's version is in it because another may decode other pixels."""
+    return json_sha256([FORMAT, PIL.__version__, transform, images.fingerprint()])
+
+
+def _needs_work(images: ImageSet, resize: Resize) -> bool:
+    """Whether the set resizes every picture: one in memory at the right size only looks at the first of a batch."""
+    if not len(images):
+        return False
+    resized = 0
+
+    def count(image: Image.Image) -> Tensor:
+        nonlocal resized
+        resized += 1
+        return resize(image)
+
+    images.images([0, 0], count)
+    return resized > 1
+
+
+def _open(path: Path, images: ImageSet, resize: Resize) -> Pixels | None:
+    """The array of a set, None if there is none, if it is damaged, or if some pictures are no longer those in it."""
+    sample = sorted({0, len(images) // 2, len(images) - 1})
+    try:
+        pixels: Pixels = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError):  # not whole, or no array
+        log.warning("%s is damaged and made anew", path)
+        return None
+    expected = images.images(sample, resize).numpy()
+    shape = (len(images), *expected.shape[1:])
+    if pixels.shape != shape or pixels.dtype != np.uint8 or not np.array_equal(pixels[sample], expected):
+        log.warning("%s holds other pictures and is made anew", path)
+        return None
+    return np.asarray(pixels)
+
+
+def _announce(sets: Sequence[ImageSet], resize: Resize, folder: Path | None) -> None:
+    """Says how much will be kept and where.
+
+    Raises:
+        StorageError: the disk has less room.
+    """
+    shape = _shape(sets[0], resize)
+    count = sum(len(images) for images in sets)
+    size = count * int(np.prod(shape))
+    place = "memory" if folder is None else str(folder)
+    log.info("caching %d pictures of %d x %d, %.0f MB in %s", count, *shape[1:], size / MEGABYTE, place)
+    if folder is None:
+        return
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise StorageError(
+            f"paths.cache: {folder} has {free / MEGABYTE:.0f} MB of room, but the cached pictures take "
+            f"{size / MEGABYTE:.0f} MB; make room, choose another paths.cache, or use data.cache=off"
+        )
+
+
+def _shape(images: ImageSet, resize: Resize) -> tuple[int, ...]:
+    return tuple(images.images([0], resize).shape[1:])
+
+
+def _build(images: ImageSet, resize: Resize, path: Path | None) -> Pixels:
+    """Decodes a set into an array: in memory, or in a file that is written aside and then renamed.
+
+    The file is written, not mapped, so that a full disk is an error and not the end of the process.
+    """
+    shape = (len(images), *_shape(images, resize))
+    if path is None:
+        pixels = np.empty(shape, dtype=np.uint8)
+        start = 0
+        for chunk in _decoded(images, resize):
+            pixels[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return pixels
+    _remove_abandoned(path)
+    with replacing(path) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in _decoded(images, resize):
+            file.write(chunk.data)
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Deletes what builders of this file that were killed have left; a living one writes all the time."""
+    for aside in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):  # another run does the same
+            if time.time() - aside.stat().st_mtime > ABANDONED:
+                aside.unlink()
+
+
+def _decoded(images: ImageSet, resize: Resize) -> Iterator[Pixels]:
+    """The pictures in order, some at a time, decoded by as many threads as there are cores to use."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    said = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(images), CHUNK * threads):
+            stop = min(start + CHUNK * threads, len(images))
+            chunks = [range(first, min(first + CHUNK, stop)) for first in range(start, stop, CHUNK)]
+            yield from pool.map(lambda chunk: images.images(chunk, resize).contiguous().numpy(), chunks)
+            if time.monotonic() - said > PATIENCE:
+                log.info("%d of %d pictures cached", stop, len(images))
+                said = time.monotonic()
