@@ -55,6 +55,17 @@ def test_a_damaged_file_is_named(content: bytes, tmp_path: Path) -> None:
         load_session(path)
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"\x00\x00\xa0\x40", b"\x00\x00\xa1\x40"), (b"abc", b"abd")])
+def test_a_changed_byte_is_found(old: bytes, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "session_00.safetensors"
+    save_session(path, {"a": torch.arange(6.0)}, {"digest": "abc"})
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(CheckpointError, match=r"session_00\.safetensors is damaged"):
+        load_session(path)
+
+
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, path)

@@ -20,12 +20,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from everclip import storage
-from everclip.digest import tensor_sha256
+from everclip.digest import json_sha256, state_sha256, tensor_sha256
 from everclip.errors import EverclipError
 from everclip.methods.base import Method
 from everclip.phases import PhaseState
 
-FORMAT = 2
+FORMAT = 3
 BACKBONE = "backbone."
 
 
@@ -155,16 +155,20 @@ def load_progress(path: Path) -> tuple[dict[str, Tensor], Progress, dict[str, An
 
 
 def save_session(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes a checkpoint whole.
+    """Writes a checkpoint whole, with a checksum of all it holds: safetensors itself has none.
 
     Args:
         path: `checkpoints/session_<tt>.safetensors`.
         tensors: by name.
         meta: JSON-like facts: session, digest, backbone, sequence fingerprint, session records, global step.
     """
-    header = {"everclip": json.dumps({"format": FORMAT, **meta}, sort_keys=True)}
+    facts = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    storage.write_bytes(path, save(own, metadata=header))
+    storage.write_bytes(path, save(own, metadata={"everclip": facts, "sha256": _checksum(facts, own)}))
+
+
+def _checksum(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    return json_sha256([facts, state_sha256(tensors)])
 
 
 def load_session(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -175,12 +179,16 @@ def load_session(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("everclip", "{}"))
+            header = file.metadata() or {}
+            facts = header.get("everclip", "{}")
+            meta = json.loads(facts)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {meta.get('format')}, this version reads format {FORMAT}")
+    if header.get("sha256") != _checksum(facts, tensors):
+        raise CheckpointError(f"{path} is damaged: what it holds is not what was written")
     return tensors, meta
 
 
