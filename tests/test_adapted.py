@@ -1,0 +1,158 @@
+"""Stored sessions put to use, and what a run folder may not do."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+
+import everclip
+from everclip import cli
+from everclip.checkpoint import CheckpointError
+from everclip.config import build
+from everclip.errors import ConfigError, MissingError
+from everclip.run_folder import RunFolder
+from everclip.types import TaskSequence
+from tests.conftest import SMALL
+
+Run = Callable[..., RunFolder]
+FAST = ("train.max_steps=2",)
+
+
+def sequence_of(folder: RunFolder) -> TaskSequence:
+    config = OmegaConf.load(folder.path / "config.yaml")
+    sequence = build("sequence", config.sequence)
+    assert isinstance(sequence, TaskSequence)
+    return sequence
+
+
+def pictures(sequence: TaskSequence, task: int, resize: Callable[[Image.Image], torch.Tensor]) -> list[Image.Image]:
+    test = sequence.tasks[task].test
+    return [to_pil_image(image) for image in test.images(range(len(test)), resize)]
+
+
+def test_a_loaded_model_scores_as_the_run_did(run: Run) -> None:
+    folder = run(*FAST)
+    sequence = sequence_of(folder)
+    for session in (0, -1):
+        model = everclip.load(folder.path, session)
+        record = folder.read_sessions()[session]
+        assert model.classes == sequence.sessions[session].seen
+        correct = {}
+        for task in record["tasks"]:
+            images = pictures(sequence, task["task"], model.backbone.resize)
+            predicted = model.classify(images).argmax(dim=1)
+            target = model.classes.columns(torch.from_numpy(np.asarray(sequence.tasks[task["task"]].test.labels)))
+            correct[task["task"]] = int((predicted == target).sum())
+        assert correct == {task["task"]: task["correct"] for task in record["tasks"]}
+
+
+def test_other_names_are_scored_where_the_method_can(run: Run) -> None:
+    model = everclip.load(run(*FAST).path)
+    image = Image.new("RGB", (20, 31), "red")
+    names = ["red card", "blue card", "something else"]
+    assert model.classify([image], names).shape == (1, 3)
+    torch.testing.assert_close(model.classify([image, image], names).sum(dim=1), torch.ones(2))
+    reversed_ = model.classify([image], names[::-1])
+    torch.testing.assert_close(model.classify([image], names).flip(1), reversed_)
+    for features in (model.encode_image([image]), model.encode_text(names)):
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
+
+
+def test_a_closed_method_refuses_other_names(run: Run) -> None:
+    model = everclip.load(run("method=ncm").path)
+    chosen = [model.classes.names[i] for i in (3, 1)]
+    image = Image.new("RGB", (20, 31), "red")
+    of_all = model.method.logits(model.preprocess([image]), model.classes)
+    torch.testing.assert_close(model.classify([image], chosen), of_all[:, [3, 1]].softmax(dim=1))
+    with pytest.raises(ConfigError, match="Ncm scores trained classes only, not 'okapi'"):
+        model.classify([image], [*chosen, "okapi"])
+
+
+def test_what_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="holds no checkpoint of session -1; there are 0"):
+        everclip.load(tmp_path)
+    folder = run("method=zero_shot")
+    with pytest.raises(MissingError, match="holds no checkpoint of session 3; there are 3"):
+        everclip.load(folder.path, 3)
+    folder.checkpoint(2).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"session_02\.safetensors cannot be read"):
+        everclip.load(folder.path)
+    (folder.path / "config.yaml").unlink()
+    with pytest.raises(MissingError, match=r"config\.yaml is not there"):
+        everclip.load(folder.path, 0)
+
+
+def test_a_run_folder_cannot_call_what_it_names(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run("method=zero_shot", "max_sessions=1")
+    called = tmp_path / "called"
+    (tmp_path / "evil.py").write_text(f"open({str(called)!r}, 'w')\nclass Method: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    original = OmegaConf.load(folder.path / "config.yaml")
+    targets = ("everclip.provenance.subprocess.run", "os.system", "everclip.storage.write_text", "builtins.eval")
+    for target in (*targets, "everclip.cli.main", "evil.Method"):
+        node = {"_target_": target, "args": ["touch", str(called)], "path": str(called), "content": ""}
+        for place, value in (("method", node), ("backbone", node), ("method.a", node), ("method.a", [{"b": node}])):
+            config = original.copy()
+            OmegaConf.update(config, place, value, merge=False, force_add=True)
+            OmegaConf.save(config, folder.path / "config.yaml")
+            with pytest.raises(ConfigError, match=rf"config\.yaml names {re.escape(target)}, which is neither"):
+                everclip.load(folder.path)
+    assert not called.exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.fixture
+def everclip_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache_dir: Path
+) -> Callable[..., tuple[int, str]]:
+    """Runs the command in this process; gives exit code and stderr."""
+
+    def command(*words: str) -> tuple[int, str]:
+        places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}", f"hydra.run.dir={tmp_path}/run"]
+        monkeypatch.setattr(sys, "argv", ["everclip", *places, *SMALL, *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return int(end.value.code or 0), capsys.readouterr().err
+
+    return command
+
+
+def test_eval_gives_the_recorded_row_again(everclip_command: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    assert everclip_command(*FAST)[0] == 0
+    assert everclip_command(*FAST, "eval=session_01")[0] == 0
+    folder = RunFolder(tmp_path / "run")
+    found = json.loads(next(folder.path.glob("evaluations/session_01_on_*.json")).read_text())
+    record = folder.read_sessions()[1]
+    assert found["tasks"] == record["tasks"]
+    assert found["zero_shot_accuracy"] == record["zero_shot_accuracy"]
+
+    path = folder.checkpoint(2)
+    assert everclip_command(f"eval={path}", "sequence.base_classes=4", "sequence.style=scenes")[0] == 0
+    other = [json.loads(file.read_text()) for file in folder.path.glob("evaluations/session_02_on_*.json")]
+    assert [len(facts["tasks"]) for facts in other] == [4]
+    assert other[0]["fingerprint"] != found["fingerprint"]
+
+    code, message = everclip_command(*FAST, "eval=session_07")
+    assert code == 2
+    assert "session_07.safetensors is not there" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_eval_of_a_closed_method_needs_its_own_sequence(
+    everclip_command: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    assert everclip_command("method=ncm", "max_sessions=1")[0] == 0
+    path = RunFolder(tmp_path / "run").checkpoint(0)
+    code, message = everclip_command(f"eval={path}", "sequence.base_classes=4")
+    assert code == 2
+    assert "scores its own classes only" in message
