@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -52,7 +51,7 @@ def make_run(folder: Path, method: str = "ncm", seed: int = 0, better: int = 0, 
         "zero_shot_after": None, "train_seconds": 4.0, "eval_seconds": 2.0, "peak_memory_mb": 100.0,
         "trainable_parameters": 1234, "total_parameters": 5678,
     }  # fmt: skip
-    (run.path / "summary.json").write_text(json.dumps(summary))
+    run.write_summary(summary)
     (run.path / "config.yaml").write_text(f"seed: {seed}\nmethod:\n  name: {method}\noptimizer:\n  lr: 0.1\n")
     known = {
         "method": method, "sequence": "shapes", "backbone": "tiny", "seed": seed, "digest": method, "devices": 1,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from everclip.report import write_summary
 from everclip.run_folder import RunFolder
 from everclip.tables.definition import Definition
 from everclip.tables.experiments import Experiment, Runs, scan, sort_runs
@@ -30,8 +29,7 @@ def write_run(root: Path, experiment: Experiment, seed: int, curve: list[float],
         {"index": t, "tasks": tasks[: t + 1], "base_accuracy": 70.0, "novel_accuracy": 30.0} for t in range(len(curve))
     ]
     folder.write_sessions(records, len(curve))
-    write_summary(
-        folder,
+    folder.write_summary(
         {
             "accuracy_per_session": curve,
             "average_accuracy": sum(curve) / len(curve),
@@ -232,12 +230,13 @@ def test_damaged_and_unfinished_folders_are_listed(tmp_path: Path) -> None:
     garbage, lost, other = (write_run(tmp_path / name, NCM, 0, [1.0]) for name in ("a", "b", "c"))
     (garbage / "run.json").write_text('{"state": "fini')
     (lost / "summary.json").unlink()
-    (other / "run.json").write_text('{"state": "finished"}')
+    (other / "run.json").unlink()
+    RunFolder(other).update_run(state="finished")
     write_run(tmp_path / "d", NCM, 1, [1.0], state="preempted")
     table = table_of(tmp_path)
     assert notes(table, "Damaged") == [
-        (f"{garbage}: run.json is missing or no JSON", ""),
-        (f"{lost}: finished, but summary.json is missing or no JSON", ""),
+        (f"{garbage}: run.json is missing or damaged", ""),
+        (f"{lost}: finished, but summary.json is missing or damaged", ""),
         (f"{other}: run.json lacks method, backbone, sequence, seed, digest, overrides", ""),
     ]
     assert notes(table, "Missing") == [("NCM, seeds 0, 1, preempted", "everclip -m method=ncm seed=0,1")]

@@ -104,6 +104,11 @@ def show_error(error: BaseException) -> int:
         message, code = str(known), known.exit_code
     elif isinstance(error, MissingConfigException | HydraException | OmegaConfBaseException):
         message, code = _compose_message(error), 2
+    elif isinstance(error, ValueError) and str(error).startswith("Config group override"):  # from Hydra's parser
+        message = f"a group takes the name of one of its options: {', '.join(configuration.GROUPS)}, trainer, logger"
+        code = 2
+    elif isinstance(error, OSError) and error.filename is not None:  # Hydra makes the run folder itself
+        message, code = f"{error.filename} cannot be used: {error.strerror}", 1
     else:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(where.filename).name}:{where.lineno}"

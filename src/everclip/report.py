@@ -120,11 +120,6 @@ def mean_std(values: Sequence[float] | np.ndarray) -> str:
     return f"{numbers[0]:.2f}" if len(numbers) == 1 else f"{numbers.mean():.2f} ± {numbers.std(ddof=1):.2f}"
 
 
-def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
-    """Writes `summary.json`."""
-    storage.write_json(folder.path / "summary.json", summary)
-
-
 def write_plots(folder: RunFolder) -> list[Path]:
     """Writes the figures of one run to `plots/`."""
     from everclip import figures

@@ -43,15 +43,19 @@ class RunFolder:
 
     def read_run(self) -> dict[str, Any]:
         """Content of `run.json`, empty if there is none."""
-        return _read_json(self.path / "run.json")
+        return _read_checked(self.path / "run.json")
 
     def update_run(self, **facts: Any) -> None:
         """Changes facts in `run.json`."""
-        storage.write_json(self.path / "run.json", self.read_run() | facts)
+        _write_checked(self.path / "run.json", self.read_run() | facts)
 
     def read_summary(self) -> dict[str, Any]:
         """Content of `summary.json`, empty if there is none."""
-        return _read_json(self.path / "summary.json")
+        return _read_checked(self.path / "summary.json")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replaces `summary.json`."""
+        _write_checked(self.path / "summary.json", summary)
 
     def checkpoint(self, session: int) -> Path:
         """Path of a session's checkpoint."""
@@ -165,6 +169,19 @@ def confusion_of(records: list[dict[str, Any]]) -> NDArray[np.int64]:
     for row, task in zip(counts, tasks, strict=True):
         row[: len(task["predicted"])] = task["predicted"]
     return counts
+
+
+def _write_checked(path: Path, facts: dict[str, Any]) -> None:
+    storage.write_json(path, facts | {"check": json_sha256(facts)})
+
+
+def _read_checked(path: Path) -> dict[str, Any]:
+    """What `_write_checked` wrote, empty if it is not that any more."""
+    facts = _read_json(path)
+    if path.is_file() and facts.pop("check", None) != json_sha256(facts):
+        log.warning("%s is damaged or changed by hand; what it says is not used", path)
+        return {}
+    return facts
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -342,7 +342,7 @@ class Runner:
         if self._engine.rank == 0:
             self._folder.write_sessions(self._records, len(self._sequence.tasks))  # a kill may have left old matrices
             plots = report.write_plots(self._folder)
-            report.write_summary(self._folder, summary)
+            self._folder.write_summary(summary)
             scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
             self._loggers.final(scalars, plots, accuracy_of(self._records), confusion_of(self._records))
         return summary

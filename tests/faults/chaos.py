@@ -18,6 +18,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -39,7 +40,6 @@ from everclip.run_folder import RunFolder
 from tests.conftest import SMALL
 
 PLACES = ("half", "before", "after")
-MESSAGE_LINES = 3
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Command:
         """Where the last attempt is, by its writes: `run.json` is written twice before it says a stage."""
         notes = [line.split() for line in self.trace.read_text().splitlines()]
         if notes and notes[-1][0] == "begin":
-            return f"writing {notes[-1][1].rstrip('0123456789')}"
+            return f"writing {_kind(notes[-1][1])}"
         names = [name for word, name in notes if word == "end"]
         if names.count("run.json") < 3:
             return "loading" if names else "starting"
@@ -163,6 +163,11 @@ class Command:
         """When the state from which a restart goes on was written, 0 if never."""
         files = [*self.folder.path.glob("checkpoints/*.safetensors"), self.folder.path / "sessions.jsonl"]
         return max((path.stat().st_mtime for path in files if path.is_file()), default=0.0)
+
+
+def _kind(name: str) -> str:
+    """A file's name without its numbers."""
+    return re.sub(r"\d+", "N", name)
 
 
 def _code(status: int) -> int:
@@ -274,8 +279,7 @@ def writes(trials: Trials, numbers: Sequence[int], places: Sequence[str]) -> dic
             command = trials.command()
             code = command.finish(at, place)
             last = command.trace.read_text().splitlines()
-            name = last[2 * at - 2].split()[1].rstrip("0123456789")
-            hits[f"{place} {name}"] += 1
+            hits[f"{place} {_kind(last[2 * at - 2].split()[1])}"] += 1
             if place == "full":
                 _expect_message(trials, command, code)
             else:
@@ -287,8 +291,9 @@ def writes(trials: Trials, numbers: Sequence[int], places: Sequence[str]) -> dic
 def _expect_message(trials: Trials, command: Command, code: int) -> None:
     """A full disk ends a run with exit code 1 and a short message that names the file."""
     lines = [line for line in command.output.splitlines() if line.startswith("everclip:")]
-    clear = len(lines) == 1 and "cannot be written" in lines[0] and "Traceback" not in command.output
-    trials.expect(f"exit code {code} and message of a full disk", code == 1 and clear, command)
+    clear = len(lines) == 1 and re.search("cannot be (written|used): ", lines[0]) is not None
+    clear = clear and "Traceback" not in command.output
+    trials.expect(f"exit code {code}, message", code == 1 and clear, command)
 
 
 def disk(trials: Trials, rooms: Sequence[int]) -> dict[str, Any]:
@@ -326,6 +331,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=["kill", "writes", "stop", "full", "disk"])
     parser.add_argument("--kills", type=int, default=40, help="signals in all, for kill and stop")
+    parser.add_argument("--rooms", type=int, nargs="+", default=[4, 40, 100, 200, 400], help="KiB, for disk")
     parser.add_argument("--every", type=int, default=1, help="only every n-th write")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--root", type=Path, required=True, help="an empty folder; trials that differed are left in it")
@@ -342,7 +348,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "stop": lambda: kill(trials, options.kills, moments, signal.SIGTERM),
         "writes": lambda: writes(trials, numbers, PLACES),
         "full": lambda: writes(trials, numbers, ["full"]),
-        "disk": lambda: disk(trials, [4, 40, 100, 200, 400]),
+        "disk": lambda: disk(trials, options.rooms),
     }
     result = modes[options.mode]() | {"run_seconds": round(trials.duration, 2), "mismatches": trials.mismatches}
     sys.stdout.write(json.dumps({"mode": options.mode, "overrides": options.overrides} | result, indent=1) + "\n")

@@ -75,14 +75,14 @@ class Runs:
         run = folder.read_run()
         missing = [fact for fact in FACTS if fact not in run]
         if missing:
-            reason = f"run.json lacks {', '.join(missing)}" if run else "run.json is missing or no JSON"
+            reason = f"run.json lacks {', '.join(missing)}" if run else "run.json is missing or damaged"
             self.damaged.append((path, reason))
             return
         result = read_result(folder)
         if result is not None and result.summary.get("accuracy_per_session"):
             self.finished.append(result)
         elif run.get("state") == "finished":
-            self.damaged.append((path, "finished, but summary.json is missing or no JSON"))
+            self.damaged.append((path, "finished, but summary.json is missing or damaged"))
         else:
             self.unfinished.append(run)
 
