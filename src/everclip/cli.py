@@ -8,13 +8,13 @@ import re
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,31 +22,27 @@ from everclip import config as configuration
 from everclip import report
 from everclip.config import nearest
 from everclip.console import log_file, set_up_logging, terminal
-from everclip.errors import EverclipError, Preempted
+from everclip.errors import ConfigError, EverclipError, Preempted
 from everclip.interruption import StopRequest
+from everclip.launchers import OUTCOMES, Outcome
 from everclip.run_folder import RunFolder
 
 log = logging.getLogger("everclip")
-OUTCOMES: list[Outcome] = []
+LAUNCHERS = "local, slurm or slurm_array"
 STOP = StopRequest()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one job ended."""
-
-    folder: Path
-    exit_code: int
-
-
 def job(config: DictConfig) -> None:
-    """One run. Errors become outcomes, so that a sweep goes on with its other jobs."""
+    """One run; a sweep starts this command anew for each of its runs."""
     hydra_node = cast(DictConfig, HydraConfig.get())
     folder = Path(hydra_node.runtime.output_dir)
     set_up_logging(config.log_level)
     exit_code = 0
     try:
         configuration.check_values(config)
+        if hydra_node.mode == RunMode.MULTIRUN:
+            launcher = hydra_node.runtime.choices["hydra/launcher"]
+            raise ConfigError(f"hydra/launcher={launcher} would run several jobs in a process; use {LAUNCHERS}")
         if config.check:
             from everclip.build import check
 

@@ -1,0 +1,110 @@
+"""A sweep: its runs, what tells them apart, and the file that lists them. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from everclip import storage
+from everclip.digest import json_sha256
+from everclip.errors import ConfigError, MissingError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        folder: the run folder, computed once and handed to every process of the run.
+        words: what follows `everclip` on the command line.
+        nodes: machines.
+        processes: per machine.
+        gpus: per machine; None where that is left to the machine.
+        error: why it ended without a result, as far as its launcher knows.
+        slurm: job id of its last submission, `<array>_<task>`.
+    """
+
+    folder: str
+    words: list[str]
+    nodes: int = 1
+    processes: int = 1
+    gpus: int | None = None
+    error: str | None = None
+    slurm: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Method, sequence and seed; the run folder's names."""
+        *_, sequence, method, _, _, seed = Path(self.folder).parts
+        return f"{method}-{sequence}-{seed}"
+
+
+class Sweep:
+    """The runs of a sweep; `outputs/sweeps/<id>.json` lists them, the id follows from their folders.
+
+    Args:
+        outputs: where the list goes.
+        jobs: the runs.
+        cwd: where the sweep was started.
+    """
+
+    def __init__(self, outputs: Path, jobs: Sequence[Job], cwd: str) -> None:
+        identity = json_sha256(sorted(job.folder for job in jobs))[:8]
+        self.path = outputs / "sweeps" / f"{identity}.json"
+        self.jobs = list(jobs)
+        self.cwd = cwd
+
+    @classmethod
+    def read(cls, path: Path) -> Sweep:
+        """The sweep that a file lists.
+
+        Raises:
+            MissingError: no such file, or another file.
+        """
+        try:
+            content = json.loads(path.read_text())
+            sweep = cls(path.parents[1], [Job(**job) for job in content["jobs"]], content["cwd"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise MissingError(f"{path} does not list a sweep: {type(error).__name__}: {error}") from error
+        sweep.path = path
+        return sweep
+
+    def write(self) -> None:
+        """Writes the list."""
+        storage.write_json(self.path, {"cwd": self.cwd, "jobs": [asdict(job) for job in self.jobs]})
+
+    def note(self, facts: Mapping[int, Mapping[str, Any]]) -> None:
+        """Writes facts about jobs, by their index."""
+        for index, changes in facts.items():
+            self.jobs[index] = replace(self.jobs[index], **changes)
+        self.write()
+
+    def keep_notes(self) -> None:
+        """Takes over what an earlier start of the same sweep noted."""
+        if self.path.is_file():
+            earlier = {job.folder: job for job in Sweep.read(self.path).jobs}
+            self.jobs = [replace(job, slurm=earlier[job.folder].slurm) for job in self.jobs]
+
+
+def refuse_twins(jobs: Sequence[Job]) -> None:
+    """Refuses runs that share a folder: the second would only show the result of the first.
+
+    Raises:
+        ConfigError: two jobs are the same run; says in which settings they differ.
+    """
+    first: dict[str, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.folder, job)
+        if other is not job:
+            ours, theirs = (" ".join(_apart(a.words, b.words)) for a, b in ((job, other), (other, job)))
+            raise ConfigError(
+                f"{theirs} and {ours} are one and the same run ({job.folder}): such settings change no result; "
+                "leave one of them out, or give each a place of its own with paths.outputs"
+            )
+
+
+def _apart(words: Iterable[str], others: Iterable[str]) -> list[str]:
+    return [word for word in words if word not in set(others)]

@@ -1,0 +1,98 @@
+"""What `hydra/launcher=` chooses: how a sweep's runs are started.
+
+Hydra's own launchers call the program's function once per job, in one process or in processes that serve several jobs;
+what parallel training leaves in the environment then breaks the next job, or lets it run on fewer processes than asked
+for. Here the sweep only composes; every run is a command of its own. Hydra looks for plugins in this package and imports
+all of them at every start, hence the imports inside the functions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+if TYPE_CHECKING:
+    from everclip.sweeps import Job, Sweep
+
+
+class _CommandLauncher(Launcher):
+    """Composes all jobs, refuses impossible ones before anything runs, and leaves the rest to a subclass."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._loader = hydra_context.config_loader
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs or submits the jobs; their outcomes go to `everclip.launchers.OUTCOMES`."""
+        from everclip.console import set_up_logging
+        from everclip.launchers import OUTCOMES, Outcome, refuse_ranks
+        from everclip.sweeps import Sweep, refuse_twins
+
+        refuse_ranks(os.environ)
+        set_up_logging(self._config.log_level)
+        setup_globals()
+        jobs = [self._job(list(words), initial_job_idx + number) for number, words in enumerate(job_overrides)]
+        refuse_twins(jobs)
+        sweep = Sweep(Path(self._config.paths.outputs).absolute(), jobs, os.getcwd())
+        codes = self.start(sweep)
+        OUTCOMES.extend(Outcome(Path(job.folder), codes.get(index, 0)) for index, job in enumerate(sweep.jobs))
+        returns = JobReturn(status=JobStatus.COMPLETED)
+        returns.return_value = None
+        return [returns] * len(jobs)
+
+    def _job(self, overrides: list[str], number: int) -> Job:
+        from everclip.config import check_values
+        from everclip.sweeps import Job
+
+        config = self._loader.load_sweep_config(self._config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        check_values(config)
+        folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
+        given = [word for word in sys.argv[1:] if word[0] == "-" or not (word[0] == "~" or "=" in word)]
+        flags = [word for word in given if word not in ("-m", "--multirun")]
+        settings = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra.run.dir")
+        ours = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(settings)]
+        place = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        trainer = OmegaConf.to_container(config.trainer, resolve=True)
+        return Job(str(folder), [*flags, *overrides, *ours, f"hydra.run.dir='{place}'"], **resources(trainer))
+
+    def start(self, sweep: Sweep) -> dict[int, int]:
+        """Runs or submits what is not finished; exit codes of jobs that did not end well, by index."""
+        raise NotImplementedError
+
+
+def resources(trainer: Any) -> dict[str, Any]:
+    """Machines, and processes and GPUs on each, that a run's trainer settings ask for."""
+    devices = trainer["devices"]
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
+    gpus = count if trainer["accelerator"] in ("gpu", "cuda") else None
+    return {"nodes": trainer["num_nodes"], "processes": count, "gpus": gpus}
+
+
+class LocalLauncher(_CommandLauncher):
+    """Runs on this machine, one after the other or `n_jobs` at once."""
+
+    def __init__(self, n_jobs: int) -> None:
+        self._num_jobs = n_jobs
+
+    def start(self, sweep: Sweep) -> dict[int, int]:
+        """Runs what is not finished, and everything if it is only checked."""
+        from everclip.launchers import LocalRuns, log, unfinished
+
+        runs = LocalRuns(self._num_jobs)
+        if self._config.check:
+            return runs.run(sweep, range(len(sweep.jobs)), note=False)
+        left = unfinished(sweep)
+        if len(left) < len(sweep.jobs):
+            log.info("%d of %d runs are finished already", len(sweep.jobs) - len(left), len(sweep.jobs))
+        sweep.write()
+        return runs.run(sweep, left)
