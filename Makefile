@@ -24,7 +24,7 @@ test: .venv/dev lint  ## install, lint, and run the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: .venv/dev  ## only the tests that take no more than a few seconds
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu and not data'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu and not data and not slurm'
 
 lint: .venv/dev  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

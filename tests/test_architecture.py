@@ -54,8 +54,12 @@ BELOW: dict[str, set[str]] = {
         "data", "methods", "config", "console", "loggers",
         "provenance", "run_folder", "storage", "types", "errors",
     },
-    "cli": {"build", "config", "console", "report", "run_folder", "interruption", "errors"},
     "tables": {"cli", "catalogue", "config", "report", "run_folder", "metrics", "storage", "digest", "errors"},
+    "sweeps": {"digest", "errors", "storage"},
+    "launchers": {"sweeps", "report", "run_folder", "errors"},
+    "slurm": {"sweeps", "launchers", "storage", "errors"},
+    "status": {"sweeps", "launchers", "slurm", "run_folder", "console", "errors"},
+    "cli": {"launchers", "build", "config", "console", "report", "run_folder", "interruption", "errors"},
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ check_machine() {
   for file in /etc/slurm/slurm.conf /etc/slurm-llnl/slurm.conf; do
     [[ ! -e $file ]] || fail "$file exists: this machine belongs to a cluster, which is left alone"
   done
-  for pid in $(pgrep -x 'slurmctld|slurmd' || true); do
+  for pid in $(pgrep -x slurmctld; pgrep -x slurmd); do
     fail "process $pid ($(ps -o args= -p "$pid")) runs already; another SLURM is left alone"
   done
 }

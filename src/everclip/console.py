@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,7 @@ def quieten_libraries() -> None:
     """Hides the chatter of the libraries below; they set their levels when imported, so call this afterwards."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # any machine of a cluster has it
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger about random weights
 
 

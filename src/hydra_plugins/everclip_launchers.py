@@ -1,16 +1,18 @@
 """What `hydra/launcher=` chooses: how a sweep's runs are started.
 
 Hydra's own launchers call the program's function once per job, in one process or in processes that serve several jobs;
-what parallel training leaves in the environment then breaks the next job, or lets it run on fewer processes than asked
-for. Here the sweep only composes; every run is a command of its own. Hydra looks for plugins in this package and imports
-all of them at every start, hence the imports inside the functions.
+what parallel training leaves in the environment then breaks the next job, or lets it run on fewer processes than were
+asked for. Here a sweep only composes its jobs; every run is a command of its own. Hydra imports all plugins at every
+start, hence the imports inside functions.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +63,20 @@ class _CommandLauncher(Launcher):
         flags = [word for word in given if word not in ("-m", "--multirun")]
         settings = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra.run.dir")
         ours = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(settings)]
-        place = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         trainer = OmegaConf.to_container(config.trainer, resolve=True)
-        return Job(str(folder), [*flags, *overrides, *ours, f"hydra.run.dir='{place}'"], **resources(trainer))
+        return Job(str(folder), [*flags, *overrides, *ours, f"hydra.run.dir={quoted(folder)}"], **resources(trainer))
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs or submits what is not finished; exit codes of jobs that did not end well, by index."""
         raise NotImplementedError
+
+
+def quoted(path: Path) -> str:
+    """A path as a value in Hydra's grammar."""
+    if re.fullmatch(r"[\w/.+-]+", str(path)):
+        return str(path)
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def resources(trainer: Any) -> dict[str, Any]:
@@ -96,3 +105,27 @@ class LocalLauncher(_CommandLauncher):
             log.info("%d of %d runs are finished already", len(sweep.jobs) - len(left), len(sweep.jobs))
         sweep.write()
         return runs.run(sweep, left)
+
+
+class SlurmLauncher(_CommandLauncher):
+    """Submits the runs as one SLURM job array and returns; options as in `everclip.slurm.Options`."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def start(self, sweep: Sweep) -> dict[int, int]:
+        """Submits what is neither finished nor in the queue; with `check=true` only writes the script."""
+        from everclip.launchers import log, unfinished
+        from everclip.slurm import Options, queued, submit
+
+        sweep.keep_notes()
+        sweep.jobs = [replace(j, words=[w for w in j.words if not w.startswith("check=")]) for j in sweep.jobs]
+        left, waiting = unfinished(sweep), queued(sweep)
+        todo = [index for index in left if index not in waiting]
+        done, busy = len(sweep.jobs) - len(left), len(left) - len(todo)
+        log.info("%d runs: %d finished, %d in the queue, %d to submit", len(sweep.jobs), done, busy, len(todo))
+        sweep.write()
+        for line in submit(sweep, todo, Options(**self._options), dry=self._config.check):
+            log.info("%s", line)
+        log.info("everclip-status %s", sweep.path)
+        return {}
