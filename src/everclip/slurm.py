@@ -121,7 +121,7 @@ def directives(sweep: Sweep, indices: Sequence[int], options: Options) -> list[s
 
 def array_name(jobs: Sequence[Job]) -> str:
     """Methods, sequences and seeds of a sweep in one word."""
-    columns = zip(*(job.name.split("-") for job in jobs), strict=True)
+    columns = zip(*(job.parts for job in jobs), strict=True)
     return "-".join("+".join(dict.fromkeys(column)) for column in columns)[:120]
 
 
@@ -163,9 +163,7 @@ def submit(sweep: Sweep, indices: Sequence[int], options: Options, *, dry: bool)
 
 def _sbatch(path: Path) -> str:
     if shutil.which("sbatch") is None:
-        raise MissingError(
-            f"sbatch is not installed here; the script is {path}, hydra/launcher=local runs without SLURM"
-        )
+        raise MissingError(f"sbatch is not installed here; hydra/launcher=local runs without it (script: {path})")
     done = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     if done.returncode != 0:
         raise ConfigError(f"sbatch {path}: {' '.join(done.stderr.split())}")

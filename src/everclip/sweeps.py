@@ -36,10 +36,15 @@ class Job:
     slurm: str | None = None
 
     @property
-    def name(self) -> str:
-        """Method, sequence and seed; the run folder's names."""
+    def parts(self) -> tuple[str, str, str]:
+        """Method, sequence and seed, from the run folder's names."""
         *_, sequence, method, _, _, seed = Path(self.folder).parts
-        return f"{method}-{sequence}-{seed}"
+        return method, sequence, seed
+
+    @property
+    def name(self) -> str:
+        """The parts in one word."""
+        return "-".join(self.parts)
 
 
 class Sweep:

@@ -1,0 +1,281 @@
+"""Sweeps cannot lie: right folders, right number of processes, right numbers, whatever the jobs before them did."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from everclip import cli, launchers, slurm
+from everclip.errors import ConfigError
+from everclip.launchers import clean_environment, gpus_of, refuse_ranks
+from everclip.run_folder import RunFolder
+from everclip.sweeps import Job, Sweep, refuse_twins
+from hydra_plugins.everclip_launchers import quoted, resources
+from tests.conftest import SMALL
+
+BOTH = {("on2", "seed0", "2"), ("on1", "seed0", "1")}
+QUICK = [*SMALL, "method=finetune", "max_sessions=2", "train.batch_size=8"]
+DDP = ["trainer=ddp", "trainer.accelerator=cpu"]
+Everclip = Callable[..., tuple[int, str, str]]
+
+
+def command(tmp_path: Path, cache_dir: Path, *words: str) -> list[str]:
+    places = [f"paths.outputs={tmp_path}", f"paths.cache={cache_dir}"]
+    return [sys.executable, "-m", "everclip.cli", *QUICK, *places, *words]
+
+
+def runs_below(folder: Path) -> dict[tuple[str, ...], RunFolder]:
+    """Finished runs by (outputs' name, seed, processes)."""
+    found = {}
+    for path in folder.rglob("run.json"):
+        run = RunFolder(path.parent)
+        assert run.state == "finished"
+        facts = run.read_run()
+        found[path.parents[5].name, f"seed{facts['seed']}", f"{facts['devices']}"] = run
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(DDP, {("outputs", "seed0", "2")}, id="single-ddp"),
+        pytest.param(
+            [*DDP, "-m", "seed=0,1"], {("outputs", "seed0", "2"), ("outputs", "seed1", "2")}, id="two-seeds-ddp"
+        ),
+        pytest.param([*DDP, "-m", "trainer.devices=2,1"], BOTH, id="2-then-1"),
+        pytest.param([*DDP, "-m", "trainer.devices=1,2"], BOTH, id="1-then-2"),
+    ],
+)
+def test_every_job_has_its_folder_its_processes_and_its_numbers(
+    words: list[str],
+    expected: set[tuple[str, ...]],
+    run: Callable[..., RunFolder],
+    tmp_path: Path,
+    cache_dir: Path,
+) -> None:
+    place = "outputs/on${trainer.devices}" if "-m" in words and "seed=0,1" not in words else "outputs"
+    outputs = f"paths.outputs={tmp_path}/{place}"
+    done = subprocess.run(command(tmp_path, cache_dir, *words, outputs), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = runs_below(tmp_path / "outputs")
+    assert set(found) == expected
+    folders = {path for path in (tmp_path / "outputs").rglob("seed*") if path.is_dir()}
+    assert folders == {ours.path for ours in found.values()}
+    for (_, seed, _), ours in found.items():
+        alone = run(*QUICK, f"seed={seed.removeprefix('seed')}", folder=f"alone-{seed}")
+        assert (ours.path / "counts.csv").read_text() == (alone.path / "counts.csv").read_text()
+        for session, other in zip(ours.read_sessions(), alone.read_sessions(), strict=True):
+            for task, reference in zip(session["tasks"], other["tasks"], strict=True):
+                assert abs(task["correct"] - reference["correct"]) <= 1
+
+
+@pytest.mark.slow
+def test_strategies_that_cannot_hold_a_run_are_refused(tmp_path: Path, cache_dir: Path) -> None:
+    words = ["trainer.strategy=ddp_spawn", "trainer.devices=2"]
+    done = subprocess.run(command(tmp_path, cache_dir, *words), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.startswith("everclip: trainer.accelerator=cpu trainer.devices=2:")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_finished_runs_cost_nothing_and_failed_ones_are_known(tmp_path: Path, cache_dir: Path) -> None:
+    words = command(tmp_path, cache_dir, "method=ncm", "-m", "max_sessions=1,2,9", "hydra.launcher.n_jobs=3")
+    first = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 2
+    assert "\n[0] ncm on shapes_fscil" in first.stdout
+    assert "\n[1] ncm on shapes_fscil" in first.stdout
+    assert first.stderr == "[2] everclip: max_sessions=9, but the sequence has 3 sessions\n"
+    (listed,) = (tmp_path / "sweeps").glob("*.json")
+    assert [job.error for job in Sweep.read(listed).jobs] == [
+        None, None, "exit 2: max_sessions=9, but the sequence has 3 sessions",
+    ]  # fmt: skip
+    words[words.index("max_sessions=1,2,9")] = "max_sessions=1,2"
+    code = "\n".join(
+        [
+            "import sys, atexit",
+            "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
+            f"sys.argv = ['everclip', *{words[3:]!r}]",
+            "from everclip.cli import main",
+            "main()",
+        ]
+    )
+    again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert again.returncode == 0
+    assert again.stdout.startswith("2 of 2 runs are finished already\nshapes_fscil:")
+    assert again.stdout.endswith("torch=False")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_sweep_stops_its_run_and_starts_no_other(
+    tmp_path: Path, cache_dir: Path, number: signal.Signals
+) -> None:
+    words = command(tmp_path, cache_dir, "train.base.epochs=5000", "-m", "seed=0,1")
+    sweep = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (locks := list(tmp_path.rglob("lock.json"))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    sweep.send_signal(number)
+    _, error = sweep.communicate(timeout=120)
+    assert sweep.returncode == 75, error
+    (run,) = tmp_path.rglob("run.json")
+    assert RunFolder(run.parent).state == "preempted"
+    assert not locks[0].exists()
+
+
+@pytest.fixture
+def everclip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Everclip:
+    """Runs the command in this process; gives exit code, stdout and stderr."""
+
+    def _run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["everclip", f"paths.outputs={tmp_path}/out puts", *SMALL, *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return _run
+
+
+def test_two_jobs_that_are_one_run_are_refused(everclip: Everclip) -> None:
+    code, _, error = everclip("-m", "trainer.devices=1,2")
+    assert code == 2
+    assert error.startswith("everclip: trainer.devices=1 and trainer.devices=2 are one and the same run (")
+
+
+def test_a_launcher_that_shares_processes_is_refused(everclip: Everclip) -> None:
+    code, _, error = everclip("-m", "hydra/launcher=basic")
+    assert (code, error) == (
+        2, "everclip: hydra/launcher=basic would run several jobs in a process; use local, slurm or slurm_array\n",
+    )  # fmt: skip
+
+
+def test_a_wrong_value_in_one_job_stops_the_sweep_before_it_begins(everclip: Everclip) -> None:
+    code, out, error = everclip("-m", "train.epochs=1,-1")
+    assert (code, out, error) == (2, "", "everclip: train.epochs=-1: must be at least 0\n")
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_a_sweep_under_a_process_launcher_is_refused(name: str) -> None:
+    refuse_ranks({name: "1"})
+    with pytest.raises(ConfigError, match=f"here 2 of it would run .{name}.;"):
+        refuse_ranks({name: "2"})
+
+
+def test_ranks_of_the_sweep_itself_do_not_reach_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = clean_environment()
+    for name in ("LOCAL_RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "7")
+    assert clean_environment() == before
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert clean_environment() != before
+
+
+@pytest.mark.parametrize(
+    ("visible", "slot", "processes", "expected"),
+    [("0,1,2,3", 1, 1, "1"), ("0,1,2,3", 5, 1, "1"), ("4,5,6,7", 1, 2, "6,7"), ("0", 1, 1, None), ("", 1, 1, None)],
+)
+def test_runs_at_once_get_different_gpus(
+    monkeypatch: pytest.MonkeyPatch, visible: str, slot: int, processes: int, expected: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    chosen = gpus_of(slot, Job("/a", [], processes=processes))
+    assert chosen == ({} if expected is None else {"CUDA_VISIBLE_DEVICES": expected})
+
+
+@pytest.mark.parametrize("path", ["/a/b-c.d", "/it's here/ü", "/a\\'b,{c}", "/x=$(y)"])
+def test_every_path_survives_hydras_grammar(path: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"hydra.run.dir={quoted(Path(path))}"])
+    value = override.value()
+    assert str(getattr(value, "text", value)) == path
+
+
+@pytest.mark.parametrize(
+    ("trainer", "expected"),
+    [
+        ({"devices": 4, "num_nodes": 2, "accelerator": "gpu"}, (2, 4, 4)),
+        ({"devices": [1, 3], "num_nodes": 1, "accelerator": "cuda"}, (1, 2, 2)),
+        ({"devices": "2", "num_nodes": 1, "accelerator": "cpu"}, (1, 2, None)),
+        ({"devices": "auto", "num_nodes": 1, "accelerator": "auto"}, (1, 1, None)),
+    ],
+)
+def test_machines_follow_from_the_trainer(trainer: dict[str, object], expected: tuple[int, int, int | None]) -> None:
+    assert tuple(resources(trainer).values()) == expected
+
+
+def test_a_sweep_is_found_again_with_its_job_ids(tmp_path: Path) -> None:
+    jobs = [Job(f"/o/shapes/ncm/tiny/abc/seed{seed}", [f"seed={seed}"]) for seed in range(2)]
+    refuse_twins(jobs)
+    sweep = Sweep(tmp_path, jobs, "/")
+    sweep.note({1: {"slurm": "7_1", "error": "x"}})
+    again = Sweep(tmp_path, jobs[::-1], "/")
+    assert again.path == sweep.path
+    again.keep_notes()
+    assert [job.slurm for job in again.jobs] == ["7_1", None]
+    assert [job.name for job in again.jobs] == ["ncm-shapes-seed1", "ncm-shapes-seed0"]
+
+
+# Stands for srun: says what it was given and exits as told.
+SRUN = """#!/usr/bin/env bash
+printf '%s\\n' "$@" >>"$SAID"
+exit "$SRUN_CODE"
+"""
+
+
+@pytest.mark.parametrize(("code", "requeue", "again"), [(75, True, True), (75, False, False), (1, True, False)])
+def test_the_script_starts_the_command_and_puts_stopped_tasks_back(
+    tmp_path: Path, code: int, requeue: bool, again: bool
+) -> None:
+    words = ["method=a b", "x='$HOME'", '"q"']
+    jobs = [Job("/o/s/m/b/d/seed0", ["no"]), Job("/o/s/m/b/d/seed1", words, nodes=2, processes=3, gpus=3)]
+    sweep = Sweep(tmp_path / "50%", jobs, "/")
+    options = slurm.Options(time="1:00:00", requeue=requeue, setup=["export A=1"], max_parallel=2, extra=["--nice"])
+    text = slurm.script(sweep, [1], options)
+    asked = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
+    logs = f"{tmp_path}/50%%/sweeps/{sweep.path.stem}/slurm/%a.log"
+    assert asked == {
+        "--job-name=m-s-seed1", "--array=1%2", f"--output={logs}", "--open-mode=append", "--chdir=/", "--nodes=2",
+        "--ntasks-per-node=3", "--gpus-per-node=3", "--time=1:00:00", "--signal=USR1@120", "--nice",
+        "--requeue" if requeue else "--no-requeue",
+    }  # fmt: skip
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).write_text(SRUN)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "array.sh").write_text(text)
+    task = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "1", "SRUN_CODE": f"{code}"}
+    found = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": f"{tmp_path}/said"}
+    assert subprocess.run(["bash", tmp_path / "array.sh"], env=task | found).returncode == code
+    said = (tmp_path / "said").read_text().splitlines()
+    renamed = ["update", "jobid=9_1", "name=m-s-seed1"]
+    assert said == [*renamed, "--wait=120", *launchers.COMMAND, *words, "force=true", *(["requeue", "9_1"] * again)]
+
+
+def test_without_slurm_the_remedy_is_named(everclip: Everclip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, _, error = everclip("-m", "hydra/launcher=slurm")
+    assert code == 2
+    assert error.startswith("everclip: sbatch is not installed here; hydra/launcher=local runs without it")
+
+
+def test_a_check_writes_the_script_without_submitting(everclip: Everclip) -> None:
+    code, out, _ = everclip("-m", "hydra/launcher=slurm_array", "seed=3,4", "check=true")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if "sbatch" in line]
+    text = Path(line.partition("sbatch ")[2]).read_text()
+    assert "#SBATCH --array=0,1%8\n" in text
+    assert "check=" not in text
+    (case,) = [line for line in text.splitlines() if line.startswith("  1)")]
+    words = shlex.split(case.partition("words=(")[2].removesuffix(") ;;"))
+    assert "seed=4" in words
+    assert words[-1].endswith("/seed4'")
