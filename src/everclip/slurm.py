@@ -37,8 +37,8 @@ code=$?
 {again}exit $code
 """
 AGAIN = """\
-# 75: the run was told to stop, has saved, and goes on from there.
-[[ $code -ne 75 ]] || scontrol requeue "$task"
+# 75: the run was told to stop, has saved, and goes on from there; 138: SIGUSR1 met it where Python handles no signals.
+case $code in 75 | 138) scontrol requeue "$task" ;; esac
 """
 
 
