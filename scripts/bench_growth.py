@@ -24,8 +24,10 @@ from omegaconf import open_dict
 from everclip import build, config
 from everclip.backbones.base import Backbone
 from everclip.data.images import ArrayImages
+from everclip.methods.base import Extract
 from everclip.methods.cpe_clip import CpeClip
 from everclip.run_folder import RunFolder
+from everclip.types import Session
 
 log = logging.getLogger("bench_growth")
 SESSIONS = {5: (60, 10), 20: (24, 4), 50: (51, 1)}  # base classes and new classes per session, of 100
@@ -65,9 +67,9 @@ def watch(ledger: Ledger) -> None:
     """Puts the ledger around everything that counts as work, for the rest of the process."""
     begin, loss, step, classifier = CpeClip.begin_session, CpeClip.loss, torch.optim.SGD.step, CpeClip.classifier
 
-    def begin_session(self: CpeClip, *arguments: Any) -> None:
+    def begin_session(self: CpeClip, session: Session, extract: Extract) -> None:
         ledger.starts.append(ledger.mark())
-        begin(self, *arguments)
+        begin(self, session, extract)
 
     def first_loss(self: CpeClip, batch: Any) -> Any:
         if len(ledger.losses) < len(ledger.starts):
@@ -139,9 +141,9 @@ def main() -> None:
     config.register()
     with tempfile.TemporaryDirectory() as folder:
         measured = run(options.sessions, Path(folder), options.overrides)
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", force=True)
     log.setLevel(logging.INFO)
-    log.info("| sessions | which | train s | eval s | peak MB | overhead s/session | ms/step | %% of steps |")
+    log.info("| sessions | which | train s | eval s | peak MB | overhead s/session | ms/step | % of steps |")
     show(options.sessions, *measured)
 
 

@@ -76,6 +76,6 @@ def test_a_sweep_names_values_that_fit_every_backbone(key: str, compose: Compose
 
 def test_a_check_without_data_says_what_is_missing_and_what_to_do(compose: Compose, tmp_path: Path) -> None:
     config = compose("+experiment=cpe_clip/cub200", f"paths.data={tmp_path}", "check=true")
-    message = f"CUB-200-2011: {tmp_path}/CUB_200_2011/.* is not there; extract the publisher's CUB_200_2011.tgz there"
+    message = f"CUB-200-2011: {tmp_path}/CUB_200_2011/.* is not there; everclip-data prepare cub200 gets it"
     with pytest.raises(MissingError, match=message):
         build.check(config, config.hydra)
