@@ -73,7 +73,9 @@ class Backbone(nn.Module, ABC):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Model input (B, 3, S, S) float32 of raw pictures (B, 3, S, S) uint8."""
-        return (images.float() / 255 - self.mean[:, None, None]) / self.std[:, None, None]
+        # In one copy: batches are large, and every temporary of their size costs as much as the arithmetic.
+        floats = images.to(torch.float32, copy=True)
+        return floats.div_(255).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in evaluation mode: dropout and batch statistics of a pre-trained tower are never trained here."""
