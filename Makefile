@@ -37,6 +37,7 @@ format: .venv/dev  ## let ruff rewrite what it can
 
 bench: .venv/dev  ## time what a run consists of, side by side
 	$(BIN)/python scripts/bench_core.py
+	$(BIN)/python scripts/bench_data.py
 
 golden: .venv/dev  ## remake tests/golden/<method>.json of the embedded sequence; justify the diff in the commit
 	$(BIN)/python -m pytest tests/test_golden.py --remake-golden
