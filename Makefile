@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint format bench golden tables clean
+.PHONY: help run test test-fast chaos audit lint format bench golden tables clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -25,6 +25,20 @@ test: .venv/dev lint  ## install, lint, and run the test suite
 
 test-fast: .venv/dev  ## only the tests that take no more than a few seconds
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu and not data and not slurm'
+
+chaos: .venv/dev  ## kill, stop and starve runs, damage files, garble commands: the long form (an hour)
+	rm -rf outputs/chaos
+	$(BIN)/python -m tests.faults.chaos kill --kills 40 --root outputs/chaos/kill
+	$(BIN)/python -m tests.faults.chaos kill --kills 40 --seed 1 --root outputs/chaos/finetune method=finetune optimizer=sgd
+	$(BIN)/python -m tests.faults.chaos writes --root outputs/chaos/writes max_sessions=2
+	$(BIN)/python -m tests.faults.chaos stop --kills 10 --root outputs/chaos/stop
+	$(BIN)/python -m tests.faults.chaos full --root outputs/chaos/full max_sessions=2
+	test "$$(id -u)" != 0 || $(BIN)/python -m tests.faults.chaos disk --root outputs/chaos/disk
+	EVERCLIP_FUZZ=2000 $(BIN)/python -m pytest tests/faults/test_config_fuzz.py tests/faults/test_corrupt.py
+
+audit: .venv/dev  ## look up known weaknesses of the pinned packages (asks the package index)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: .venv/dev  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

@@ -84,7 +84,7 @@ def watch(ledger: Ledger) -> None:
         ledger.steps[-1] = ledger.mark()
         return result
 
-    CpeClip.begin_session = begin_session  # type: ignore[method-assign, assignment]  # measured
+    CpeClip.begin_session = begin_session  # type: ignore[method-assign]  # measured
     CpeClip.loss = first_loss  # type: ignore[method-assign]  # measured
     torch.optim.SGD.step = counted_step  # type: ignore[method-assign]  # measured
     CpeClip.classifier = lambda self, classes: ledger.counted(ledger.counted(classifier)(self, classes))  # type: ignore[method-assign]  # measured

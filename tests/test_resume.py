@@ -116,6 +116,16 @@ def test_a_damaged_record_of_progress_costs_its_session(
     assert_equal(whole, resumed)
 
 
+def test_what_a_killed_process_was_writing_is_removed(run: Run) -> None:
+    folder = run("method=zero_shot", "max_sessions=1")
+    folder.update_run(state="running")
+    half = [folder.path / ".run.json.1.tmp", folder.path / "checkpoints" / ".session_01.safetensors.1.tmp"]
+    for path in half:
+        path.write_bytes(b"half")
+    run("method=zero_shot", "max_sessions=1")
+    assert not any(path.exists() for path in half)
+
+
 def test_other_data_or_weights_are_refused(run: Run) -> None:
     folder = run("method=zero_shot")
     folder.update_run(state="failed", fingerprint="0" * 64)

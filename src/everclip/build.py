@@ -289,6 +289,7 @@ def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[None]:
         return
     folder.lock(force=force)
     try:
+        folder.sweep()
         attempt = {"start": now(), "host": socket.gethostname(), "pid": os.getpid()}
         attempts = [*folder.read_run().get("attempts", []), attempt]
         folder.update_run(state="running", attempts=attempts)

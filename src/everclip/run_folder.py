@@ -138,6 +138,12 @@ class RunFolder:
         """Gives the folder back."""
         (self.path / "lock.json").unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Removes what a killed process was writing; only for who holds the lock."""
+        for path in self.path.rglob(".*.tmp"):
+            if not path.name.startswith("..lock"):  # somebody who asks for the lock right now
+                path.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Removes what an earlier run left, but for the logs."""
         for name in ("run.json", "sessions.jsonl", "summary.json", "accuracy_matrix.csv", "counts.csv", "train.csv"):

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: a few runs are broken, in processes of their own, and end as if they had not been."""
+"""The short form of `make chaos`: a few runs are broken, each in a process of its own, and come to the same end."""
 
 from __future__ import annotations
 
