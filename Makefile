@@ -38,7 +38,7 @@ chaos: .venv/dev  ## kill, stop and starve runs, damage files, garble commands: 
 
 audit: .venv/dev  ## look up known weaknesses of the pinned packages (asks the package index)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 lint: .venv/dev  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
