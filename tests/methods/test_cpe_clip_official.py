@@ -23,8 +23,9 @@ from torch import Tensor
 from everclip import build
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.loading import SeededBatches
-from everclip.engine import Budget, Engine
+from everclip.engine import Engine
 from everclip.methods.cpe_clip import CpeClip
+from everclip.phases import Budget
 from everclip.types import ClassSet, ImageSet, Indices, Resize, Session
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cpe_clip_official.json").read_text())
@@ -135,23 +136,27 @@ def run_official_schedule(
     budget = Budget(epochs=epochs, batch_size=4)
     training = replace(build.make_training(config), base=budget, later=budget)
     steps: list[dict[str, Any]] = []
-    state: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
 
     def record_logits(batch: Any) -> dict[str, Tensor]:
         with torch.no_grad():
-            state["logits"] = method.logits(batch.images, session.seen)
-        state["before"] = trained(method)
+            seen["logits"] = method.logits(batch.images, session.seen)
+        seen["before"] = trained(method)
         return CpeClip.loss(method, batch)
 
     class Recorder:
+        stop = False
+
         def start(self, steps: int, steps_per_epoch: int) -> None:
             pass
 
-        def after_step(self, losses: dict[str, Tensor], lr: float) -> None:
+        def ready(self) -> None:
+            pass
+
+        def after_step(self, losses: dict[str, float], lr: float, state: Any, stop: bool) -> None:
             after = trained(method)
-            update = {name: after[name] - state["before"][name] for name in NAMES}
-            loss = float(losses["cross_entropy"])
-            steps.append({"lr": lr, "loss": loss, "logits": state["logits"], "update": update})
+            update = {name: after[name] - seen["before"][name] for name in NAMES}
+            steps.append({"lr": lr, "loss": losses["cross_entropy"], "logits": seen["logits"], "update": update})
 
     method.loss = record_logits  # type: ignore[method-assign]  # recorded, on this instance
     method.begin_session(session, engine.extractor(method))
@@ -168,7 +173,8 @@ def ids(combination: dict[str, Any]) -> str:
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     def ordered(self: SeededBatches) -> Any:
-        return (list(range(start, min(start + 4, self._length))) for start in range(0, self._length, 4))
+        starts = (4 * (step % self.steps_per_epoch) for step in range(len(self)))
+        return (list(range(start, min(start + 4, self._length))) for start in starts)
 
     monkeypatch.setattr(SeededBatches, "__iter__", ordered)
 
