@@ -117,12 +117,12 @@ class Official:
 
     def __init__(self, checkout: str, backbone: Backbone) -> None:
         sys.path.insert(0, checkout)
-        from transformers import CLIPConfig, CLIPModel  # type: ignore[import-not-found]  # of the checkout
+        from transformers import CLIPConfig, CLIPModel
 
         vision = {"hidden_size": 768, "patch_size": 16, "num_attention_heads": 12, "intermediate_size": 3072}
         config = CLIPConfig(vision_config=vision)
         CLIPModel.from_pretrained = classmethod(lambda cls, name: cls(config))
-        from CoLeLib.models import CLIPParameterEfficient  # type: ignore[import-not-found]  # the checkout
+        from CoLeLib.models import CLIPParameterEfficient
 
         self.backbone = backbone
         self.model: Any = CLIPParameterEfficient(2, 12, "replace", "accumulate").to(backbone.device)

@@ -100,6 +100,7 @@ def test_a_run_and_the_same_command_again(everclip: Command, tmp_path: Path) -> 
     }  # fmt: skip
     assert {path.name for path in (folder / "plots").iterdir()} == {
         "accuracy_matrix.pdf", "accuracy_matrix.png", "accuracy_per_session.pdf", "accuracy_per_session.png",
+        "confusion_between_sessions.pdf", "confusion_between_sessions.png",
     }  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     code, again, _ = everclip(*SMALL, "method=ncm", "logger=csv")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import get_object
 
-from everclip.catalogue import option_names
+from everclip.catalogue import option_names, read_option
 from everclip.checkpoint import load_session
 from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.run_folder import RunFolder
@@ -41,7 +42,8 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path
     for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
         for task, other in zip(ours["tasks"], theirs["tasks"], strict=True):
             assert abs(task["correct"] - other["correct"]) <= 1
-        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-2, abs=1e-4)
+        if not get_object(read_option("method", method)["_target_"]).couples_batch:
+            assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-2, abs=1e-4)
     alone, shared = load_session(one.checkpoint(1))[0], load_session(two.checkpoint(1))[0]
     assert alone.keys() == shared.keys()
     if one.read_sessions()[0]["train_steps"] == 0:

@@ -152,7 +152,7 @@ def test_kept_pictures_come_back_also_after_a_stop(run: Run, monkeypatch: pytest
     run("method=ncm")
     assert Keeper.memories[3] == [first[0], 0]
     monkeypatch.setattr(Keeper, "sees", "session")
-    with pytest.raises(DataAccessError, match="keeps pictures without declaring"):
+    with pytest.raises(DataAccessError, match="keeps pictures, but does not declare"):
         run("method=ncm", folder="undeclared")
 
 

@@ -24,7 +24,7 @@ from everclip.config import build, check_group, choices, digest
 from everclip.console import log_file, quieten_libraries
 from everclip.data.cache import cached
 from everclip.engine import Engine
-from everclip.errors import ConfigError, Preempted, StorageError
+from everclip.errors import ConfigError, EverclipError, Preempted, StorageError
 from everclip.evaluation import Evaluator
 from everclip.interruption import StopRequest
 from everclip.loggers import CsvLogger, Loggers, RunLogger, TensorBoardLogger, WandbLogger, start_wandb
@@ -145,13 +145,22 @@ def make_engine(config: DictConfig) -> Engine:
 def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopRequest | None = None) -> None:
     """One run from its configuration to its summary, whatever of it is done already."""
     quieten_libraries()
-    rank = _rank()
+    rank, fresh = _rank(), folder.state is None
+    try:
+        _run_locked(config, hydra, folder, rank, request or StopRequest())
+    except EverclipError:
+        if fresh and rank == 0 and not (folder.path / "config.yaml").is_file():
+            folder.forget()  # refused before anything began
+        raise
+
+
+def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: int, request: StopRequest) -> None:
     with _working_in(folder, rank, force=config.force):
         if config.restart and rank == 0:
             folder.clear()
         engine = make_engine(config)
         try:
-            _run(config, hydra, folder, engine, request or StopRequest())
+            _run(config, hydra, folder, engine, request)
         except BaseException:
             engine.close()
             raise
@@ -234,6 +243,11 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         _refuse_other_origin(folder, identity)
         storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         folder.update_run(**facts, **environment())
+    if method.couples_batch and engine.world_size * config.trainer.accumulate > 1:
+        log.warning(
+            "the loss of %s compares the pictures of a batch, which is divided here: results depend on how",
+            chosen["method"],
+        )
     log.info("%s on %s, %s, seed %d", chosen["method"], chosen["sequence"], chosen["backbone"], config.seed)
     runner = Runner(
         folder=folder,

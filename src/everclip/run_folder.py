@@ -144,6 +144,11 @@ class RunFolder:
             if not path.name.startswith("..lock"):  # somebody who asks for the lock right now
                 path.unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """Removes the traces of a run that was refused before it began."""
+        for name in ("run.json", "run.log", "lock.json"):
+            (self.path / name).unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Removes what an earlier run left, but for the logs."""
         for name in ("run.json", "sessions.jsonl", "summary.json", "accuracy_matrix.csv", "counts.csv", "train.csv"):

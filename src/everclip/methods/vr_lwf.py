@@ -44,6 +44,8 @@ class VrLwf(Method):
         session_lr: learning rates of the sessions, by name, that have one of their own.
     """
 
+    couples_batch = True  # the distillation over pictures is a softmax over the batch
+
     def __init__(
         self,
         backbone: Backbone,
