@@ -39,10 +39,11 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path
     two = RunFolder(together / method)
     assert two.read_run()["devices"] == 2
     assert (one.path / "counts.csv").read_text() == (two.path / "counts.csv").read_text()
+    divisible = not get_object(read_option("method", method)["_target_"]).couples_batch
     for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
         for task, other in zip(ours["tasks"], theirs["tasks"], strict=True):
-            assert abs(task["correct"] - other["correct"]) <= 1
-        if not get_object(read_option("method", method)["_target_"]).couples_batch:
+            assert not divisible or abs(task["correct"] - other["correct"]) <= 1
+        if divisible:
             assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-2, abs=1e-4)
     alone, shared = load_session(one.checkpoint(1))[0], load_session(two.checkpoint(1))[0]
     assert alone.keys() == shared.keys()
