@@ -147,6 +147,7 @@ def measure(name: str, options: argparse.Namespace, engine: Engine, cache: str) 
     trained = f"{method.num_trainable():11,} | {size:13.1f}"
     log.info("| %-12s | %8.3f | %9.0f | %s | %s |", name, cached, peak_memory(engine.device), shares, trained)
     if hasattr(method, "reference"):
+        method.begin_session(session, engine.extractor(method))
         compare_texts(method, phases[0], batch, optimizer, cached, options, engine.device)
 
 
@@ -160,24 +161,23 @@ def compare_texts(
     device: torch.device,
 ) -> None:
     """Times the step with the teacher reading the reference texts in it, and compares losses."""
-    texts = method.reference.texts
-    with torch.no_grad():
-        expected = method.loss(batch)
+    texts, kept = method.reference.texts, method.texts
     for title, read in {
         "trimmed": lambda: method.teacher.encode_text(texts),
         f"{CONTEXT} tokens": lambda: method.teacher.encode_tokens(method.backbone.tokenizer(list(texts))),
     }.items():
-        method.texts = read()
         with torch.no_grad():
-            again = method.loss(batch)
-        difference = max(float((again[key] - expected[key]).abs() / expected[key].abs()) for key in expected)
+            totals = []
+            for features in (kept, read()):
+                method.texts = features
+                totals.append(float(torch.stack(list(method.loss(batch).values())).sum()))
 
         def naive(read: Callable[[], Tensor] = read) -> None:
             method.texts = read()
             step(method, phase, batch, optimizer)
 
         slow = seconds(naive, options.repeats, device)
-        row = (len(texts), title, slow, cached, slow / cached, difference)
+        row = (len(texts), title, slow, cached, slow / cached, abs(totals[1] / totals[0] - 1))
         log.info("  %d reference texts in every step (%s): %.2f s / %.2f s = %.1f x, losses differ by %.1e", *row)
 
 
