@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,15 @@ def test_memory_that_runs_out_is_met_by_smaller_micro_batches(run: Run, monkeypa
     first, second = (load_session(f.checkpoint(2))[0] for f in (whole, helped))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
+
+
+def test_a_refused_second_start_leaves_the_first_its_lock(run: Run, tmp_path: Path) -> None:
+    lock = tmp_path / "run" / "lock.json"
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getppid(), "started": None}))
+    with pytest.raises(LockedError):
+        run("method=zero_shot")
+    assert [path.name for path in lock.parent.iterdir()] == ["lock.json"]
 
 
 def test_a_lock_says_who_holds_it(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from everclip.config import build, check_group, choices, digest
 from everclip.console import log_file, quieten_libraries
 from everclip.data.cache import cached
 from everclip.engine import Engine
-from everclip.errors import ConfigError, EverclipError, Preempted, StorageError
+from everclip.errors import ConfigError, EverclipError, LockedError, Preempted, StorageError
 from everclip.evaluation import Evaluator
 from everclip.interruption import StopRequest
 from everclip.loggers import CsvLogger, Loggers, RunLogger, TensorBoardLogger, WandbLogger, start_wandb
@@ -148,6 +148,8 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopR
     rank, fresh = _rank(), folder.state is None
     try:
         _run_locked(config, hydra, folder, rank, request or StopRequest())
+    except LockedError:
+        raise  # what lies there is another process's
     except EverclipError:
         if fresh and rank == 0 and not (folder.path / "config.yaml").is_file():
             folder.forget()  # refused before anything began

@@ -146,7 +146,7 @@ class RunFolder:
 
     def forget(self) -> None:
         """Removes the traces of a run that was refused before it began."""
-        for name in ("run.json", "run.log", "lock.json"):
+        for name in ("run.json", "run.log"):
             (self.path / name).unlink(missing_ok=True)
 
     def clear(self) -> None:
