@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import get_object
 
-from everclip.catalogue import option_names, read_option
+from everclip.catalogue import option_names
 from everclip.checkpoint import load_session
 from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.run_folder import RunFolder
 from tests.conftest import run_in
-from tests.two_processes import WORDS
+from tests.two_processes import WORDS, text_gradient
 
 NAMES = option_names("method")
 
@@ -39,18 +38,22 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path
     two = RunFolder(together / method)
     assert two.read_run()["devices"] == 2
     assert (one.path / "counts.csv").read_text() == (two.path / "counts.csv").read_text()
-    divisible = not get_object(read_option("method", method)["_target_"]).couples_batch
     for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
         for task, other in zip(ours["tasks"], theirs["tasks"], strict=True):
-            assert not divisible or abs(task["correct"] - other["correct"]) <= 1
-        if divisible:
-            assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-2, abs=1e-4)
+            assert abs(task["correct"] - other["correct"]) <= 1
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-2, abs=1e-4)
     alone, shared = load_session(one.checkpoint(1))[0], load_session(two.checkpoint(1))[0]
     assert alone.keys() == shared.keys()
     if one.read_sessions()[0]["train_steps"] == 0:
         assert (one.path / "accuracy_matrix.csv").read_bytes() == (two.path / "accuracy_matrix.csv").read_bytes()
     for name in alone if method == "cpe_clip" else ():
         torch.testing.assert_close(shared[name], alone[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two_processes")
+def test_a_loss_over_the_batch_has_the_gradient_of_one_process(together: Path) -> None:
+    torch.testing.assert_close(torch.load(together / "gradient.pt"), text_gradient((slice(0, 5),)))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

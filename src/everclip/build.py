@@ -240,14 +240,15 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         "devices": engine.world_size,
         "precision": engine.precision,
         "trainable_parameters": method.num_trainable(),
+        **environment(),
     }
     if engine.rank == 0:
-        _refuse_other_origin(folder, identity)
+        _refuse_other_origin(folder, identity, facts["commit"])
         storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-        folder.update_run(**facts, **environment())
-    if method.couples_batch and engine.world_size * config.trainer.accumulate > 1:
+        folder.update_run(**facts)
+    if method.couples_batch and (config.trainer.accumulate > 1 or config.trainer.auto_batch):
         log.warning(
-            "the loss of %s compares the pictures of a batch, which is divided here: results depend on how",
+            "the loss of %s compares the pictures of a batch; micro-batches divide it, and results depend on how",
             chosen["method"],
         )
     log.info("%s on %s, %s, seed %d", chosen["method"], chosen["sequence"], chosen["backbone"], config.seed)
@@ -267,7 +268,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     log.info("%.1f s in all", time.monotonic() - start)
 
 
-def _refuse_other_origin(folder: RunFolder, identity: dict[str, Any]) -> None:
+def _refuse_other_origin(folder: RunFolder, identity: dict[str, Any], commit: str | None) -> None:
     """Compares a run that was begun earlier with what there is now.
 
     Raises:
@@ -288,7 +289,6 @@ def _refuse_other_origin(folder: RunFolder, identity: dict[str, Any]) -> None:
                 f"{folder.path} was begun with other values: {words[key]} changed from {value[:16]} to "
                 f"{identity[key][:16]}; put back what was there, or begin anew with restart=true"
             )
-    commit = environment()["commit"]
     if begun.get("commit") not in (None, commit):
         log.warning("begun with code of commit %s, going on with %s", begun["commit"], commit)
 

@@ -138,14 +138,10 @@ class PhaseModule(L.LightningModule):
         self._watcher = watcher
         self._resume = resume
         self._augment = augment
+        self._trained: list[nn.Parameter] = []
         self._totals: dict[str, Tensor] = {}
         self._losses: dict[str, float] = {}
         self._stop = False
-
-    def parameters_to_train(self) -> list[nn.Parameter]:
-        """What the optimiser gets."""
-        chosen = self.phase.parameters
-        return [p for p in (self.method.parameters() if chosen is None else chosen) if p.requires_grad]
 
     def on_train_start(self) -> None:
         self._remember_lr()
@@ -183,7 +179,7 @@ class PhaseModule(L.LightningModule):
         losses = torch.stack(list(self._totals.values()))
         watched = [losses]
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            gradients = [p.grad for p in self.parameters_to_train() if p.grad is not None]
+            gradients = [p.grad for p in self._trained if p.grad is not None]
             watched.append(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]))
         broken = (~torch.cat(watched).isfinite().all()).float()
         told = torch.cat([losses.nan_to_num(), broken[None], broken.new_tensor([float(self._watcher.stop)])])
@@ -230,8 +226,10 @@ class PhaseModule(L.LightningModule):
         return PhaseState(self.step, tensors, facts | ({"scaler": scaler.state_dict()} if scaler is not None else {}))
 
     def configure_optimizers(self) -> Any:
+        chosen = self.method.parameters() if self.phase.parameters is None else self.phase.parameters
+        self._trained = [parameter for parameter in chosen if parameter.requires_grad]
         changed = {} if self.phase.lr is None else {"lr": self.phase.lr}
-        optimizer = self._training.make_optimizer(self.parameters_to_train(), **changed)
+        optimizer = self._training.make_optimizer(self._trained, **changed)
         schedule, per_epoch = self._training.schedule, self._batches.steps_per_epoch
         unit = per_epoch if schedule.interval == "epoch" else 1
         scheduler = LambdaLR(optimizer, lambda step: schedule.factor(step // unit, self._schedule_length))

@@ -77,6 +77,26 @@ def test_the_fused_activation_keeps_half_the_memory() -> None:
     assert kept(QuickGELU()) == 128
 
 
+def test_recomputed_hidden_values_change_no_bit_and_are_not_kept() -> None:
+    block, kept, gradients = make_block(), {}, {}
+    fuse_activations(block)
+    block.requires_grad_(False)
+    for recompute in (False, True):
+        storages = {}
+
+        def keep(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            return tensor
+
+        x = random(3, 7, 32).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = run_block(block, x, causal=True, recompute=recompute)
+        out.square().sum().backward()
+        kept[recompute], gradients[recompute] = sum(storages.values()), x.grad
+    assert torch.equal(gradients[False], gradients[True])
+    assert kept[False] - kept[True] >= 3 * 7 * 4 * 32
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rows", [1, 3])
 @RUN

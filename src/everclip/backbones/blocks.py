@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from everclip.errors import ConfigError
 
@@ -53,7 +54,13 @@ def fuse_activations(model: nn.Module) -> None:
 
 
 def run_block(
-    block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None, keep: Tensor | None = None
+    block: Any,
+    x: Tensor,
+    *,
+    causal: bool = False,
+    prefix: Prefix | None = None,
+    keep: Tensor | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Residual stream (N, L, D) after a plain block, whose dropout is off.
 
@@ -63,6 +70,8 @@ def run_block(
         causal: a token sees none behind it.
         prefix: keys and values (N or 1, P, D) in front of the projected ones; every token sees them.
         keep: (N,) the only position of each row that is wanted, (N, 1, D) is returned; None: all.
+        recompute: the MLP's hidden values, two fifths of what a block keeps for the backward pass, are computed again
+            in it instead; the numbers are the same.
 
     Raises:
         ConfigError: the block has another structure.
@@ -73,6 +82,12 @@ def run_block(
         rows = torch.arange(len(x), device=x.device)
         x, mixed = x[rows, keep, None], mixed[rows, keep, None]
     x = x + block.ls_1(block.attn.out_proj(mixed))
+    if recompute and x.requires_grad:
+        return checkpoint(_add_mlp, block, x, use_reentrant=False, preserve_rng_state=False)
+    return _add_mlp(block, x)
+
+
+def _add_mlp(block: Any, x: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 

@@ -26,6 +26,7 @@ from everclip.digest import state_sha256
 from everclip.errors import ConfigError, MissingError
 
 END_OF_TEXT = 49407
+RECOMPUTE_FROM = 2**18  # values in the residual stream of an edited text pass
 
 
 class OpenClip(Backbone):
@@ -187,7 +188,9 @@ class OpenClip(Backbone):
                 x = run_block_naively(block, x, causal=causal, prefix=edit.prefix(layer))
             else:  # after the last block, one position of each row is read
                 keep = readout % x.shape[1] if layer == len(blocks) - 1 else None
-                x = run_block(block, x, causal=causal, prefix=edit.prefix(layer), keep=keep)
+                # Class prompts are the rows that a step has many of; below some size, memory is no matter.
+                recompute = causal and x.numel() > RECOMPUTE_FROM
+                x = run_block(block, x, causal=causal, prefix=edit.prefix(layer), keep=keep, recompute=recompute)
         return x[torch.arange(len(x), device=x.device), readout] if self.naive else x[:, 0]
 
 

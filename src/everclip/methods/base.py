@@ -47,7 +47,7 @@ class Method(nn.Module):
         open_vocabulary: whether classes that were never trained on can be scored.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
         couples_batch: whether the loss compares pictures of a batch with each other, so that its value depends on how
-            a batch is divided over processes and micro-batches.
+            a batch is divided into micro-batches (over processes `everclip.losses.global_batch` joins it again).
     """
 
     sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"

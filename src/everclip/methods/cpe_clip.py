@@ -79,6 +79,7 @@ class CpeClip(Method):
         self.projection = nn.Linear(width, backbone.vision.width) if vision_prompts else None
         self.prompts = nn.Parameter(torch.empty(depth, prompt_length, width))
         nn.init.xavier_uniform_(self.prompts)
+        self.trained = [self.prompts, *(self.projection.parameters() if self.projection is not None else ())]
         self.balance = 1.0
 
     @override
@@ -102,9 +103,10 @@ class CpeClip(Method):
     @override
     def before_step(self) -> None:
         # On the gradient, not on the loss: the optimiser's weight decay must stay outside the factor.
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad *= self.balance
+        if self.balance != 1:
+            for parameter in self.trained:
+                if parameter.grad is not None:
+                    parameter.grad *= self.balance
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation, squared_distance
+from everclip.losses.global_batch import global_rows
 from everclip.methods.base import Extract, Method, similarity
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher
@@ -108,7 +109,7 @@ class Zscl(Method):
         known = self.images[shown.indices] if self.caches_images else self.teacher.encode_image(shown.images)
         student, teacher = (
             self.backbone.logit_scale * similarity(features, self.texts)
-            for features in (self.encode_image(shown.images), known)
+            for features in global_rows(shown.indices, self.encode_image(shown.images), known)
         )
         losses = {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
         losses |= self.distil(student, teacher)
