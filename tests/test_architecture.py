@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "data": {"types", "digest", "errors", "storage"},
     "modules": {"backbones", "types"},
     "losses": set(),
-    "memory": {"data", "types"},
+    "memory": {"data", "types", "errors"},
     "methods": {"modules", "losses", "memory", "backbones", "types", "errors"},
     "run_folder": {"metrics", "storage", "digest", "errors"},
     "figures": {"storage"},

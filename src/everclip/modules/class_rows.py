@@ -31,9 +31,17 @@ class ClassRows(nn.Module):
     def append(self, classes: ClassSet, rows: Tensor) -> None:
         """Adds one row (len(classes), D) per class, none of which may be known already."""
         device = self.rows.device
-        grown = torch.cat([self.rows.detach(), rows.detach().to(device)])
-        self.rows = nn.Parameter(grown) if isinstance(self.rows, nn.Parameter) else grown
-        self.ids = torch.cat([self.ids, torch.tensor(classes.ids, device=device)])
+        ids = torch.tensor(classes.ids, device=device)
+        self._hold(torch.cat([self.ids, ids]), torch.cat([self.rows.detach(), rows.detach().to(device)]))
+
+    def replace(self, classes: ClassSet, rows: Tensor) -> None:
+        """Holds one row (len(classes), D) per class, and nothing of what it held before."""
+        device = self.rows.device
+        self._hold(torch.tensor(classes.ids, device=device), rows.detach().to(device))
+
+    def _hold(self, ids: Tensor, rows: Tensor) -> None:
+        self.rows = nn.Parameter(rows) if isinstance(self.rows, nn.Parameter) else rows
+        self.ids = ids
 
     def of(self, classes: ClassSet) -> Tensor:
         """The rows (len(classes), D) in the order of `classes`.

@@ -1,0 +1,1 @@
+"""What methods keep of earlier sessions."""

@@ -1,0 +1,92 @@
+"""Experience replay: every step also trains on pictures of earlier sessions that were kept in a small memory.
+
+All weights but the logit scale are fine-tuned with cross-entropy over all classes seen, on the batch and a second one
+drawn from the memory, as if they were one. The memory is a reservoir: every picture so far is equally likely in it.
+
+Source: arXiv 1902.10486 (aimagelab/mammoth @ e75a491, models/er.py and utils/buffer.py).
+Differs: the memory is renewed when a session ends, and a picture enters it once; the code inserts each batch after its
+step, in every epoch anew, so that it also replays the current session. The memory is drawn in shuffled passes, there in
+independent draws. The output layer is made of text features of the classes seen, there it also has those of the future.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.memory.exemplars import first_of_each, random_of_each, reservoir, share
+from everclip.methods.base import Extract, Method
+from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.types import Batch, Phase, Positive, Session
+
+
+class Er(Method):
+    """Fine-tuning with a replay batch beside each batch.
+
+    Args:
+        backbone: unfrozen in place.
+        memory_size: pictures kept of all sessions together.
+        selection: of the pictures: `reservoir`, or `balanced`, which keeps equally many of every class at random.
+        replay_batch_size: kept pictures per step; None: as many as in the batch.
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    sees = "exemplars"
+    numbers: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        memory_size: Positive = 2000,
+        selection: Literal["reservoir", "balanced"] = "reservoir",
+        replay_batch_size: Positive | None = None,
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
+        super().__init__(backbone)
+        unfreeze(backbone)
+        self.memory_size = memory_size
+        self.balanced = selection == "balanced"
+        self.replay_batch_size = replay_batch_size
+        self.label_smoothing = label_smoothing
+        self.register_buffer("numbers", torch.empty(0, dtype=torch.long))
+
+    @override
+    def kept(self) -> Tensor:
+        return self.numbers
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.classes = first_template(session.seen)
+        self.draws = torch.rand(len(session.train), dtype=torch.float64)
+        if self.balanced:
+            self.share = share(self.memory_size, len(session.seen))
+
+    @override
+    def phases(self, session: Session) -> tuple[Phase, ...]:
+        return (Phase(auxiliary=session.memory, auxiliary_batch_size=self.replay_batch_size),)
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        shown = batch.auxiliary
+        if shown is not None:
+            images, labels = torch.cat([batch.images, shown.images]), torch.cat([batch.labels, shown.labels])
+            batch = replace(batch, images=images, labels=labels)
+        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+
+    @override
+    def end_session(self, session: Session, extract: Extract) -> None:
+        if not self.balanced:
+            self.numbers = reservoir(self.numbers, session.offset, self.draws, self.memory_size)
+            return
+        new = random_of_each(torch.from_numpy(session.train.labels), self.draws, self.share)
+        numbers = [session.offset + new.to(self.numbers.device)]
+        if session.memory is not None:
+            numbers.insert(0, self.numbers[first_of_each(torch.from_numpy(session.memory.labels), self.share)])
+        self.numbers = torch.cat(numbers)

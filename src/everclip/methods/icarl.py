@@ -1,0 +1,131 @@
+"""iCaRL: the pictures nearest to their class's mean are kept, the previous model teaches, the nearest mean classifies.
+
+All weights but the logit scale are fine-tuned on the session's pictures together with the kept ones, with cross-entropy
+over all classes seen, while the scores of the earlier classes must stay those of the model at the end of the session
+before. A picture belongs to the class whose kept pictures have the mean feature most similar to its own.
+
+Source: arXiv 1611.07725 (LAMDA-CL/PyCIL @ f3509b8, models/icarl.py and models/base.py).
+Differs: the scores are CLIP's, with text features in the place of the output layer's rows. As in the code, loss and
+distillation use a softmax; the paper's sigmoid per class is 1 for every class at CLIP's logits near 25. A class with
+fewer pictures than its share keeps all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.losses.distillation import distillation
+from everclip.memory.exemplars import class_means, first_of_each, herding_of_each, random_of_each, share, with_memory
+from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.modules.class_rows import ClassRows
+from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.teacher import Teacher
+from everclip.types import Batch, ClassSet, Phase, Positive, Session
+
+
+class Icarl(Method):
+    """Fine-tuning with exemplars, distillation from the previous model, and nearest mean of exemplars.
+
+    Args:
+        backbone: unfrozen in place.
+        memory_size: pictures kept of all classes together, equally many of each.
+        per_class: pictures kept of every class instead, however many classes there are.
+        selection: of the pictures of a class: by `herding` or `random`.
+        distillation_weight: of the cross-entropy with the teacher's distribution over the earlier classes.
+        temperature: of that distribution.
+        classify_by: `exemplars`, the nearest mean, or `text`, CLIP's scores that are trained.
+        label_smoothing: share of the target spread over all classes.
+        session_lr: learning rates of the sessions, by name, that have one of their own.
+    """
+
+    sees = "exemplars"
+    numbers: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        memory_size: Positive = 2000,
+        per_class: Positive | None = None,
+        selection: Literal["herding", "random"] = "herding",
+        distillation_weight: Annotated[float, Field(ge=0)] = 1.0,
+        temperature: Annotated[float, Field(gt=0)] = 2.0,
+        classify_by: Literal["exemplars", "text"] = "exemplars",
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        session_lr: Mapping[str, Annotated[float, Field(gt=0)]] | None = None,
+    ) -> None:
+        super().__init__(backbone)
+        unfreeze(backbone)
+        self.memory_size = memory_size
+        self.per_class = per_class
+        self.herds = selection == "herding"
+        self.distillation_weight = distillation_weight
+        self.temperature = temperature
+        self.open_vocabulary = classify_by == "text"  # type: ignore[misc]  # of this method a setting
+        self.label_smoothing = label_smoothing
+        self.session_lr = session_lr or {}
+        self.register_buffer("numbers", torch.empty(0, dtype=torch.long))
+        self.means = ClassRows(backbone.embed_dim, trainable=False)
+
+    @override
+    def kept(self) -> Tensor:
+        return self.numbers
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.classes = first_template(session.seen)
+        self.share = self.per_class or share(self.memory_size, len(session.seen))
+        self.draws = torch.rand(len(session.train))
+        self.num_earlier = len(session.seen) - len(session.new)
+        if self.num_earlier:
+            self.teacher = Teacher(self.backbone)
+            with torch.no_grad():
+                self.texts = self.class_features(self.classes.select(range(self.num_earlier)))
+
+    @override
+    def phases(self, session: Session) -> tuple[Phase, ...]:
+        return (Phase(data=with_memory(session), lr=self.session_lr.get(session.name)),)
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        logits, target = super().classifier(self.classes)(batch.images), self.classes.columns(batch.labels)
+        losses = {"cross_entropy": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
+        if self.num_earlier:
+            teacher = self.backbone.logit_scale * similarity(self.teacher.encode_image(batch.images), self.texts)
+            # As in the code, without the square of the temperature.
+            weight = self.distillation_weight / self.temperature**2
+            losses["distillation"] = weight * distillation(logits[:, : self.num_earlier], teacher, self.temperature)
+        return losses
+
+    @override
+    def end_session(self, session: Session, extract: Extract) -> None:
+        features, labels = extract(session.train, self.encode_image)
+        if self.herds:
+            new = herding_of_each(features, labels, self.share)
+        else:
+            new = random_of_each(labels, self.draws.to(labels.device), self.share)
+        numbers, features, labels = session.offset + new, features[new], labels[new]
+        if session.memory is not None:
+            old = first_of_each(torch.from_numpy(session.memory.labels), self.share)
+            shown = extract(session.memory.subset(old.tolist()), self.encode_image)
+            numbers = torch.cat([self.numbers[old], numbers])
+            features, labels = torch.cat([shown[0], features]), torch.cat([shown[1], labels])
+        self.numbers = numbers
+        self.means.replace(
+            session.seen, class_means(features, labels, torch.tensor(session.seen.ids).to(labels.device))
+        )
+
+    @override
+    def classifier(self, classes: ClassSet) -> Classifier:
+        if self.open_vocabulary:
+            return super().classifier(classes)
+        means = self.means.of(classes)
+        return lambda images: self.backbone.logit_scale * similarity(self.encode_image(images), means)
