@@ -30,6 +30,7 @@ chaos: .venv/dev  ## kill, stop and starve runs, damage files, garble commands: 
 	rm -rf outputs/chaos
 	$(BIN)/python -m tests.faults.chaos kill --kills 40 --root outputs/chaos/kill
 	$(BIN)/python -m tests.faults.chaos kill --kills 40 --seed 1 --root outputs/chaos/finetune method=finetune optimizer=sgd
+	$(BIN)/python -m tests.faults.chaos kill --kills 40 --seed 2 --root outputs/chaos/icarl method=icarl method.memory_size=12
 	$(BIN)/python -m tests.faults.chaos writes --root outputs/chaos/writes max_sessions=2
 	$(BIN)/python -m tests.faults.chaos stop --kills 10 --root outputs/chaos/stop
 	$(BIN)/python -m tests.faults.chaos full --root outputs/chaos/full max_sessions=2
