@@ -11,15 +11,16 @@ independent draws. The output layer is made of text features of the classes seen
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.losses.global_batch import global_rows
 from everclip.memory.exemplars import first_of_each, random_of_each, reservoir, share
 from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template, unfreeze
@@ -38,6 +39,7 @@ class Er(Method):
     """
 
     sees = "exemplars"
+    couples_batch = True  # micro-batches need not divide the replay batch as they divide the other
     numbers: Tensor
 
     def __init__(
@@ -74,11 +76,15 @@ class Er(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        shown = batch.auxiliary
-        if shown is not None:
-            images, labels = torch.cat([batch.images, shown.images]), torch.cat([batch.labels, shown.labels])
-            batch = replace(batch, images=images, labels=labels)
-        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+        if batch.auxiliary is None:
+            return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+        classify = self.classifier(self.classes)
+        rows = [
+            global_rows(part.indices, classify(part.images), self.classes.columns(part.labels))
+            for part in (batch, batch.auxiliary)
+        ]
+        logits, target = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        return {"cross_entropy": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
 
     @override
     def end_session(self, session: Session, extract: Extract) -> None:
