@@ -70,6 +70,7 @@ def test_exemplars_and_means_are_the_official_ones(tiny: Tiny, golden: Callable[
 
     method.end_session = end_session  # type: ignore[method-assign]  # watched, on this instance
     sessions(method)
+    assert len(method.means.ids) == 5
     official = golden("exemplars_official")["sessions"]
     assert [one["kept"] for one in found] == [one["kept"] for one in official]
     for ours, theirs in zip(found, official, strict=True):

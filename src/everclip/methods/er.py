@@ -66,6 +66,7 @@ class Er(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = first_template(session.seen)
+        # Here and not at the session's end: a run that goes on inside the session draws the same again.
         self.draws = torch.rand(len(session.train), dtype=torch.float64)
         if self.balanced:
             self.share = share(self.memory_size, len(session.seen))

@@ -83,6 +83,7 @@ class Icarl(Method):
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = first_template(session.seen)
         self.share = self.per_class or share(self.memory_size, len(session.seen))
+        # Here and not at the session's end: a run that goes on inside the session draws the same again.
         self.draws = torch.rand(len(session.train))
         self.num_earlier = len(session.seen) - len(session.new)
         if self.num_earlier:
