@@ -61,13 +61,17 @@ class Passes:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Times all backbones while it lasts."""
-        originals = OpenClip.encode_image, OpenClip.encode_text
-        for name, original in zip(("encode_image", "encode_text"), originals, strict=True):
+        originals: dict[str, Callable[..., Tensor]] = {
+            "encode_image": OpenClip.encode_image,
+            "encode_text": OpenClip.encode_text,
+        }
+        for name, original in originals.items():
             setattr(OpenClip, name, self.timed(original))
         try:
             yield
         finally:
-            OpenClip.encode_image, OpenClip.encode_text = originals  # type: ignore[method-assign]  # as they were
+            for name, original in originals.items():
+                setattr(OpenClip, name, original)
 
 
 def now(device: torch.device) -> float:

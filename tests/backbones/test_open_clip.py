@@ -41,6 +41,26 @@ def test_an_edit_that_changes_nothing_gives_open_clips_image_features(backbone: 
     torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
 
 
+@pytest.mark.parametrize("naive", [False, True])
+def test_features_before_the_projection_and_of_other_tokens(tiny: Callable[[], OpenClip], naive: bool) -> None:
+    backbone = tiny()
+    backbone.naive = naive
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    visual, edit = backbone.model.visual, TokenEdit()
+    outputs = []
+    visual.transformer.resblocks[-1].register_forward_hook(lambda module, given, output: outputs.append(output))
+    edit.readout = slice(2, 5)
+    with torch.no_grad():
+        visual(images)
+        expected = visual.ln_post(outputs[0])
+        class_token = backbone.encode_image(images, normalize=False, project=False)
+        several = backbone.encode_image(images, edit, normalize=False, project=False)
+        projected = backbone.encode_image(images, edit)
+    torch.testing.assert_close(class_token, expected[:, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(several, expected[:, 2:5].mean(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(projected, nn.functional.normalize(several @ visual.proj, dim=-1))
+
+
 class Insert(TokenEdit):
     """Inserts zero tokens before block 1 and notes what it saw."""
 

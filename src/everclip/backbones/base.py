@@ -64,8 +64,13 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_image(self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
-        """Image features (B, E) of normalised pictures (B, 3, S, S), of length 1 if `normalize`."""
+    def encode_image(
+        self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
+    ) -> Tensor:
+        """Image features (B, E) of normalised pictures (B, 3, S, S), of length 1 if `normalize`.
+
+        Without `project`, the features (B, D) of the image tower that the projection to the joint embedding reads.
+        """
 
     @abstractmethod
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:

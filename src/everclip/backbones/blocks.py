@@ -69,7 +69,7 @@ def run_block(
         x: (N, L, D), the residual stream before the block.
         causal: a token sees none behind it.
         prefix: keys and values (N or 1, P, D) in front of the projected ones; every token sees them.
-        keep: (N,) the only position of each row that is wanted, (N, 1, D) is returned; None: all.
+        keep: (N, K) the only positions of each row that are wanted, (N, K, D) is returned; None: all.
         recompute: the MLP's hidden values, two fifths of what a block keeps for the backward pass, are computed again
             in it instead; the numbers are the same.
 
@@ -79,8 +79,8 @@ def run_block(
     _check_plain(block)
     mixed = mix(block.attn, block.ln_1(x), causal, prefix)
     if keep is not None:
-        rows = torch.arange(len(x), device=x.device)
-        x, mixed = x[rows, keep, None], mixed[rows, keep, None]
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        x, mixed = x[rows, keep], mixed[rows, keep]
     x = x + block.ls_1(block.attn.out_proj(mixed))
     if recompute and x.requires_grad:
         return checkpoint(_add_mlp, block, x, use_reentrant=False, preserve_rng_state=False)

@@ -13,7 +13,13 @@ class TokenEdit:
 
     An edit is made for one forward pass and may keep state between its calls. Tokens may be inserted behind the first
     token or appended at the end; the towers find their read-out position whatever the number of added tokens.
+
+    Attributes:
+        readout: the output tokens of the image tower, after its last norm, whose mean becomes the feature; the class
+            token unless changed.
     """
+
+    readout: slice = slice(0, 1)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Called once on the embedded tokens (N, L, D).

@@ -120,11 +120,18 @@ class OpenClip(Backbone):
                 raise ConfigError(f"the text {text!r} has no words")
         return tokens[:, : int(ends.max()) + 1]
 
-    def encode_image(self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
-        features = self.model.encode_image(images) if edit is None else self._encode_edited_image(images, edit)
+    def encode_image(
+        self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
+    ) -> Tensor:
+        if edit is None and project:
+            features = self.model.encode_image(images)
+        else:
+            features = self._encode_edited_image(images, edit or TokenEdit())
+            features = features @ self.model.visual.proj if project else features
         return F.normalize(features, dim=-1) if normalize else features
 
     def _encode_edited_image(self, images: Tensor, edit: TokenEdit) -> Tensor:
+        """Features (B, D) before the projection."""
         visual = self.model.visual
         if self.vision is None or visual.pool_type != "tok" or visual.attn_pool is not None:
             raise ConfigError(
@@ -134,9 +141,9 @@ class OpenClip(Backbone):
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
         x = visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
-        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        x = self._run_blocks(visual.transformer.resblocks, x, edit, first, causal=False)
-        return visual.ln_post(x) @ visual.proj
+        read = torch.arange(edit.readout.start, edit.readout.stop, device=x.device).expand(len(x), -1)
+        x = self._run_blocks(visual.transformer.resblocks, x, edit, read, causal=False)
+        return visual.ln_post(x).mean(dim=1)
 
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         if self._causal:
@@ -163,7 +170,8 @@ class OpenClip(Backbone):
         x = x + text.positional_embedding[: x.shape[1]]
         ends = tokens.argmax(dim=-1)
         if edit is not None:
-            x = self._run_blocks(text.transformer.resblocks, x, edit, ends - tokens.shape[1], causal=True)
+            read = (ends - tokens.shape[1])[:, None]
+            x = self._run_blocks(text.transformer.resblocks, x, edit, read, causal=True)[:, 0]
         else:
             for block in text.transformer.resblocks:
                 x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
@@ -173,25 +181,25 @@ class OpenClip(Backbone):
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
     def _run_blocks(self, blocks: Any, x: Tensor, edit: TokenEdit, readout: Tensor, *, causal: bool) -> Tensor:
-        """The residual stream (N, D) at one position of each row after all blocks.
+        """The residual stream (N, K, D) at some positions of each row after all blocks.
 
         Args:
             blocks: the tower's.
             x: (N, L, D).
             edit: applied at every block.
-            readout: (N,) positions after the last edit, counted from the end where negative.
+            readout: (N, K) positions after the last edit, counted from the end where negative.
             causal: a token sees none behind it.
         """
         for layer, block in enumerate(blocks):
             x = edit.before(layer, x)
             if self.naive:
                 x = run_block_naively(block, x, causal=causal, prefix=edit.prefix(layer))
-            else:  # after the last block, one position of each row is read
+            else:  # after the last block, no other position is read
                 keep = readout % x.shape[1] if layer == len(blocks) - 1 else None
                 # Class prompts are the rows that a step has many of; below some size, memory is no matter.
                 recompute = causal and x.numel() > RECOMPUTE_FROM
                 x = run_block(block, x, causal=causal, prefix=edit.prefix(layer), keep=keep, recompute=recompute)
-        return x[torch.arange(len(x), device=x.device), readout] if self.naive else x[:, 0]
+        return x[torch.arange(len(x), device=x.device)[:, None], readout] if self.naive else x
 
 
 def _tower(module: Any) -> Tower | None:
