@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from everclip.schedules import Schedule
@@ -12,6 +14,14 @@ def test_constant() -> None:
 def test_cosine_ends_at_final() -> None:
     schedule = Schedule(decay="cosine", final=0.1)
     assert [schedule.factor(i, 10) for i in (0, 5, 10, 99)] == pytest.approx([1, 0.55, 0.1, 0.1])
+
+
+def test_a_quarter_of_a_cosine_is_that_of_coda_prompt() -> None:
+    # CosineSchedule of GT-RIPL/CODA-Prompt @ 6417d4f, utils/schedulers.py, with 20 epochs.
+    official = [math.cos((99 * math.pi * epoch) / (200 * (20 - 1))) for epoch in range(20)]
+    schedule = Schedule(interval="epoch", decay="quarter_cosine")
+    assert [schedule.factor(epoch, 20) for epoch in range(20)] == pytest.approx(official)
+    assert schedule.factor(0, 1) == 1
 
 
 def test_linear_after_warmup() -> None:

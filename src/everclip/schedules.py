@@ -17,7 +17,8 @@ class Schedule:
         interval: what positions count: every `step` or every `epoch` (constant within one).
         warmup: positions of the warm-up.
         warmup_start: factor at position 0 of a warm-up.
-        decay: `none`, `cosine` or `linear`, from 1 after the warm-up to `final`.
+        decay: `none`, `cosine` or `linear`, from 1 after the warm-up to `final`; or `quarter_cosine`, the cosine of
+            0 to 99 % of a right angle, which the last position before the end has.
         final: factor at the end.
         length: position of the end, None for the length of the phase.
     """
@@ -25,7 +26,7 @@ class Schedule:
     interval: Literal["step", "epoch"] = "step"
     warmup: Annotated[int, Field(ge=0)] = 0
     warmup_start: Annotated[float, Field(ge=0)] = 0.0
-    decay: Literal["none", "cosine", "linear"] = "none"
+    decay: Literal["none", "cosine", "linear", "quarter_cosine"] = "none"
     final: Annotated[float, Field(ge=0)] = 0.0
     length: Annotated[int, Field(ge=1)] | None = None
 
@@ -36,6 +37,9 @@ class Schedule:
         if self.decay == "none":
             return 1.0
         end = self.length or phase_length
-        progress = min(1.0, (position - self.warmup) / max(1, end - self.warmup))
-        shape = (1 + math.cos(math.pi * progress)) / 2 if self.decay == "cosine" else 1 - progress
+        if self.decay == "quarter_cosine":
+            shape = math.cos(0.99 * math.pi / 2 * min(1.0, (position - self.warmup) / max(1, end - 1 - self.warmup)))
+        else:
+            progress = min(1.0, (position - self.warmup) / max(1, end - self.warmup))
+            shape = (1 + math.cos(math.pi * progress)) / 2 if self.decay == "cosine" else 1 - progress
         return self.final + (1 - self.final) * shape
