@@ -1,0 +1,138 @@
+"""DualPrompt: prefixes inside attention, general ones for all sessions and expert ones for each.
+
+A first pass through the frozen image tower gives a query. In training a picture gets the expert of its session, whose
+key is pulled towards the query; in evaluation the expert of the nearest key. Trained: the general prefixes, prefixes
+and key of the session's expert, and a linear layer with `head: linear`.
+
+Source: arXiv 2204.04799, official code google-research/l2p @ dd8836e (`models/prompt.py`, `configs/*_dualprompt.py`);
+in torch, with other lengths and a key per block, GT-RIPL/CODA-Prompt @ 6417d4f (`models/zoo.py`).
+Differs: the tower is CLIP's, and classes are text features unless `head` is linear as in the paper. A picture is
+compared with the keys of sessions that have been, where both codes offer untrained ones too, and never with other
+pictures, where the official CIFAR-100 configuration lets a test batch vote. The key term is a mean over the batch, as
+in the official code; the torch code sums over pictures and blocks, which matters little to Adam.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.errors import ConfigError
+from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.modules.image_head import LinearHead, head_features
+from everclip.modules.prompt_pool import Layers, Prefixes, SessionParts, make_query, prompted_width
+from everclip.types import Batch, ClassSet, Positive, Session
+
+
+class DualPrompt(Method):
+    """General and expert prefixes.
+
+    Args:
+        backbone: with access to the tokens of its image tower; stays frozen.
+        num_sessions: experts, one per session.
+        general_length: keys, and as many values, of a general prefix.
+        general_layers: blocks of the image tower, from 0, with a general prefix each.
+        expert_length: keys, and as many values, of an expert prefix.
+        expert_layers: blocks in which every expert has a prefix.
+        key_weight: of 1 minus the cosine between the query and the expert's key.
+        head: classes as `text` features of their names, or rows of a `linear` layer.
+
+    Raises:
+        ValueError: a block with both kinds, or a backbone without these blocks.
+    """
+
+    opened: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        num_sessions: Positive = 10,
+        general_length: Positive = 5,
+        general_layers: Layers = (0, 1),
+        expert_length: Positive = 5,
+        expert_layers: Layers = (2, 3, 4),
+        key_weight: Annotated[float, Field(ge=0)] = 1.0,
+        head: Literal["text", "linear"] = "text",
+    ) -> None:
+        super().__init__(backbone)
+        width = prompted_width(backbone, (*general_layers, *expert_layers))
+        if both := set(general_layers) & set(expert_layers):
+            raise ValueError(f"general_layers and expert_layers share the blocks {sorted(both)}")
+        self.general_layers = general_layers
+        self.expert_layers = expert_layers
+        self.num_sessions = num_sessions
+        self.key_weight = key_weight
+
+        def small(*shape: int) -> Tensor:
+            return torch.empty(shape).uniform_(0, 0.01)
+
+        self.general = nn.Parameter(small(len(general_layers), 2, general_length, width))
+        shape = (len(expert_layers), 1, 2, expert_length, width)
+        self.experts = SessionParts([small(*shape) for _ in range(num_sessions)])
+        self.keys = SessionParts([small(1, 1, width) for _ in range(num_sessions)])
+        self.register_buffer("opened", torch.zeros((), dtype=torch.long))  # sessions begun
+        self.head = LinearHead(width) if head == "linear" else None
+        self.open_vocabulary = head == "text"  # type: ignore[misc]  # a constant of the class elsewhere
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        if session.index >= self.num_sessions:
+            raise ConfigError(
+                f"session {session.index + 1} of the sequence, but dualprompt has one expert for each of "
+                f"method.num_sessions={self.num_sessions}; set it to the number of sessions"
+            )
+        self.session = session.index
+        self.experts.open(self.session)
+        self.keys.open(self.session)
+        self.opened.fill_(self.session + 1)
+        self.classes = session.new
+        if self.head is not None:
+            self.head.append(session.new)
+        self.rows = self.class_rows(session.new) if self.head is None else None  # texts do not change
+
+    def edit(self, experts: Tensor) -> Prefixes:
+        """General prefixes and expert ones (G, B or 1, 2, L, D)."""
+        general = {layer: (k[None], v[None]) for layer, (k, v) in zip(self.general_layers, self.general, strict=True)}
+        keys, values = experts.unbind(dim=2)
+        return Prefixes(general | dict(zip(self.expert_layers, zip(keys, values, strict=True), strict=True)))
+
+    def chosen(self, images: Tensor) -> Prefixes:
+        """The prefixes of pictures (B, 3, S, S) whose session is not known."""
+        count = int(self.opened)
+        cosines = similarity(
+            F.normalize(make_query(self.backbone, images), dim=1), F.normalize(self.keys.until(count)[0], dim=1)
+        )
+        return self.edit(self.experts.until(count)[:, cosines.argmax(dim=1)])
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        cosines = F.cosine_similarity(make_query(self.backbone, batch.images), self.keys.parts[self.session][0])
+        edit = self.edit(self.experts.parts[self.session])
+        rows = self.class_rows(self.classes) if self.rows is None else self.rows
+        logits = similarity(head_features(self.backbone, batch.images, edit, self.head), rows)
+        return {
+            "cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels)),
+            "key": self.key_weight * (1 - cosines).mean(),
+        }
+
+    def class_rows(self, classes: ClassSet) -> Tensor:
+        """What features are multiplied with, one row per class: text features times the scale, or the linear layer."""
+        if self.head is None:
+            return self.backbone.logit_scale * self.class_features(classes)
+        return self.head.rows(classes)
+
+    @override
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.backbone.encode_image(images, self.chosen(images))
+
+    @override
+    def classifier(self, classes: ClassSet) -> Classifier:
+        rows = self.class_rows(classes)
+        return lambda images: similarity(head_features(self.backbone, images, self.chosen(images), self.head), rows)

@@ -1,0 +1,137 @@
+"""L2P: a pool of prompts, of which a picture gets the few whose keys are nearest to what the frozen tower sees in it.
+
+Trained: prompts and keys, shared by all sessions (84,480 values on ViT-B/16), and a linear layer with `head: linear`.
+
+Source: arXiv 2112.08654, official code google-research/l2p @ dd8836e (`models/prompt.py`, `models/vit.py`,
+`configs/cifar100_l2p.py`); `form: prefix` is L2P++ of arXiv 2211.13218, GT-RIPL/CODA-Prompt @ 6417d4f
+(`models/zoo.py`).
+Differs: the tower is CLIP's. Classes are text features, compared with the class token, unless `head` is linear: then
+the layer reads the mean of the prompts' outputs, as in the paper. Prompts pass CLIP's norm in front of the first block.
+In evaluation each picture chooses for itself, where the official code lets a test batch vote, which tells its session.
+The key term is that of the official code in both forms; the code of L2P++ pulls what one picture chose towards the
+queries of the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.backbones.insertion import TokenEdit
+from everclip.losses.global_batch import global_rows
+from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.modules.image_head import LinearHead, head_features
+from everclip.modules.prompt_pool import Prefixes, majority, make_query, prompted_width
+from everclip.modules.prompts import DeepPrompts
+from everclip.types import Batch, ClassSet, Positive, Session
+
+
+class L2p(Method):
+    """A pool of prompts chosen by key.
+
+    Args:
+        backbone: with access to the tokens of its image tower; stays frozen.
+        pool: K, prompts.
+        length: L, rows of a prompt; even with `form: prefix`.
+        top_k: prompts for a picture.
+        form: prompts are tokens at the `input`, or a `prefix` of the first block's attention, one half of the rows keys
+            and the other values.
+        choice: in training, each `picture` chooses for itself, or the `batch` takes the prompts chosen most often.
+        key_weight: of 1 minus the cosine between the query and a chosen key, summed over the chosen.
+        head: classes as `text` features of their names, or rows of a `linear` layer.
+
+    Raises:
+        ValueError: more chosen than there are, an odd length with `form: prefix`, or a backbone without access to its
+            tokens.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        pool: Positive = 10,
+        length: Positive = 10,
+        top_k: Positive = 4,
+        form: Literal["input", "prefix"] = "input",
+        choice: Literal["batch", "picture"] = "batch",
+        key_weight: Annotated[float, Field(ge=0)] = 1.0,
+        head: Literal["text", "linear"] = "text",
+    ) -> None:
+        super().__init__(backbone)
+        width = prompted_width(backbone, (0,))
+        if top_k > pool:
+            raise ValueError(f"top_k={top_k} prompts of a pool={pool}")
+        if form == "prefix" and length % 2:
+            raise ValueError(f"length={length} must be even: one half are keys, the other values")
+        self.top_k = top_k
+        self.form = form
+        self.choice = choice
+        self.key_weight = key_weight
+        self.prompts = nn.Parameter(torch.empty(pool, length, width).uniform_(0, 0.01))
+        self.keys = nn.Parameter(torch.empty(pool, width).uniform_(0, 0.01))
+        self.head = LinearHead(width) if head == "linear" else None
+        self.open_vocabulary = head == "text"  # type: ignore[misc]  # a constant of the class elsewhere
+        self.couples_batch = choice == "batch"  # type: ignore[misc]  # likewise
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.classes = session.new
+        if self.head is not None:
+            self.head.append(session.new)
+        self.rows = self.class_rows(session.new) if self.head is None else None  # texts do not change
+
+    def cosines(self, images: Tensor) -> Tensor:
+        """Cosines (B, K) between the queries of pictures (B, 3, S, S) and the keys."""
+        return similarity(F.normalize(make_query(self.backbone, images), dim=1), F.normalize(self.keys, dim=1))
+
+    def edit(self, chosen: Tensor) -> TokenEdit:
+        """Inserts the prompts with the numbers `chosen` (B or 1, k)."""
+        prompts = self.prompts[chosen]
+        if self.form == "prefix":
+            keys, values = (half.flatten(1, 2) for half in prompts.chunk(2, dim=2))
+            return Prefixes({0: (keys, values)})
+        tokens = prompts.flatten(1, 2)
+        edit = DeepPrompts(tokens[None], "replace", "start")
+        if self.head is not None:
+            edit.readout = slice(1, 1 + tokens.shape[1])
+        return edit
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        cosines = self.cosines(batch.images)
+        chosen = cosines.topk(self.top_k, dim=1).indices
+        if self.choice == "batch":
+            (everyone,) = global_rows(batch.indices, cosines.detach())
+            chosen = majority(everyone.topk(self.top_k, dim=1).indices, len(self.keys))
+        rows = self.class_rows(self.classes) if self.rows is None else self.rows
+        logits = similarity(head_features(self.backbone, batch.images, self.edit(chosen), self.head), rows)
+        distances = 1 - cosines.gather(1, chosen.expand(len(batch), -1))
+        return {
+            "cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels)),
+            "key": self.key_weight * distances.sum(dim=1).mean(),
+        }
+
+    def class_rows(self, classes: ClassSet) -> Tensor:
+        """What features are multiplied with, one row per class: text features times the scale, or the linear layer."""
+        if self.head is None:
+            return self.backbone.logit_scale * self.class_features(classes)
+        return self.head.rows(classes)
+
+    def chosen(self, images: Tensor) -> TokenEdit:
+        """The prompts of pictures (B, 3, S, S), each of which chooses for itself."""
+        return self.edit(self.cosines(images).topk(self.top_k, dim=1).indices)
+
+    @override
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.backbone.encode_image(images, self.chosen(images))
+
+    @override
+    def classifier(self, classes: ClassSet) -> Classifier:
+        rows = self.class_rows(classes)
+        return lambda images: similarity(head_features(self.backbone, images, self.chosen(images), self.head), rows)
