@@ -1,0 +1,125 @@
+"""Elastic weight consolidation: weights that mattered for earlier sessions are held by springs of their importance.
+
+All weights but the logit scale are fine-tuned. A session ends with a pass over its pictures at learning rate 0, in which
+the squared gradients of the log-likelihood (the diagonal of the empirical Fisher information) are averaged; later
+sessions add `0.5 * strength * sum(fisher * (weight - anchor)^2)` to the loss.
+
+Source: arXiv 1612.00796 equation 3; `online`: arXiv 1805.06370 section 3.2, aimagelab/mammoth @ e75a491 models/ewc_on.py.
+Differs: the Fisher information is taken at the true labels, as all implementations do, not at drawn ones. The quadratic
+terms of `separate` sessions are kept as their sum, which is quadratic too: equal up to a constant.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.methods.base import Extract, Method
+from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.types import Batch, Phase, Positive, Session
+
+
+class Ewc(Method):
+    """Fine-tuning with a quadratic penalty.
+
+    Args:
+        backbone: unfrozen in place.
+        strength: lambda, factor of the penalty.
+        variant: `separate`: a spring to where each session ended; `online`: one spring to where the last one did.
+        decay: gamma, what earlier importances are multiplied by when a session's are added; `separate` sessions keep 1.
+        fisher_batch_size: pictures whose mean gradient is squared; 1 is exact, None the batch size of training.
+        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_smoothing: share of the target spread over all classes, not in the Fisher information.
+    """
+
+    fisher: Tensor
+    pull: Tensor
+    squares: Tensor
+    batches: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        strength: Annotated[float, Field(ge=0)] = 1000.0,
+        variant: Literal["online", "separate"] = "online",
+        decay: Annotated[float, Field(ge=0, le=1)] = 1.0,
+        fisher_batch_size: Positive | None = None,
+        label_space: Literal["current", "seen"] = "current",
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
+        super().__init__(backbone)
+        self.tuned = unfreeze(backbone)
+        if variant == "separate" and decay != 1:
+            raise ValueError(f"decay={decay} belongs to variant=online; separate sessions keep decay=1")
+        self.strength = strength
+        self.variant = variant
+        self.decay = decay
+        self.fisher_batch_size = fisher_batch_size
+        self.label_space = label_space
+        self.label_smoothing = label_smoothing
+        self.measuring = False
+        self.register_buffer("fisher", torch.empty(0))  # F, one value per weight
+        self.register_buffer("pull", torch.empty(0))  # sum of F * anchor over separate sessions
+        self.register_buffer("squares", torch.empty(0))  # sum of squared gradients so far
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        weights = parameters_to_vector(self.tuned).detach()
+        self.squares = torch.zeros_like(weights)
+        self.batches.zero_()
+        self.anchor = weights
+        if len(self.pull):
+            self.anchor = torch.where(self.fisher > 0, self.pull / self.fisher, weights)
+
+    @override
+    def phases(self, session: Session) -> tuple[Phase, ...]:
+        measure = Phase("fisher", loss=self.log_likelihood, epochs=1, batch_size=self.fisher_batch_size, lr=0.0)
+        return Phase(), measure
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.measuring = False
+        losses = {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+        if len(self.fisher):
+            losses["ewc"] = self.penalty()
+        return losses
+
+    def penalty(self) -> Tensor:
+        """Energy of the springs (scalar)."""
+        sizes = [parameter.numel() for parameter in self.tuned]
+        springs = zip(self.tuned, self.fisher.split(sizes), self.anchor.split(sizes), strict=True)
+        energies = [(f @ (p.flatten() - a).square()) for p, f, a in springs]
+        return 0.5 * self.strength * torch.stack(energies).sum()
+
+    def log_likelihood(self, batch: Batch) -> dict[str, Tensor]:
+        """The negative log-likelihood, whose gradients `before_step` squares."""
+        self.measuring = True
+        return {"fisher_cross_entropy": self.cross_entropy(batch, self.classes)}
+
+    @override
+    def before_step(self) -> None:
+        if not self.measuring:
+            return
+        for parameter, total in zip(self.tuned, self.squares.split([p.numel() for p in self.tuned]), strict=True):
+            if parameter.grad is not None:
+                total += parameter.grad.flatten().square()
+        self.batches += 1
+
+    @override
+    @torch.no_grad()
+    def end_session(self, session: Session, extract: Extract) -> None:
+        new = self.squares / self.batches.clamp(min=1)
+        self.fisher = new + self.decay * self.fisher if len(self.fisher) else new
+        if self.variant == "separate":
+            pull = new * parameters_to_vector(self.tuned)
+            self.pull = pull + self.pull if len(self.pull) else pull
+        self.squares = self.squares.new_empty(0)

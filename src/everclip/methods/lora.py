@@ -1,0 +1,81 @@
+"""LoRA: every session trains the same low-rank updates on, or adds its own to the weights and begins anew.
+
+Trained: two factors for every projection of attention and MLP in both towers (4,423,680 values at rank 16 on ViT-B/16),
+by cross-entropy over the session's own classes.
+
+Source: arXiv 2106.09685; as a sequential baseline of CLIP in arXiv 2412.01004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.utils import parametrize
+from typing_extensions import override
+
+from everclip.backbones.base import Backbone
+from everclip.methods.base import Extract, Method
+from everclip.modules.fine_tuning import first_template
+from everclip.modules.lora import EVERY_TARGET, Target, Towers, add_low_rank
+from everclip.types import Batch, Positive, Session
+
+
+class Lora(Method):
+    """Low-rank updates of a frozen backbone.
+
+    Args:
+        backbone: with access to the blocks of the adapted towers.
+        rank: of each update.
+        alpha: an update is multiplied by alpha / rank.
+        targets: projections of queries, keys, values, outputs (`o`); first and second layer of the MLP (`fc`, `proj`).
+        towers: which are adapted.
+        merge: begin every session with new factors, on top of the earlier ones; False: go on with the same.
+        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        rank: Positive = 16,
+        alpha: Annotated[float, Field(gt=0)] = 16.0,
+        targets: Annotated[Sequence[Target], Field(min_length=1)] = EVERY_TARGET,
+        towers: Towers = "both",
+        merge: bool = False,
+        label_space: Literal["current", "seen"] = "current",
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
+        super().__init__(backbone)
+        self.updates = tuple(
+            add_low_rank(backbone, rank=rank, targets=targets, towers=towers, scale=alpha / rank)
+        )  # a tuple: they are part of the backbone, and of the state, only once
+        self.merge = merge
+        self.label_space = label_space
+        self.label_smoothing = label_smoothing
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        for update in self.updates:
+            if self.merge and not session.is_base:
+                update.merge()
+            if self.merge or session.is_base:
+                update.reset()
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+
+    @override
+    def encode_image(self, images: Tensor) -> Tensor:
+        with parametrize.cached():  # attention reads a weight several times
+            return super().encode_image(images)
+
+    @override
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        with parametrize.cached():
+            return super().encode_text(texts)

@@ -1,0 +1,168 @@
+"""Low-rank updates of weight matrices (LoRA), put onto the weights themselves, so that they act wherever one is read.
+
+open_clip's attention reads the weights of its projections instead of calling modules, and so does the own forward pass
+of `backbones.blocks`; a wrapper around modules would be passed by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from everclip.backbones.base import Backbone
+
+Target = Literal["q", "k", "v", "o", "fc", "proj"]
+Towers = Literal["both", "vision", "text"]
+EVERY_TARGET: tuple[Target, ...] = ("q", "k", "v", "o", "fc", "proj")
+
+
+class LowRank(nn.Module):
+    """A weight plus `scale * up @ diag(gate) @ down` for some groups of its rows, plus what was merged earlier.
+
+    The identity until `reset` and the first step. Merged factors are kept as such, not added to the weight: a
+    checkpoint then holds few numbers, and a restored weight is the same to the last bit.
+
+    Args:
+        weight: (parts * O, I), what is parametrised.
+        rank: R, of each group.
+        groups: which of the `parts` equal groups of rows are updated, each by factors of its own (G of them).
+        parts: number of groups of rows: 3 for queries, keys and values in one matrix.
+        scale: alpha / R of the paper.
+        gated: whether every component has a learned importance.
+
+    Source: arXiv 2106.09685 section 4.1; gates: arXiv 2412.01004 (Artificer-AI-Lab/CoDyRA @ c1691e4,
+    loralib/codyra.py).
+    """
+
+    groups: Tensor
+    merged_down: Tensor
+    merged_up: Tensor
+
+    def __init__(
+        self, weight: Tensor, rank: int, groups: Sequence[int], parts: int, *, scale: float = 1.0, gated: bool = False
+    ) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        shape = len(groups), rows // parts
+        self.scale = scale
+        self.parts = parts
+        self.down = nn.Parameter(weight.new_zeros(shape[0], rank, columns))
+        self.up = nn.Parameter(weight.new_zeros(*shape, rank))
+        self.gate = nn.Parameter(weight.new_zeros(shape[0], 1, rank)) if gated else None
+        self.register_buffer("merged_down", weight.new_zeros(shape[0], 0, columns))
+        self.register_buffer("merged_up", weight.new_zeros(*shape, 0))
+        self.register_buffer("groups", torch.tensor(groups, device=weight.device), persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        change = self._scaled_up() @ self.down
+        if self.merged_up.shape[-1]:
+            change = change + self.merged_up @ self.merged_down
+        change = change.to(weight.dtype)  # a product is of lower precision under autocast
+        if len(change) == self.parts:
+            return weight + change.flatten(0, 1)
+        return weight.unflatten(0, (self.parts, -1)).index_add(0, self.groups, change).flatten(0, 1)
+
+    def _scaled_up(self) -> Tensor:
+        up = self.up if self.gate is None else self.up * self.gate
+        return up if self.scale == 1 else self.scale * up
+
+    @torch.no_grad()
+    def reset(self, gate: Literal["normal", "ones"] = "ones") -> None:
+        """Draws `down` uniformly within 1 / sqrt(I), and the gates; sets `up` to zero."""
+        bound = self.down.shape[-1] ** -0.5
+        self.down.uniform_(-bound, bound)
+        self.up.zero_()
+        if self.gate is not None:
+            self.gate.normal_() if gate == "normal" else self.gate.fill_(1)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Keeps the components whose gate is not zero for good; the weight changes once the factors are `reset`."""
+        up, down = self._scaled_up(), self.down
+        used = torch.ones_like(up[:, :1]) if self.gate is None else self.gate.ne(0).to(up.dtype)
+        order = used.argsort(dim=-1, descending=True, stable=True)  # groups may differ in number: zeros fill up
+        most = int(used.sum(dim=-1).max())
+        up = up.gather(2, order.expand_as(up))[..., :most]
+        down = down.gather(1, order.mT.expand_as(down))[:, :most]
+        self.merged_up = torch.cat([self.merged_up, up], dim=2)
+        self.merged_down = torch.cat([self.merged_down, down], dim=1)
+
+
+def add_low_rank(
+    backbone: Backbone, *, rank: int, targets: Sequence[Target], towers: Towers, scale: float = 1.0, gated: bool = False
+) -> list[LowRank]:
+    """Puts low-rank updates onto the weights of every transformer block, in place; gives them.
+
+    Args:
+        backbone: its own weights stay what they were, trainable or not.
+        rank: of each update.
+        targets: projections of queries, keys, values, outputs; first and second layer of the MLP.
+        towers: where.
+        scale: factor of every update.
+        gated: see `LowRank`.
+
+    Raises:
+        ValueError: a tower that is no plain transformer.
+    """
+    added = []
+    for tower in ("vision", "text") if towers == "both" else (towers,):
+        for block in _blocks(backbone, tower):
+            for module, name, groups, parts in _places(block, targets):
+                update = LowRank(getattr(module, name), rank, groups, parts, scale=scale, gated=gated)
+                parametrize.register_parametrization(module, name, update)
+                added.append(update)
+    return added
+
+
+def fold(backbone: Backbone) -> None:
+    """Makes plain weights of what low-rank updates compute, in place: the architecture is the original one again."""
+    for module in list(backbone.modules()):
+        for name in ("in_proj_weight", "weight"):
+            if parametrize.is_parametrized(module, name):
+                parametrize.remove_parametrizations(module, name)
+
+
+def soft_threshold(values: Tensor, kappa: float, rule: Literal["code", "exact"] = "exact") -> Tensor:
+    """Values moved towards zero by `kappa`, and zero where they would cross it.
+
+    Args:
+        values: of any shape.
+        kappa: not negative.
+        rule: `code` also makes zero what is then smaller than `kappa`, as the official code of CoDyRA does: all that was
+            smaller than twice `kappa`.
+    """
+    shrunk = F.softshrink(values, kappa)
+    return shrunk.masked_fill(shrunk.abs() < kappa, 0) if rule == "code" else shrunk
+
+
+def _blocks(backbone: Backbone, tower: Literal["vision", "text"]) -> list[ResidualAttentionBlock]:
+    """The blocks of a tower, first to last."""
+    size = backbone.vision if tower == "vision" else backbone.text
+    blocks = [
+        module
+        for name, module in backbone.named_modules()
+        if isinstance(module, ResidualAttentionBlock)
+        and isinstance(module.attn, nn.MultiheadAttention)
+        and (".visual." in name) == (tower == "vision")
+    ]
+    if size is None or len(blocks) != size.layers:
+        raise ValueError(f"low-rank updates need a {tower} tower of open_clip's own blocks, as in vit_b16_openai")
+    return blocks
+
+
+def _places(
+    block: ResidualAttentionBlock, targets: Sequence[Target]
+) -> Iterator[tuple[nn.Module, str, Sequence[int], int]]:
+    """Where the weights are that targets name: module, attribute, groups of rows, their number."""
+    groups = [index for index, target in enumerate(("q", "k", "v")) if target in targets]
+    if groups:
+        yield block.attn, "in_proj_weight", groups, 3
+    for target, module in {"o": block.attn.out_proj, "fc": block.mlp.c_fc, "proj": block.mlp.c_proj}.items():
+        if target in targets:
+            yield module, "weight", [0], 1
