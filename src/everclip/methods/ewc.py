@@ -1,10 +1,11 @@
 """Elastic weight consolidation: weights that mattered for earlier sessions are held by springs of their importance.
 
-All weights but the logit scale are fine-tuned. A session ends with a pass over its pictures at learning rate 0, in which
-the squared gradients of the log-likelihood (the diagonal of the empirical Fisher information) are averaged; later
-sessions add `0.5 * strength * sum(fisher * (weight - anchor)^2)` to the loss.
+All weights but the logit scale are fine-tuned. A session ends with a pass over its pictures at learning rate 0, which
+averages the squared gradients of the log-likelihood (the diagonal of the empirical Fisher information); later sessions
+add `0.5 * strength * sum(fisher * (weight - anchor)^2)` to the loss.
 
-Source: arXiv 1612.00796 equation 3; `online`: arXiv 1805.06370 section 3.2, aimagelab/mammoth @ e75a491 models/ewc_on.py.
+Source: arXiv 1612.00796 equation 3; `online`: arXiv 1805.06370 section 3.2 and aimagelab/mammoth @ 20ff873
+(models/ewc_on.py, whose penalty lacks the factor 0.5); mean gradients of batches: G-U-N/PyCIL @ 27a5ed8 (models/ewc.py).
 Differs: the Fisher information is taken at the true labels, as all implementations do, not at drawn ones. The quadratic
 terms of `separate` sessions are kept as their sum, which is quadratic too: equal up to a constant.
 """
@@ -97,7 +98,7 @@ class Ewc(Method):
         """Energy of the springs (scalar)."""
         sizes = [parameter.numel() for parameter in self.tuned]
         springs = zip(self.tuned, self.fisher.split(sizes), self.anchor.split(sizes), strict=True)
-        energies = [(f @ (p.flatten() - a).square()) for p, f, a in springs]
+        energies = [(f * (p.flatten() - a).square()).sum() for p, f, a in springs]
         return 0.5 * self.strength * torch.stack(energies).sum()
 
     def log_likelihood(self, batch: Batch) -> dict[str, Tensor]:

@@ -134,8 +134,8 @@ def soft_threshold(values: Tensor, kappa: float, rule: Literal["code", "exact"] 
     Args:
         values: of any shape.
         kappa: not negative.
-        rule: `code` also makes zero what is then smaller than `kappa`, as the official code of CoDyRA does: all that was
-            smaller than twice `kappa`.
+        rule: `code` also makes zero what is then smaller than `kappa`, all that was smaller than twice `kappa`; so does
+            the official code of CoDyRA.
     """
     shrunk = F.softshrink(values, kappa)
     return shrunk.masked_fill(shrunk.abs() < kappa, 0) if rule == "code" else shrunk
