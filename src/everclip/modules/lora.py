@@ -84,7 +84,7 @@ class LowRank(nn.Module):
     @torch.no_grad()
     def merge(self) -> None:
         """Keeps the components whose gate is not zero for good; the weight changes once the factors are `reset`."""
-        up, down = self._scaled_up(), self.down
+        up, down = self._scaled_up(), self.down.detach()
         used = torch.ones_like(up[:, :1]) if self.gate is None else self.gate.ne(0).to(up.dtype)
         order = used.argsort(dim=-1, descending=True, stable=True)  # groups may differ in number: zeros fill up
         most = int(used.sum(dim=-1).max())
