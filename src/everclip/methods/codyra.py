@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -92,7 +93,7 @@ class Codyra(Method):
         columns = self.classes.columns(batch.labels)
         wanted = torch.zeros_like(logits).scatter_(1, columns[:, None], 1)
         text_to_image = -(wanted * logits.log_softmax(dim=0)).sum() / self.num_seen
-        image_to_text = torch.nn.functional.cross_entropy(logits, columns)
+        image_to_text = F.cross_entropy(logits, columns)
         return {"image_to_text": image_to_text, "text_to_image": self.text_weight * text_to_image}
 
     def kappa(self, step: int) -> float:
