@@ -25,6 +25,7 @@ from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.losses.global_batch import global_rows
 from everclip.methods.base import Extract, Method
 from everclip.modules.lora import EVERY_TARGET, Target, Towers, add_low_rank, soft_threshold
 from everclip.types import Batch, ClassSet, Positive, Session
@@ -91,9 +92,9 @@ class Codyra(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.logits(batch.images, self.classes)
         columns = self.classes.columns(batch.labels)
-        wanted = torch.zeros_like(logits).scatter_(1, columns[:, None], 1)
-        text_to_image = -(wanted * logits.log_softmax(dim=0)).sum() / self.num_seen
         image_to_text = F.cross_entropy(logits, columns)
+        together, own = global_rows(batch.indices, logits, columns)
+        text_to_image = -together.log_softmax(dim=0).gather(1, own[:, None]).sum() / self.num_seen
         return {"image_to_text": image_to_text, "text_to_image": self.text_weight * text_to_image}
 
     def kappa(self, step: int) -> float:
