@@ -18,6 +18,7 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "digest": set(),
     "storage": {"errors"},
+    "slurm_queue": set(),
     "interruption": {"errors"},
     "metrics": set(),
     "schedules": set(),
@@ -28,7 +29,7 @@ BELOW: dict[str, set[str]] = {
     "losses": set(),
     "memory": {"data", "types", "errors"},
     "methods": {"modules", "losses", "memory", "backbones", "types", "errors"},
-    "run_folder": {"metrics", "storage", "digest", "errors"},
+    "run_folder": {"metrics", "slurm_queue", "storage", "digest", "errors"},
     "figures": {"storage"},
     "report": {"figures", "run_folder", "metrics", "storage", "digest"},
     "page": {"report", "figures", "run_folder", "metrics", "console", "storage", "errors"},
@@ -57,8 +58,8 @@ BELOW: dict[str, set[str]] = {
     "tables": {"cli", "catalogue", "config", "report", "run_folder", "metrics", "storage", "digest", "errors"},
     "sweeps": {"digest", "errors", "storage"},
     "launchers": {"sweeps", "report", "run_folder", "errors"},
-    "slurm": {"sweeps", "launchers", "storage", "errors"},
-    "status": {"sweeps", "launchers", "slurm", "run_folder", "console", "errors"},
+    "slurm": {"sweeps", "launchers", "slurm_queue", "storage", "errors"},
+    "status": {"sweeps", "launchers", "slurm", "slurm_queue", "run_folder", "console", "errors"},
     "cli": {"launchers", "build", "config", "console", "report", "run_folder", "interruption", "errors"},
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A real SLURM on this machine for tests: one controller and two virtual nodes, in a private folder.
+# A real SLURM on this machine for tests: one controller and two virtual nodes, in a private folder. Jobs of the
+# partition "urgent" take the place of others, which have a minute to stop and then go back into the queue.
 #
 #   scripts/dev/slurm_local.sh up        start it; afterwards: eval "$(scripts/dev/slurm_local.sh env)"
 #   scripts/dev/slurm_local.sh status    nodes and queue; exit 1 if it is down
@@ -43,7 +44,7 @@ check_machine() {
 write_config() {
   local user node_port=$((port + 1)) cpus
   user=$(id -un)
-  cpus=$(nproc)
+  cpus=$(getconf _NPROCESSORS_ONLN)  # nproc follows OMP_NUM_THREADS
   cat >"$SLURM_CONF" <<CONF
 ClusterName=everclip
 SlurmctldHost=$(hostname -s)(127.0.0.1)
@@ -51,7 +52,7 @@ SlurmctldPort=$port
 SlurmUser=$user
 SlurmdUser=$user
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge.socket
+AuthInfo=socket=$dir/munge.socket,cred_expire=5
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool-%n
 SlurmctldPidFile=$dir/slurmctld.pid
@@ -69,12 +70,17 @@ MpiDefault=none
 ReturnToService=2
 KillWait=10
 MinJobAge=60
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 CONF
   for node in "${nodes[@]}"; do
     echo "NodeName=$node NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$node_port CPUs=$cpus RealMemory=4000" >>"$SLURM_CONF"
     node_port=$((node_port + 1))
   done
-  echo "PartitionName=local Nodes=$(IFS=,; echo "${nodes[*]}") Default=YES MaxTime=INFINITE State=UP" >>"$SLURM_CONF"
+  cat >>"$SLURM_CONF" <<CONF
+PartitionName=local Nodes=ALL Default=YES GraceTime=60
+PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
+CONF
 }
 
 up() {

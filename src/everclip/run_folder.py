@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everclip import storage
+from everclip import slurm_queue, storage
 from everclip.digest import json_sha256
 from everclip.errors import LockedError
 from everclip.metrics.accuracy_matrix import AccuracyMatrix
@@ -97,7 +97,7 @@ class RunFolder:
             storage.write_text(self.path / name, buffer.getvalue())
 
     def lock(self, *, force: bool = False) -> None:
-        """Takes the folder for this process, also from a process of this host that is gone.
+        """Takes the folder for this process, also from one of this host, or of a SLURM job, that is gone.
 
         The lock is a file that only one of two processes can link into place, which holds on network file systems too,
         where `flock` may not.
@@ -111,6 +111,7 @@ class RunFolder:
         """
         path = self.path / "lock.json"
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "since": now()}
+        mine["slurm"] = slurm_queue.this_start()
         aside = path.with_name(f".lock.{mine['host']}.{mine['pid']}.json")
         storage.write_json(aside, mine)
         try:
@@ -120,7 +121,8 @@ class RunFolder:
                     return
                 holder = _read_json(path)
                 if holder.get("host") != mine["host"]:
-                    free, remedy = force or not holder, "if that process is gone, add force=true"
+                    gone = force or not holder or slurm_queue.is_over(holder.get("slurm") or "")
+                    free, remedy = gone, "if that process is gone, add force=true"
                 else:
                     free, remedy = not _alive(holder), "stop it, or wait for it"
                 if not free:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everclip import storage
+from everclip import slurm_queue, storage
 from everclip.errors import ConfigError, MissingError
 from everclip.launchers import COMMAND
 from everclip.sweeps import Job, Sweep
@@ -31,8 +31,8 @@ task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 scontrol update jobid="$task" name="$name"  # squeue then says what runs
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}  # srun does not take it over by itself
 {setup}
-# A task that starts again takes the run folder over from its earlier start.
-srun --wait=120 {command} "${{words[@]}}" ${{SLURM_RESTART_COUNT:+force=true}}
+trap : USR1  # a signal for the run must not end this script
+srun --wait=120 {command} "${{words[@]}}"
 code=$?
 {again}exit $code
 """
@@ -127,10 +127,7 @@ def array_name(jobs: Sequence[Job]) -> str:
 
 def queued(sweep: Sweep) -> dict[int, str]:
     """The state (PENDING, RUNNING, ...) of the jobs that are in the queue, by their index."""
-    if not any(job.slurm for job in sweep.jobs) or shutil.which("squeue") is None:
-        return {}
-    listed = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i %T"], capture_output=True, text=True)
-    states = dict(line.split() for line in listed.stdout.splitlines())
+    states = slurm_queue.states() if any(job.slurm for job in sweep.jobs) else {}
     return {index: states[job.slurm] for index, job in enumerate(sweep.jobs) if job.slurm in states}
 
 

@@ -22,6 +22,7 @@ from everclip.errors import EverclipError, MissingError
 from everclip.launchers import LocalRuns
 from everclip.run_folder import RunFolder
 from everclip.slurm import log_path, queued
+from everclip.slurm_queue import is_over
 from everclip.sweeps import Job, Sweep
 
 STATES = ("finished", "running", "queued", "preempted", "failed", "missing")
@@ -93,8 +94,9 @@ def examine(sweep: Sweep) -> list[Row]:
     for index, job in enumerate(sweep.jobs):
         folder = RunFolder(Path(job.folder))
         run, records[index] = folder.read_run(), folder.read_sessions()
-        row = Row(job, _state(run, folder.path, waiting.get(index)), len(records[index]), run.get("sessions"))
-        row.note = _note(row, run, log_path(sweep, index))
+        log = log_path(sweep, index)
+        row = Row(job, _state(run, job, waiting.get(index), log), len(records[index]), run.get("sessions"))
+        row.note = _note(row, run, log)
         if row.state == "finished":
             row.of = row.sessions
             seconds.setdefault(folder.path.parent.name, []).append(_seconds(records[index]))
@@ -107,24 +109,28 @@ def examine(sweep: Sweep) -> list[Row]:
     return rows
 
 
-def _state(run: Mapping[str, Any], folder: Path, in_queue: str | None) -> str:
+def _state(run: Mapping[str, Any], job: Job, in_queue: str | None, log: Path) -> str:
     state = run.get("state")
-    if state == "running" and not _holds(folder):
-        state = "preempted"
-    if state in ("finished", "running"):
-        return str(state)
-    if in_queue is not None:
+    if state == "finished":
+        return "finished"
+    if in_queue not in (None, "COMPLETING"):
         return "queued" if in_queue == "PENDING" else "running"
+    if state == "running":
+        return "running" if _holds(Path(job.folder)) else "preempted"
+    if state is None and (job.error or log.is_file()):  # it began, and ended before it could write anything
+        return "failed"
     return str(state or "missing")
 
 
 def _holds(folder: Path) -> bool:
-    """Whether a process works in a run folder; of another host's processes only the lock can tell."""
+    """Whether a process works in a run folder; of another host's processes only the lock, or SLURM, can tell."""
     try:
         holder = json.loads((folder / "lock.json").read_text())
     except (OSError, ValueError):
         return False
-    return holder.get("host") != socket.gethostname() or Path(f"/proc/{holder.get('pid')}").exists()
+    if holder.get("host") == socket.gethostname():
+        return Path(f"/proc/{holder.get('pid')}").exists()
+    return not is_over(holder.get("slurm") or "")
 
 
 def _note(row: Row, run: Mapping[str, Any], log: Path) -> str:
@@ -143,8 +149,12 @@ def _note(row: Row, run: Mapping[str, Any], log: Path) -> str:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), f"no word in {log}")
 
 
 def _seconds(records: Iterable[Mapping[str, Any]]) -> list[float]:

@@ -1,0 +1,134 @@
+"""What `everclip-status` says of runs in every state."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shlex
+from pathlib import Path
+
+import pytest
+
+from everclip import status
+from everclip.run_folder import RunFolder
+from everclip.slurm import log_path
+from everclip.status import examine, main
+from everclip.sweeps import Job, Sweep
+
+START = {"start": "2026-01-02T03:04:05+00:00", "host": "node7", "pid": 7}
+HERE = {"host": os.uname().nodename, "pid": os.getpid()}
+GONE = {"host": os.uname().nodename, "pid": 2**22 + 1}
+SQUEUE = """#!/usr/bin/env bash
+if [[ $* == *--me* ]]; then printf '%s' {queue}; fi
+"""
+
+
+def record(index: int, seconds: float = 10.0) -> dict[str, object]:
+    return {"index": index, "train_seconds": seconds, "eval_seconds": 0.0, "tasks": []}
+
+
+def make_run(folder: Path, sessions: int, lock: dict[str, object] | None = None, **facts: object) -> None:
+    run = RunFolder(folder)
+    run.update_run(sessions=9, **facts)
+    run.write_sessions([record(index) for index in range(sessions)], 0)
+    if lock is not None:
+        (folder / "lock.json").write_text(json.dumps(lock))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Runs of one setting in every state: by their seeds."""
+    jobs = [Job(f"{tmp_path}/shapes/ncm/tiny/abc/seed{seed}", [f"seed={seed}", "a='b c'"]) for seed in range(9)]
+    made = Sweep(tmp_path, jobs, "/")
+    made.note({5: {"error": "exit 2: no pictures"}, 7: {"slurm": "40_7"}, 8: {"slurm": "40_8"}})
+    folders = [Path(job.folder) for job in jobs]
+    make_run(folders[0], 9, state="finished", attempts=[START])
+    make_run(folders[1], 4, HERE, state="running", attempts=[START])
+    make_run(folders[2], 4, GONE, state="running", attempts=[START])
+    make_run(folders[3], 1, state="preempted", attempts=[START | {"reason": "SIGUSR1"}])
+    make_run(folders[4], 2, state="failed", attempts=[START | {"reason": "NotFiniteError: loss"}])
+    log_path(made, 6).parent.mkdir(parents=True)
+    log_path(made, 6).write_text("begins\nbash: everclip: command not found\n\n")
+    return made
+
+
+def test_every_state_is_told_apart(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(sweep.path)])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"{sweep.path}: 9 runs, 1 finished, 1 running, 2 preempted, 3 failed, 2 missing"
+    assert [" ".join(line.split()) for line in lines] == [
+        "finished ncm-shapes-seed0 session 8/8",
+        "running ncm-shapes-seed1 session 4/8, 50 s left on node7 since 2026-01-02T03:04:05+00:00",
+        "preempted ncm-shapes-seed2 session 4/8 killed, goes on with the same command",
+        "preempted ncm-shapes-seed3 session 1/8 SIGUSR1, goes on with the same command",
+        "failed ncm-shapes-seed4 session 2/8 NotFiniteError: loss",
+        "failed ncm-shapes-seed5 session 0 exit 2: no pictures",
+        "failed ncm-shapes-seed6 session 0 bash: everclip: command not found",
+        "missing ncm-shapes-seed7",
+        "missing ncm-shapes-seed8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "seeds"), [("failed", [4, 5, 6]), ("preempted", [2, 3]), ("missing", [7, 8]), ("left", range(2, 9))]
+)
+def test_commands_of_what_is_left(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], choice: str, seeds: list[int]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([str(sweep.path), "--rerun", choice])
+    lines = capsys.readouterr().out.splitlines()
+    assert [shlex.split(line) for line in lines] == [["everclip", f"seed={seed}", "a='b c'"] for seed in seeds]
+
+
+def test_the_queue_knows_more(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that was put back shows as queued, and a lock of a job that is over holds nothing."""
+    queue = shlex.quote("40_7 PENDING\n40_8 RUNNING\n40_3 COMPLETING\n")
+    (tmp_path / "squeue").write_text(SQUEUE.format(queue=queue))
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    sweep.note({3: {"slurm": "40_3"}})
+    for seed, folder in ((1, Path(sweep.jobs[1].folder)), (2, Path(sweep.jobs[2].folder))):
+        (folder / "lock.json").write_text(json.dumps({"host": "node7", "pid": 1, "slurm": f"39_{seed}/0"}))
+    assert [row.state for row in examine(sweep)][:4] == ["finished", "preempted", "preempted", "preempted"]
+    assert [row.state for row in examine(sweep)][7:] == ["queued", "running"]
+    assert [row.note for row in examine(sweep)][7:] == ["40_7", "starting, 40_8"]
+
+
+def test_a_lock_of_another_host_counts_where_nobody_knows_better(sweep: Sweep, tmp_path: Path) -> None:
+    lock = Path(sweep.jobs[2].folder) / "lock.json"
+    lock.write_text(json.dumps({"host": "node7", "pid": 1, "slurm": None}))
+    assert examine(sweep)[2].state == "running"
+
+
+def test_runs_of_no_sweep_are_found(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "shapes/ncm/tiny/def/seed3", 9, state="finished", overrides=["x=1"])
+    main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["no sweep: 1 runs, 1 finished", "finished   ncm-shapes-seed3  session 8/8"]
+
+
+def test_a_wrong_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    for place in ("nowhere", "x.json"):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(tmp_path / place)])
+    missing, other = capsys.readouterr().err.splitlines()
+    assert missing.startswith(f"everclip-status: {tmp_path}/nowhere: no such folder; give a folder")
+    assert other == f"everclip-status: {tmp_path}/x.json does not list a sweep: KeyError: 'jobs'"
+
+
+def test_many_folders_are_read_fast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [Job(f"{tmp_path}/shapes/ncm/tiny/abc/seed{seed}", []) for seed in range(300)]
+    Sweep(tmp_path, jobs, "/").write()
+    for job in jobs:
+        make_run(Path(job.folder), 9, state="finished", attempts=[START])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    main([str(tmp_path)])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 2
+    assert len(capsys.readouterr().out.splitlines()) == 301
+
+
+def test_durations_are_short() -> None:
+    assert [status.duration(seconds) for seconds in (89, 90, 5399, 5400)] == ["89 s", "2 min", "90 min", "1.5 h"]
