@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast chaos audit lint format bench golden tables clean
+.PHONY: help run test test-fast test-slurm chaos audit lint format bench golden tables clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: .venv/dev lint  ## install, lint, and run the test suite
 
 test-fast: .venv/dev  ## only the tests that take no more than a few seconds
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu and not data and not slurm'
+
+test-slurm: .venv/dev  ## runs on a real SLURM of its own (needs the packages slurm-wlm and munge; some minutes)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 chaos: .venv/dev  ## kill, stop and starve runs, damage files, garble commands: the long form (an hour)
 	rm -rf outputs/chaos

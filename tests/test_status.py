@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shlex
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -122,11 +123,12 @@ def test_a_wrong_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_many_folders_are_read_fast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [Job(f"{tmp_path}/shapes/ncm/tiny/abc/seed{seed}", []) for seed in range(300)]
     Sweep(tmp_path, jobs, "/").write()
-    for job in jobs:
-        make_run(Path(job.folder), 9, state="finished", attempts=[START])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    make_run(Path(jobs[0].folder), 9, state="finished", attempts=[START])
+    for job in jobs[1:]:
+        shutil.copytree(jobs[0].folder, job.folder)
+    before = time.process_time()
     main([str(tmp_path)])
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 2
+    assert time.process_time() - before < 2
     assert len(capsys.readouterr().out.splitlines()) == 301
 
 

@@ -255,12 +255,12 @@ def test_the_script_starts_the_command_and_puts_stopped_tasks_back(
         (tmp_path / name).write_text(SRUN)
         (tmp_path / name).chmod(0o755)
     (tmp_path / "array.sh").write_text(text)
-    task = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": "1", "SRUN_CODE": f"{code}"}
+    task = {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "1", "SRUN_CODE": f"{code}"}
     found = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SAID": f"{tmp_path}/said"}
     assert subprocess.run(["bash", tmp_path / "array.sh"], env=task | found).returncode == code
     said = (tmp_path / "said").read_text().splitlines()
     renamed = ["update", "jobid=9_1", "name=m-s-seed1"]
-    assert said == [*renamed, "--wait=120", *launchers.COMMAND, *words, "force=true", *(["requeue", "9_1"] * again)]
+    assert said == [*renamed, "--wait=120", *launchers.COMMAND, *words, *(["requeue", "9_1"] * again)]
 
 
 def test_without_slurm_the_remedy_is_named(everclip: Everclip, monkeypatch: pytest.MonkeyPatch) -> None:

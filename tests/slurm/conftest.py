@@ -43,7 +43,9 @@ class Cluster:
 
     def submit(self, outputs: Path, *words: str) -> str:
         """Number of the job array."""
-        found = re.search(r"submitted as job array (\d+);", self.everclip(outputs, "-m", "hydra/launcher=slurm", *words))
+        found = re.search(
+            r"submitted as job array (\d+);", self.everclip(outputs, "-m", "hydra/launcher=slurm", *words)
+        )
         assert found is not None
         return found[1]
 
