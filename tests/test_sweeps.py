@@ -234,7 +234,8 @@ exit "$SRUN_CODE"
 
 
 @pytest.mark.parametrize(
-    ("code", "requeue", "again"), [(75, True, True), (138, True, True), (75, False, False), (1, True, False)]
+    ("code", "requeue", "again"),
+    [(75, True, True), (138, True, True), (143, True, True), (75, False, False), (1, True, False)],
 )
 def test_the_script_starts_the_command_and_puts_stopped_tasks_back(
     tmp_path: Path, code: int, requeue: bool, again: bool

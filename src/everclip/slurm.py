@@ -37,8 +37,9 @@ code=$?
 {again}exit $code
 """
 AGAIN = """\
-# 75: the run was told to stop, has saved, and goes on from there; 138: SIGUSR1 met it where Python handles no signals.
-case $code in 75 | 138) scontrol requeue "$task" ;; esac
+# 75: the run was told to stop, has saved, and goes on from there; 138, 143: SIGUSR1, or the SIGTERM of a preemption, met
+# it where Python handles no signals yet. A cancelled job does not come here: its SIGTERM ends this script.
+case $code in 75 | 138 | 143) scontrol requeue "$task" ;; esac
 """
 
 
