@@ -37,8 +37,8 @@ code=$?
 {again}exit $code
 """
 AGAIN = """\
-# 75: the run was told to stop, has saved, and goes on from there; 138, 143: SIGUSR1, or the SIGTERM of a preemption, met
-# it where Python handles no signals yet. A cancelled job does not come here: its SIGTERM ends this script.
+# 75: the run was told to stop, has saved, and goes on from there; 138, 143: SIGUSR1, or a preemption's SIGTERM, met it
+# before Python handles signals. A cancelled job does not come here: its SIGTERM ends this script.
 case $code in 75 | 138 | 143) scontrol requeue "$task" ;; esac
 """
 
