@@ -25,6 +25,7 @@ class Cluster:
     def __init__(self, folder: Path, cache_dir: Path) -> None:
         self._env = os.environ | {"EVERCLIP_SLURM_DIR": str(folder), "SLURM_CONF": f"{folder}/slurm.conf"}
         # The template starts `everclip`, which lies beside the interpreter.
+        self._env["MASTER_ADDR"] = "127.0.0.1"  # the virtual nodes have no names in the network
         self._env["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.words = [*SMALL, f"paths.cache={cache_dir}"]
 
