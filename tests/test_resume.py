@@ -20,7 +20,7 @@ from everclip.methods.cpe_clip import CpeClip
 from everclip.monitor import Monitor
 from everclip.run_folder import RunFolder
 from everclip.runner import Runner
-from everclip.types import Batch
+from everclip.types import Batch, Phase
 
 Run = Callable[..., RunFolder]
 FILES = ("accuracy_matrix.csv", "counts.csv", "train.csv")
@@ -56,6 +56,50 @@ def test_a_stop_inside_a_phase_changes_nothing(
     resumed = run(*words, folder="stopped")
     assert not resumed.progress.is_file()
     assert_equal(whole, resumed)
+
+
+@pytest.mark.parametrize("step", [3, 4, 7], ids=["phase_end", "between_phases", "session_end"])
+def test_random_numbers_go_on_where_a_phase_ended(run: Run, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    def phases(self: CpeClip, session: Any) -> tuple[Phase, ...]:
+        return Phase("first"), Phase("second")
+
+    def loss(self: CpeClip, batch: Batch) -> dict[str, torch.Tensor]:
+        noise = torch.rand_like(self.prompts)
+        return {"cross_entropy": self.cross_entropy(batch, self.classes), "noise": (noise * self.prompts).sum()}
+
+    def end_session(self: CpeClip, session: Any, extract: Any) -> None:
+        with torch.no_grad():
+            self.prompts += 0.01 * torch.randn_like(self.prompts)
+
+    for hook in (phases, loss, end_session):
+        monkeypatch.setattr(CpeClip, hook.__name__, hook)
+    words = (*CSV, "max_sessions=2")
+    whole = run(*words, folder="whole")
+    if step == 4:  # nothing is saved but what is between the phases
+        monkeypatch.setattr("everclip.runner.MINUTE", -1.0)
+        monkeypatch.setattr("everclip.runner.Runner._meta", interrupt_second_save(Runner._meta))
+    else:
+        monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == step))
+    with pytest.raises((Preempted, KeyboardInterrupt)):
+        run(*words, folder="stopped")
+    _, progress, _ = load_progress(RunFolder(whole.path.parent / "stopped").progress)
+    assert progress.global_step == (step if step == 4 else step + 1)
+    monkeypatch.setattr(Monitor, "stop", property(lambda self: False))
+    monkeypatch.setattr("everclip.runner.MINUTE", 60.0)
+    assert_equal(whole, run(*words, folder="stopped"))
+
+
+def interrupt_second_save(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`Runner._meta`, which every save asks; the second call ever stops the run."""
+    calls: list[int] = []
+
+    def wrapper(self: Runner, session: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, session)
+
+    return wrapper
 
 
 def test_a_killed_run_goes_on_from_the_last_saved_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

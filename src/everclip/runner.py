@@ -26,6 +26,7 @@ from everclip.checkpoint import (
     restore,
     save_progress,
     save_session,
+    set_random_state,
 )
 from everclip.data.images import ConcatImages
 from everclip.engine import Engine
@@ -197,6 +198,7 @@ class Runner:
         phases = method.phases(seen)
         if progress is not None:
             restore(method, self._saved_tensors)
+            set_random_state(progress.random_state)
             self._step = progress.global_step
         losses = self._optimise(seen, phases, progress, start)
         self._enter("finishing training", session)
@@ -239,7 +241,7 @@ class Runner:
                 request=self._request,
                 step=self._step,
                 recent=here.recent if here else {},
-                random_state=here.random_state if here else None,
+                random_state=here.random_state if here and here.state.step else None,
             )
             try:
                 with self._request.deferred():
