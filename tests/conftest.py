@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from functools import cache
@@ -54,6 +55,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _messages() -> None:
+    """Everclip's messages as a library gives them, whatever a run of an earlier test has set up."""
+    log = logging.getLogger("everclip")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.INFO)
 
 
 def compose_in(place: Path, cache_dir: Path, *overrides: str) -> DictConfig:

@@ -13,7 +13,7 @@ from everclip.losses.global_batch import global_rows
 from tests.conftest import run_in
 
 # 9 pictures per later session in batches of 4: the last batch has one picture, so one process has none.
-WORDS = ("sequence.way=3", "sequence.num_classes=9", "sequence.shots=3", "train.batch_size=4")
+WORDS = ("sequence.way=3", "sequence.num_classes=9", "sequence.shots=3", "train.batch_size=4", "train.base.epochs=1")
 
 
 def text_gradient(shares: tuple[slice, ...]) -> Tensor:

@@ -308,9 +308,9 @@ def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[None]:
         folder.sweep()
         attempt = {"start": now(), "host": socket.gethostname(), "pid": os.getpid()}
         attempts = [*folder.read_run().get("attempts", []), attempt]
-        folder.update_run(state="running", attempts=attempts)
         state, reason = "failed", None
-        try:
+        try:  # a signal may come at once
+            folder.update_run(state="running", attempts=attempts)
             with log_file(folder.path / "run.log"):
                 yield
             state = "finished"

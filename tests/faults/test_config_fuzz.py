@@ -66,7 +66,7 @@ def draw(dice: random.Random, groups: dict[str, list[str]], names: list[str]) ->
     for _ in range(dice.randint(1, 4)):
         kind = dice.random()
         key = dice.choice(names)
-        if kind < 0.2:
+        if kind < 0.3:
             group = dice.choice(list(groups))
             word = f"{group}={dice.choice(groups[group])}"
         elif kind < 0.7:
