@@ -36,9 +36,11 @@ def options() -> dict[str, list[str]]:
     """Groups and their options."""
     groups: dict[str, list[str]] = {}
     for path in sorted(config.conf_dir().rglob("*.yaml")):
-        group = path.relative_to(config.conf_dir()).parent.as_posix()
-        if group not in (".", "experiment") and not group.startswith("hydra"):
-            groups.setdefault(group, []).append(path.stem)
+        group, _, inside = path.relative_to(config.conf_dir()).parent.as_posix().partition("/")
+        if group == "experiment":
+            groups.setdefault("+experiment", []).append(f"{inside}/{path.stem}")
+        elif group not in (".", "hydra"):
+            groups.setdefault(f"{group}/{inside}".rstrip("/"), []).append(path.stem)
     return groups
 
 
@@ -54,7 +56,7 @@ def keys() -> list[str]:
 
     walk(OmegaConf.to_container(OmegaConf.structured(config.RunConfig)), "")
     for group, names in options().items():
-        for name in names:
+        for name in () if group == "+experiment" else names:
             content = yaml.safe_load((config.conf_dir() / group / f"{name}.yaml").read_text())
             walk(content, f"{group.replace('/', '.')}.")
     return sorted({key for key in found if "defaults" not in key})
