@@ -176,6 +176,25 @@ def test_similarity_of_inputs_and_outputs_by_hand(tiny: Tiny) -> None:
     assert not any(place.reader._forward_hooks for place in method.places["vision"])
 
 
+def test_queries_are_compared_with_normalised_tokens(tiny: Tiny) -> None:
+    method = Osft(tiny(), towers="vision")
+    seen = {}
+
+    class Capture(TokenEdit):
+        def before(self, layer: int, tokens: Tensor) -> Tensor:
+            seen[layer] = tokens
+            return tokens
+
+    images, block = make_batch([0, 1]).images, method.backbone.model.visual.transformer.resblocks[0]
+    with torch.no_grad():
+        similar = token_similarity(method.backbone.encode_image, method.places["vision"])(images)
+        method.backbone.encode_image(images, Capture())
+        tokens = block.ln_1(seen[0])
+        queries = tokens @ block.attn.in_proj_weight[:160].T
+    expected = (tokens * queries).sum(-1) / (tokens.norm(dim=-1) * queries.norm(dim=-1))
+    torch.testing.assert_close(similar[:, 0], expected.mean(dim=1))
+
+
 def test_important_weights_keep_more(tiny: Tiny) -> None:
     method = Osft(tiny(), policy="adaptive", min_share=0.1, max_share=0.3, importance_images=2)
     session = make_session(0)
