@@ -25,7 +25,7 @@ BELOW: dict[str, set[str]] = {
     "types": {"digest", "errors"},
     "backbones": {"types", "digest", "errors"},
     "data": {"types", "digest", "errors", "storage"},
-    "modules": {"backbones", "types"},
+    "modules": {"backbones", "types", "errors"},
     "losses": set(),
     "memory": {"data", "types", "errors"},
     "methods": {"modules", "losses", "memory", "backbones", "types", "errors"},

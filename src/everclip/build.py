@@ -248,7 +248,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         folder.update_run(**facts)
     if method.couples_batch and (config.trainer.accumulate > 1 or config.trainer.auto_batch):
         log.warning(
-            "the loss of %s compares the pictures of a batch; micro-batches divide it, and results depend on how",
+            "the loss of %s depends on how trainer.accumulate or auto_batch divide a batch into micro-batches",
             chosen["method"],
         )
     log.info("%s on %s, %s, seed %d", chosen["method"], chosen["sequence"], chosen["backbone"], config.seed)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.images import ArrayImages
-from everclip.modules.image_head import LinearHead
+from everclip.modules.image_head import ImageHead
 from everclip.types import Batch, ClassSet, Session
 from tests.methods.test_cpe_clip_official import check_summary
 
@@ -89,13 +89,13 @@ def batch(index: int) -> Batch:
     return Batch(PIXELS[ROWS[index]], labels, torch.arange(len(labels)))
 
 
-def fill_head(head: LinearHead | None, index: int) -> None:
+def fill_head(head: ImageHead, index: int) -> None:
     """Gives the rows that a session has added the official layer's weights and biases."""
-    assert head is not None
+    assert head.linear is not None
     rows = torch.cat([values(2, 5, WIDTH, scale=0.2), values(3, 5, scale=0.1)[:, None]], dim=1)
     new = slice(0, 3) if index == 0 else slice(3, 5)
     with torch.no_grad():
-        head.classes.rows[new] = rows[new]
+        head.linear.rows[new] = rows[new]
 
 
 def check_logits(ours: Tensor, official: list[list[float]]) -> None:

@@ -131,5 +131,5 @@ def test_training_compares_with_the_sessions_own_classes(tiny: Tiny) -> None:
     method.begin_session(make_session(1), no_extract)
     assert method.head is not None
     method.loss(make_batch([3, 4]))["cross_entropy"].backward()
-    moved = method.head.classes.rows.grad.abs().sum(dim=1) > 0
+    moved = method.head.linear.rows.grad.abs().sum(dim=1) > 0
     assert moved.tolist() == [False, False, False, True, True]

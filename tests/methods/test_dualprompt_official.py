@@ -83,7 +83,7 @@ def test_a_step_of_the_second_session_follows_the_jax_code(tmp_path: Path) -> No
         "general": method.general.grad,
         "expert": method.experts.parts[1].grad,
         "key": method.keys.parts[1].grad,
-        "head.weight": method.head.classes.rows.grad[:, :-1],
+        "head.weight": method.head.linear.rows.grad[:, :-1],
     }
     for name, gradient in expected["gradients"].items():
         official.check_values(ours[name], gradient, name)

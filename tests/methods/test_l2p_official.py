@@ -43,7 +43,7 @@ def test_a_step_follows_the_official_code(choice: str, tmp_path: Path) -> None:
     official.check_loss(losses["cross_entropy"] + losses["key"] - 2, expected["loss"])  # there minus the cosines
     (losses["cross_entropy"] + losses["key"]).backward()
     assert method.head is not None
-    gradient = method.head.classes.rows.grad
+    gradient = method.head.linear.rows.grad
     ours = {
         "prompts": method.prompts.grad,
         "keys": method.keys.grad,

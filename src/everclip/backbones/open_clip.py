@@ -16,6 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
@@ -120,6 +121,7 @@ class OpenClip(Backbone):
                 raise ConfigError(f"the text {text!r} has no words")
         return tokens[:, : int(ends.max()) + 1]
 
+    @parametrize.cached()  # attention reads a weight several times
     def encode_image(
         self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
     ) -> Tensor:
@@ -145,6 +147,7 @@ class OpenClip(Backbone):
         x = self._run_blocks(visual.transformer.resblocks, x, edit, read, causal=False)
         return visual.ln_post(x).mean(dim=1)
 
+    @parametrize.cached()
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         if self._causal:
             features = self._encode_causal_text(tokens, edit)

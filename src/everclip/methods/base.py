@@ -46,14 +46,14 @@ class Method(nn.Module):
             names, which come as `session.memory`; or `all` sessions so far, in which case `session.train` holds them.
         open_vocabulary: whether classes that were never trained on can be scored.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
-        couples_batch: whether the loss compares pictures of a batch with each other, so that its value depends on how
-            a batch is divided into micro-batches (over processes `everclip.losses.global_batch` joins it again).
+        couples_batch: whether the loss depends on how a batch is divided into micro-batches, as it does where pictures
+            are compared with each other (over processes `everclip.losses.global_batch` joins a batch again).
     """
 
     sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"
-    open_vocabulary: ClassVar[bool] = True
+    open_vocabulary: bool = True
     all_parameters_used: ClassVar[bool] = True
-    couples_batch: ClassVar[bool] = False
+    couples_batch: bool = False
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

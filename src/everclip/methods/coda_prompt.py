@@ -14,7 +14,7 @@ cannot reach earlier ones either. Weights come from two matrix products instead 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +23,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.errors import ConfigError
 from everclip.losses.orthogonality import orthogonality
 from everclip.methods.base import Classifier, Extract, Method, similarity
-from everclip.modules.image_head import LinearHead, head_features
+from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import (
     Layers,
     Prefixes,
@@ -67,7 +66,7 @@ class CodaPrompt(Method):
         length: Positive = 8,
         layers: Layers = (0, 1, 2, 3, 4),
         ortho_weight: Annotated[float, Field(ge=0)] = 0.0,
-        head: Literal["text", "linear"] = "text",
+        head: HeadKind = "text",
     ) -> None:
         super().__init__(backbone)
         width = prompted_width(backbone, layers)
@@ -77,23 +76,17 @@ class CodaPrompt(Method):
         if length % 2:
             raise ValueError(f"length={length} must be even: one half are keys, the other values")
         self.layers = layers
-        self.num_sessions = num_sessions
         self.ortho_weight = ortho_weight
         shape = (len(layers), share)
         self.prompts = SessionParts([torch.zeros(*shape, length, width) for _ in range(num_sessions)])
         self.keys = SessionParts([torch.zeros(*shape, width) for _ in range(num_sessions)])
         self.attention = SessionParts([torch.zeros(*shape, width) for _ in range(num_sessions)])
         self.register_buffer("opened", torch.zeros((), dtype=torch.long))  # sessions begun
-        self.head = LinearHead(width) if head == "linear" else None
-        self.open_vocabulary = head == "text"  # type: ignore[misc]  # a constant of the class elsewhere
+        self.head = ImageHead(width, head)
+        self.open_vocabulary = head == "text"
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        if session.index >= self.num_sessions:
-            raise ConfigError(
-                f"session {session.index + 1} of the sequence, but coda_prompt's pool was divided among "
-                f"method.num_sessions={self.num_sessions}; set it to the number of sessions"
-            )
         for components in (self.keys, self.attention, self.prompts):
             components.open(session.index)
             new = components.parts[session.index]
@@ -102,9 +95,7 @@ class CodaPrompt(Method):
                 new.copy_(torch.stack([orthogonalised(rows, new.shape[1]) for rows in earlier]).view_as(new))
         self.opened.fill_(session.index + 1)
         self.classes = session.new
-        if self.head is not None:
-            self.head.append(session.new)
-        self.rows = self.class_rows(session.new) if self.head is None else None  # texts do not change
+        self.head.begin(self.backbone, session.new, self.class_features)
 
     def components(self) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and attention vectors (G, K, D) and prompts (G, K, L, D) of the sessions begun."""
@@ -120,19 +111,13 @@ class CodaPrompt(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        rows = self.class_rows(self.classes) if self.rows is None else self.rows
-        logits = similarity(head_features(self.backbone, batch.images, self.edit(batch.images), self.head), rows)
+        features = self.head.features(self.backbone, batch.images, self.edit(batch.images))
+        logits = similarity(features, self.head.training_rows(self.classes))
         losses = {"cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels))}
         if self.ortho_weight:
             penalties = [orthogonality(components.flatten(2)) for components in self.components()]
             losses["orthogonality"] = self.ortho_weight * torch.stack(penalties).sum()
         return losses
-
-    def class_rows(self, classes: ClassSet) -> Tensor:
-        """What features are multiplied with, one row per class: text features times the scale, or the linear layer."""
-        if self.head is None:
-            return self.backbone.logit_scale * self.class_features(classes)
-        return self.head.rows(classes)
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:
@@ -140,5 +125,5 @@ class CodaPrompt(Method):
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
-        rows = self.class_rows(classes)
-        return lambda images: similarity(head_features(self.backbone, images, self.edit(images), self.head), rows)
+        rows = self.head.rows(self.backbone, classes, self.class_features)
+        return lambda images: similarity(self.head.features(self.backbone, images, self.edit(images)), rows)

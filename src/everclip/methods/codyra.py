@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
-from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.global_batch import global_rows
 from everclip.methods.base import Extract, Method
-from everclip.modules.lora import EVERY_TARGET, Target, Towers, add_low_rank, soft_threshold
+from everclip.modules.lora import EVERY_TARGET, Target, add_low_rank, soft_threshold
+from everclip.modules.tower_blocks import Towers
 from everclip.types import Batch, ClassSet, Positive, Session
 
 
@@ -117,13 +117,3 @@ class Codyra(Method):
     @override
     def templates(self, classes: ClassSet) -> tuple[str, ...]:
         return classes.templates[:1]
-
-    @override
-    def encode_image(self, images: Tensor) -> Tensor:
-        with parametrize.cached():  # attention reads a weight several times
-            return super().encode_image(images)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        with parametrize.cached():
-            return super().encode_text(texts)

@@ -14,7 +14,7 @@ in the official code; the torch code sums over pictures and blocks, which matter
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.errors import ConfigError
 from everclip.methods.base import Classifier, Extract, Method, similarity
-from everclip.modules.image_head import LinearHead, head_features
+from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import Layers, Prefixes, SessionParts, make_query, prompted_width
 from everclip.types import Batch, ClassSet, Positive, Session
 
@@ -59,7 +58,7 @@ class DualPrompt(Method):
         expert_length: Positive = 5,
         expert_layers: Layers = (2, 3, 4),
         key_weight: Annotated[float, Field(ge=0)] = 1.0,
-        head: Literal["text", "linear"] = "text",
+        head: HeadKind = "text",
     ) -> None:
         super().__init__(backbone)
         width = prompted_width(backbone, (*general_layers, *expert_layers))
@@ -67,7 +66,6 @@ class DualPrompt(Method):
             raise ValueError(f"general_layers and expert_layers share the blocks {sorted(both)}")
         self.general_layers = general_layers
         self.expert_layers = expert_layers
-        self.num_sessions = num_sessions
         self.key_weight = key_weight
 
         def small(*shape: int) -> Tensor:
@@ -78,24 +76,17 @@ class DualPrompt(Method):
         self.experts = SessionParts([small(*shape) for _ in range(num_sessions)])
         self.keys = SessionParts([small(1, 1, width) for _ in range(num_sessions)])
         self.register_buffer("opened", torch.zeros((), dtype=torch.long))  # sessions begun
-        self.head = LinearHead(width) if head == "linear" else None
-        self.open_vocabulary = head == "text"  # type: ignore[misc]  # a constant of the class elsewhere
+        self.head = ImageHead(width, head)
+        self.open_vocabulary = head == "text"
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        if session.index >= self.num_sessions:
-            raise ConfigError(
-                f"session {session.index + 1} of the sequence, but dualprompt has one expert for each of "
-                f"method.num_sessions={self.num_sessions}; set it to the number of sessions"
-            )
         self.session = session.index
         self.experts.open(self.session)
         self.keys.open(self.session)
         self.opened.fill_(self.session + 1)
         self.classes = session.new
-        if self.head is not None:
-            self.head.append(session.new)
-        self.rows = self.class_rows(session.new) if self.head is None else None  # texts do not change
+        self.head.begin(self.backbone, session.new, self.class_features)
 
     def edit(self, experts: Tensor) -> Prefixes:
         """General prefixes and expert ones (G, B or 1, 2, L, D)."""
@@ -115,18 +106,13 @@ class DualPrompt(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         cosines = F.cosine_similarity(make_query(self.backbone, batch.images), self.keys.parts[self.session][0])
         edit = self.edit(self.experts.parts[self.session])
-        rows = self.class_rows(self.classes) if self.rows is None else self.rows
-        logits = similarity(head_features(self.backbone, batch.images, edit, self.head), rows)
+        logits = similarity(
+            self.head.features(self.backbone, batch.images, edit), self.head.training_rows(self.classes)
+        )
         return {
             "cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels)),
             "key": self.key_weight * (1 - cosines).mean(),
         }
-
-    def class_rows(self, classes: ClassSet) -> Tensor:
-        """What features are multiplied with, one row per class: text features times the scale, or the linear layer."""
-        if self.head is None:
-            return self.backbone.logit_scale * self.class_features(classes)
-        return self.head.rows(classes)
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:
@@ -134,5 +120,5 @@ class DualPrompt(Method):
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
-        rows = self.class_rows(classes)
-        return lambda images: similarity(head_features(self.backbone, images, self.chosen(images), self.head), rows)
+        rows = self.head.rows(self.backbone, classes, self.class_features)
+        return lambda images: similarity(self.head.features(self.backbone, images, self.chosen(images)), rows)

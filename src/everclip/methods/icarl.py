@@ -69,7 +69,7 @@ class Icarl(Method):
         self.herds = selection == "herding"
         self.distillation_weight = distillation_weight
         self.temperature = temperature
-        self.open_vocabulary = classify_by == "text"  # type: ignore[misc]  # of this method a setting
+        self.open_vocabulary = classify_by == "text"
         self.label_smoothing = label_smoothing
         self.session_lr = session_lr or {}
         self.register_buffer("numbers", torch.empty(0, dtype=torch.long))

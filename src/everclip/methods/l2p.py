@@ -26,7 +26,7 @@ from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
 from everclip.losses.global_batch import global_rows
 from everclip.methods.base import Classifier, Extract, Method, similarity
-from everclip.modules.image_head import LinearHead, head_features
+from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import Prefixes, majority, make_query, prompted_width
 from everclip.modules.prompts import DeepPrompts
 from everclip.types import Batch, ClassSet, Positive, Session
@@ -61,7 +61,7 @@ class L2p(Method):
         form: Literal["input", "prefix"] = "input",
         choice: Literal["batch", "picture"] = "batch",
         key_weight: Annotated[float, Field(ge=0)] = 1.0,
-        head: Literal["text", "linear"] = "text",
+        head: HeadKind = "text",
     ) -> None:
         super().__init__(backbone)
         width = prompted_width(backbone, (0,))
@@ -75,16 +75,14 @@ class L2p(Method):
         self.key_weight = key_weight
         self.prompts = nn.Parameter(torch.empty(pool, length, width).uniform_(0, 0.01))
         self.keys = nn.Parameter(torch.empty(pool, width).uniform_(0, 0.01))
-        self.head = LinearHead(width) if head == "linear" else None
-        self.open_vocabulary = head == "text"  # type: ignore[misc]  # a constant of the class elsewhere
-        self.couples_batch = choice == "batch"  # type: ignore[misc]  # likewise
+        self.head = ImageHead(width, head)
+        self.open_vocabulary = head == "text"
+        self.couples_batch = choice == "batch"
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = session.new
-        if self.head is not None:
-            self.head.append(session.new)
-        self.rows = self.class_rows(session.new) if self.head is None else None  # texts do not change
+        self.head.begin(self.backbone, session.new, self.class_features)
 
     def cosines(self, images: Tensor) -> Tensor:
         """Cosines (B, K) between the queries of pictures (B, 3, S, S) and the keys."""
@@ -98,7 +96,7 @@ class L2p(Method):
             return Prefixes({0: (keys, values)})
         tokens = prompts.flatten(1, 2)
         edit = DeepPrompts(tokens[None], "replace", "start")
-        if self.head is not None:
+        if self.head.linear is not None:
             edit.readout = slice(1, 1 + tokens.shape[1])
         return edit
 
@@ -109,19 +107,13 @@ class L2p(Method):
         if self.choice == "batch":
             (everyone,) = global_rows(batch.indices, cosines.detach())
             chosen = majority(everyone.topk(self.top_k, dim=1).indices, len(self.keys))
-        rows = self.class_rows(self.classes) if self.rows is None else self.rows
-        logits = similarity(head_features(self.backbone, batch.images, self.edit(chosen), self.head), rows)
+        features = self.head.features(self.backbone, batch.images, self.edit(chosen))
+        logits = similarity(features, self.head.training_rows(self.classes))
         distances = 1 - cosines.gather(1, chosen.expand(len(batch), -1))
         return {
             "cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels)),
             "key": self.key_weight * distances.sum(dim=1).mean(),
         }
-
-    def class_rows(self, classes: ClassSet) -> Tensor:
-        """What features are multiplied with, one row per class: text features times the scale, or the linear layer."""
-        if self.head is None:
-            return self.backbone.logit_scale * self.class_features(classes)
-        return self.head.rows(classes)
 
     def chosen(self, images: Tensor) -> TokenEdit:
         """The prompts of pictures (B, 3, S, S), each of which chooses for itself."""
@@ -133,5 +125,5 @@ class L2p(Method):
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
-        rows = self.class_rows(classes)
-        return lambda images: similarity(head_features(self.backbone, images, self.chosen(images), self.head), rows)
+        rows = self.head.rows(self.backbone, classes, self.class_features)
+        return lambda images: similarity(self.head.features(self.backbone, images, self.chosen(images)), rows)

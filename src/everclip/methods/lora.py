@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
-from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template
-from everclip.modules.lora import EVERY_TARGET, Target, Towers, add_low_rank
+from everclip.modules.lora import EVERY_TARGET, Target, add_low_rank
+from everclip.modules.tower_blocks import Towers
 from everclip.types import Batch, Positive, Session
 
 
@@ -69,13 +69,3 @@ class Lora(Method):
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
-
-    @override
-    def encode_image(self, images: Tensor) -> Tensor:
-        with parametrize.cached():  # attention reads a weight several times
-            return super().encode_image(images)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        with parametrize.cached():
-            return super().encode_text(texts)

@@ -12,19 +12,18 @@ subspace; `adaptive` takes the size of an importance: signed ones average to alm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template
-from everclip.modules.subspaces import Towers, split_weights, token_similarity
+from everclip.modules.subspaces import split_weights, token_similarity
+from everclip.modules.tower_blocks import Towers
 from everclip.types import Batch, Positive, Session
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -137,13 +136,3 @@ class Osft(Method):
                     found.append(token_similarity(self.backbone.encode_text, places)(tokens))
         sizes = torch.cat([similar.mean(dim=0) for similar in found]).abs()
         self.importance = sizes / sizes.mean()
-
-    @override
-    def encode_image(self, images: Tensor) -> Tensor:
-        with parametrize.cached():  # attention reads a weight several times
-            return super().encode_image(images)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        with parametrize.cached():
-            return super().encode_text(texts)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from everclip.backbones.base import Backbone
+from everclip.modules.tower_blocks import Towers, tower_blocks
 
 Target = Literal["q", "k", "v", "o", "fc", "proj"]
-Towers = Literal["both", "vision", "text"]
 EVERY_TARGET: tuple[Target, ...] = ("q", "k", "v", "o", "fc", "proj")
 
 
@@ -111,8 +111,8 @@ def add_low_rank(
         ValueError: a tower that is no plain transformer.
     """
     added = []
-    for tower in ("vision", "text") if towers == "both" else (towers,):
-        for block in _blocks(backbone, tower):
+    for blocks in tower_blocks(backbone, towers).values():
+        for block in blocks:
             for module, name, groups, parts in _places(block, targets):
                 update = LowRank(getattr(module, name), rank, groups, parts, scale=scale, gated=gated)
                 parametrize.register_parametrization(module, name, update)
@@ -139,21 +139,6 @@ def soft_threshold(values: Tensor, kappa: float, rule: Literal["code", "exact"] 
     """
     shrunk = F.softshrink(values, kappa)
     return shrunk.masked_fill(shrunk.abs() < kappa, 0) if rule == "code" else shrunk
-
-
-def _blocks(backbone: Backbone, tower: Literal["vision", "text"]) -> list[ResidualAttentionBlock]:
-    """The blocks of a tower, first to last."""
-    size = backbone.vision if tower == "vision" else backbone.text
-    blocks = [
-        module
-        for name, module in backbone.named_modules()
-        if isinstance(module, ResidualAttentionBlock)
-        and isinstance(module.attn, nn.MultiheadAttention)
-        and (".visual." in name) == (tower == "vision")
-    ]
-    if size is None or len(blocks) != size.layers:
-        raise ValueError(f"low-rank updates need a {tower} tower of open_clip's own blocks, as in vit_b16_openai")
-    return blocks
 
 
 def _places(

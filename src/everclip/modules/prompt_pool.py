@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
+from everclip.errors import ConfigError
 
 Layers = Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=1)]  # blocks of a tower, from 0
 
@@ -64,7 +65,16 @@ class SessionParts(nn.Module):
         self.parts = nn.ParameterList(nn.Parameter(part) for part in parts)
 
     def open(self, session: int) -> None:
-        """Makes the part of a session the trained one."""
+        """Makes the part of a session, counted from 0, the trained one.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if session >= len(self.parts):
+            raise ConfigError(
+                f"session {session + 1} of the sequence, but prompts were divided among "
+                f"method.num_sessions={len(self.parts)}; set it to the number of sessions"
+            )
         for number, part in enumerate(self.parts):
             part.requires_grad_(number == session)
 

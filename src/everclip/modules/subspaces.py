@@ -13,19 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
+from everclip.modules.tower_blocks import Tower, Towers, tower_blocks
 
-Towers = Literal["both", "vision", "text"]
 FACTORS = ("left", "scale", "right")
 
 
@@ -123,24 +122,16 @@ class Place:
             part.split(chunk, number)
 
 
-def split_weights(backbone: Backbone, towers: Towers) -> dict[str, list[Place]]:
+def split_weights(backbone: Backbone, towers: Towers) -> dict[Tower, list[Place]]:
     """Parametrises the four weights of every block, in place and without changing them yet; gives them by tower.
 
     Raises:
         ValueError: a tower that is no plain transformer.
     """
-    found = {}
-    for tower in ("vision", "text") if towers == "both" else (towers,):
-        if getattr(backbone, tower) is None:
-            raise ValueError(f"the {tower} tower of this backbone is no plain transformer; use another or other towers")
-        found[tower] = [place for block in _blocks(backbone, tower) for place in _places(block)]
-    return found
-
-
-def _blocks(backbone: Backbone, tower: str) -> list[nn.Module]:
-    """The transformer blocks of a tower: all blocks of the model are in the image tower or in the text tower."""
-    blocks = [(name, m) for name, m in backbone.named_modules() if isinstance(m, ResidualAttentionBlock)]
-    return [block for name, block in blocks if (".visual." in f".{name}") == (tower == "vision")]
+    return {
+        tower: [place for block in blocks for place in _places(block)]
+        for tower, blocks in tower_blocks(backbone, towers).items()
+    }
 
 
 def _places(block: Any) -> Iterator[Place]:
