@@ -72,6 +72,7 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     backbone = build("backbone", config.backbone, load=load)
     seed_everything(config.seed)
     method = build("method", config.method, backbone)
+    method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
 
 

@@ -95,9 +95,10 @@ def test_prompts_of_zero_still_take_attention(tiny: Tiny) -> None:
 
 
 def test_more_sessions_than_parts_are_refused(tiny: Tiny) -> None:
-    method = make(tiny, num_sessions=1)
-    with pytest.raises(ConfigError, match=r"session 2 of the sequence, but .* method\.num_sessions=1; set it to"):
-        method.begin_session(make_session(1), no_extract)
+    method = make(tiny, num_sessions=2)
+    method.check(2)
+    with pytest.raises(ConfigError, match=r"a sequence of 3 sessions, but .* method\.num_sessions=2; set it to"):
+        method.check(3)
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,10 @@ def test_evaluation_takes_the_expert_of_the_nearest_key(tiny: Tiny) -> None:
 
 
 def test_more_sessions_than_experts_are_refused(tiny: Tiny) -> None:
-    method = make(tiny, num_sessions=1)
-    with pytest.raises(ConfigError, match=r"session 2 of the sequence, but .* method\.num_sessions=1; set it to"):
-        method.begin_session(make_session(1), no_extract)
+    method = make(tiny, num_sessions=2)
+    method.check(2)
+    with pytest.raises(ConfigError, match=r"a sequence of 3 sessions, but .* method\.num_sessions=2; set it to"):
+        method.check(3)
 
 
 def test_a_block_with_both_prefixes_is_refused(tiny: Tiny) -> None:

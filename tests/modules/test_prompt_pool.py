@@ -65,8 +65,10 @@ def test_a_batch_takes_what_was_chosen_most_often_and_then_the_lower_number() ->
 
 
 def test_blocks_that_do_not_exist_are_refused(tiny: Callable[[], OpenClip]) -> None:
-    assert prompted_width(tiny(), (0, 3)) == 160
-    with pytest.raises(ValueError, match="prompts for block 4, but the image tower's are 0 to 3"):
-        prompted_width(tiny(), (4, 1))
+    assert prompted_width(tiny(), layers=(0, 3)) == 160
+    with pytest.raises(
+        ValueError, match=r"expert_layers=\[4, 1\]: prompts for block 4, but the image tower's are 0 to 3"
+    ):
+        prompted_width(tiny(), layers=(0,), expert_layers=(4, 1))
     with pytest.raises(ValueError, match="access to its image tokens"):
-        prompted_width(OpenClip(model="MobileCLIP2-S0", weights="random", load=False), (0,))
+        prompted_width(OpenClip(model="MobileCLIP2-S0", weights="random", load=False))

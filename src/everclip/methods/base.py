@@ -59,6 +59,13 @@ class Method(nn.Module):
         super().__init__()
         self.backbone = backbone
 
+    def check(self, num_sessions: int) -> None:
+        """Refuses a sequence of more sessions than the method was made for, before anything is trained.
+
+        Raises:
+            ConfigError: which setting does not fit.
+        """
+
     def begin_session(self, session: Session, extract: Extract) -> None:
         """Before training: grow heads, build caches, snapshot a teacher."""
 

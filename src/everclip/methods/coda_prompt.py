@@ -69,7 +69,7 @@ class CodaPrompt(Method):
         head: HeadKind = "text",
     ) -> None:
         super().__init__(backbone)
-        width = prompted_width(backbone, layers)
+        width = prompted_width(backbone, layers=layers)
         share = pool // num_sessions
         if share == 0 or share * num_sessions > width:
             raise ValueError(f"pool={pool} must be from num_sessions={num_sessions} to the tower's width {width}")
@@ -84,6 +84,10 @@ class CodaPrompt(Method):
         self.register_buffer("opened", torch.zeros((), dtype=torch.long))  # sessions begun
         self.head = ImageHead(width, head)
         self.open_vocabulary = head == "text"
+
+    @override
+    def check(self, num_sessions: int) -> None:
+        self.keys.check(num_sessions)
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:

@@ -61,7 +61,7 @@ class DualPrompt(Method):
         head: HeadKind = "text",
     ) -> None:
         super().__init__(backbone)
-        width = prompted_width(backbone, (*general_layers, *expert_layers))
+        width = prompted_width(backbone, general_layers=general_layers, expert_layers=expert_layers)
         if both := set(general_layers) & set(expert_layers):
             raise ValueError(f"general_layers and expert_layers share the blocks {sorted(both)}")
         self.general_layers = general_layers
@@ -78,6 +78,10 @@ class DualPrompt(Method):
         self.register_buffer("opened", torch.zeros((), dtype=torch.long))  # sessions begun
         self.head = ImageHead(width, head)
         self.open_vocabulary = head == "text"
+
+    @override
+    def check(self, num_sessions: int) -> None:
+        self.keys.check(num_sessions)
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:

@@ -64,7 +64,7 @@ class L2p(Method):
         head: HeadKind = "text",
     ) -> None:
         super().__init__(backbone)
-        width = prompted_width(backbone, (0,))
+        width = prompted_width(backbone)
         if top_k > pool:
             raise ValueError(f"top_k={top_k} prompts of a pool={pool}")
         if form == "prefix" and length % 2:

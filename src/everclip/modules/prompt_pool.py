@@ -30,18 +30,20 @@ class Prefixes(TokenEdit):
         return self.prefixes.get(layer)
 
 
-def prompted_width(backbone: Backbone, layers: Layers) -> int:
-    """Width D of the image tower whose blocks `layers` get prompts.
+def prompted_width(backbone: Backbone, **layers: Layers) -> int:
+    """Width D of the image tower whose blocks get prompts; they are given by the keyword that names them.
 
     Raises:
         ValueError: a tower without access to its tokens, or with fewer blocks.
     """
     if backbone.vision is None:
         raise ValueError("prompts need a backbone with access to its image tokens (a ViT)")
-    if max(layers) >= backbone.vision.layers:
-        raise ValueError(
-            f"prompts for block {max(layers)}, but the image tower's are 0 to {backbone.vision.layers - 1}"
-        )
+    for key, blocks in layers.items():
+        if max(blocks) >= backbone.vision.layers:
+            last = backbone.vision.layers - 1
+            raise ValueError(
+                f"{key}={list(blocks)}: prompts for block {max(blocks)}, but the image tower's are 0 to {last}"
+            )
     return backbone.vision.width
 
 
@@ -64,17 +66,20 @@ class SessionParts(nn.Module):
         super().__init__()
         self.parts = nn.ParameterList(nn.Parameter(part) for part in parts)
 
-    def open(self, session: int) -> None:
-        """Makes the part of a session, counted from 0, the trained one.
+    def check(self, num_sessions: int) -> None:
+        """Refuses more sessions than there are parts.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: with the setting to change.
         """
-        if session >= len(self.parts):
+        if num_sessions > len(self.parts):
             raise ConfigError(
-                f"session {session + 1} of the sequence, but prompts were divided among "
+                f"a sequence of {num_sessions} sessions, but prompts were divided among "
                 f"method.num_sessions={len(self.parts)}; set it to the number of sessions"
             )
+
+    def open(self, session: int) -> None:
+        """Makes the part of a session, counted from 0, the trained one."""
         for number, part in enumerate(self.parts):
             part.requires_grad_(number == session)
 
