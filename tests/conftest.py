@@ -4,9 +4,11 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -77,14 +79,18 @@ def compose_in(place: Path, cache_dir: Path, *overrides: str) -> DictConfig:
     return composed
 
 
-def run_in(folder: Path, cache_dir: Path, *overrides: str) -> RunFolder:
-    """Runs the small embedded sequence with overrides into a folder."""
+def run_in(folder: Path, cache_dir: Path, *overrides: str, plots: bool = False) -> RunFolder:
+    """Runs the small embedded sequence with overrides into a folder.
+
+    Without its figures, which take longer than all the rest; tests of the command draw them.
+    """
     composed = compose_in(folder.parent, cache_dir, *SMALL, *overrides)
     hydra = composed.hydra
     with open_dict(composed):
         del composed["hydra"]
     target = RunFolder(folder)
-    build.run(composed, hydra, target)
+    with nullcontext() if plots else patch("everclip.report.write_plots", return_value=[]):
+        build.run(composed, hydra, target)
     return target
 
 
@@ -97,7 +103,7 @@ def compose(cache_dir: Path, tmp_path: Path) -> Callable[..., DictConfig]:
 @pytest.fixture
 def run(cache_dir: Path, tmp_path: Path) -> Callable[..., RunFolder]:
     """Runs the small embedded sequence into `tmp_path/<folder>`."""
-    return lambda *overrides, folder="run": run_in(tmp_path / folder, cache_dir, *overrides)
+    return lambda *overrides, folder="run", plots=False: run_in(tmp_path / folder, cache_dir, *overrides, plots=plots)
 
 
 @pytest.fixture(scope="session")

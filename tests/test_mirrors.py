@@ -64,7 +64,7 @@ def test_a_run_that_was_stopped_and_went_on(run: Run, tmp_path: Path, monkeypatc
         with pytest.raises(RuntimeError, match="stopped in session 1"):
             run("method=finetune", *MIRRORS)
     assert read_wandb(tmp_path / "run").exit_code == 1
-    check_mirrors(run("method=finetune", *MIRRORS))
+    check_mirrors(run("method=finetune", *MIRRORS, plots=True))
 
 
 def test_records_hold_the_confusion_and_the_guesses(run: Run) -> None:
