@@ -1,4 +1,4 @@
-"""CPE-CLIP's steps in the official code's form (naive) and in ours, side by side in one process.
+"""CPE-CLIP's steps in the official code's form (naive) and in ours, side by side, a process per case.
 
     python scripts/bench_cpe_clip.py [--device cuda] [--official CHECKOUT] [--threads 1]
 
@@ -19,6 +19,7 @@ import logging
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -231,6 +232,10 @@ def main() -> None:
     parser.add_argument("--eval-images", type=int, help="default: 256 on a GPU, 64 elsewhere")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these cases, counted from 0")
     options = parser.parse_args()
+    if options.only is None:  # a process for each: memory that an earlier case has freed would hide the peak
+        for number in range(5):
+            subprocess.run([sys.executable, *sys.argv, "--only", str(number)], check=True)
+        return
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     log.setLevel(logging.INFO)
     torch.set_num_threads(options.threads)
@@ -242,7 +247,7 @@ def main() -> None:
     eval_images = options.eval_images or (256 if options.device == "cuda" else 64)
     log.info("%s, %s, %d threads", options.device, options.precision, options.threads)
     autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
-    for number in options.only or range(5):
+    for number in options.only:
         measure(subjects, cases(eval_images)[number], options.repeats, autocast)
 
 
