@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -177,17 +178,18 @@ class PhaseModule(L.LightningModule):
             NotFiniteError: on all processes, before the optimiser moves.
         """
         losses = torch.stack(list(self._totals.values()))
+        wish = losses.new_tensor([float(self._watcher.stop)])
         watched = [losses]
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             gradients = [p.grad for p in self._trained if p.grad is not None]
-            watched.append(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]))
-        broken = (~torch.cat(watched).isfinite().all()).float()
-        told = torch.cat([losses.nan_to_num(), broken[None], broken.new_tensor([float(self._watcher.stop)])])
+            watched.append(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum(0, keepdim=True))
+        told = torch.cat([*watched, wish])
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(told)
-        *values, bad, stop = told.tolist()
-        own = losses.tolist() if bad else [value / self.trainer.world_size for value in values]
-        self._losses = dict(zip(self._totals, own, strict=True))
+            torch.distributed.all_reduce(told)  # what is not finite on one process stays so in the sum
+        *values, stop = told.tolist()
+        bad = not all(map(math.isfinite, values))
+        means = losses.tolist() if bad else [value / self.trainer.world_size for value in values[: len(losses)]]
+        self._losses = dict(zip(self._totals, means, strict=True))
         self._totals, self._stop = {}, stop > 0
         if bad:
             shown = ", ".join(f"{name} {loss:.4g}" for name, loss in self._losses.items())
