@@ -35,7 +35,8 @@ def adapted(method: Method) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     """Prints one line per method: median of three."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    log.setLevel(logging.INFO)
     log.info("%-10s %12s %9s %9s", "method", "MB", "write s", "read s")
     with tempfile.TemporaryDirectory() as folder:
         for kind in (CpeClip, Finetune, Ncm):
