@@ -10,7 +10,7 @@ import pytest
 
 from everclip.run_folder import RunFolder
 from everclip.tables.definition import Definition
-from everclip.tables.experiments import Experiment, Runs, scan, sort_runs
+from everclip.tables.experiments import OUTPUTS, Experiment, Runs, commands, scan, sort_runs
 from everclip.tables.table import Entry, Table, make_table
 
 NCM = Experiment(("method=ncm",), (0, 1), "aaaa1111", ("ncm", "tiny", "shapes_fscil"), "data", "tiny")
@@ -244,6 +244,13 @@ def test_damaged_and_unfinished_folders_are_listed(tmp_path: Path) -> None:
 
 def test_a_command_line_is_quoted_and_names_the_folder() -> None:
     experiment = replace(NCM, overrides=("+experiment=cpe_clip/cub200", "method.template='a {}'"))
-    assert experiment.command([3], "my runs") == (
+    assert commands([experiment], [3], "my runs") == [
         """everclip +experiment=cpe_clip/cub200 'method.template='"'"'a {}'"'"'' seed=3 'paths.outputs=my runs'"""
-    )
+    ]
+
+
+def test_runs_that_differ_in_one_choice_are_one_sweep() -> None:
+    a, b, c, d = (replace(NCM, overrides=("method=ncm", *more)) for more in (["x=1"], ["x=2"], ["y=1"], ["x='a,b'"]))
+    assert commands([a, b], [3], OUTPUTS) == ["everclip -m method=ncm x=1,2 seed=3"]
+    assert commands([a, c], [3], OUTPUTS) == ["everclip method=ncm x=1 seed=3", "everclip method=ncm y=1 seed=3"]
+    assert len(commands([a, d], [3], OUTPUTS)) == 2

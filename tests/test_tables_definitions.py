@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from everclip.catalogue import option_names
 from everclip.config import compose, digest
 from everclip.errors import ConfigError
 from everclip.tables.definition import Column, Definition, Published, Row, read_definition
-from everclip.tables.experiments import OUTPUTS, Runs
+from everclip.tables.experiments import Runs
 from everclip.tables.table import make_entries, make_table
 
 ROW = 'rows: {{"": [{{name: A, published: [{{source: a, verified: true, {}}}]}}]}}'
@@ -63,16 +65,20 @@ def test_exactly_the_recorded_figures_are_disputed(table: str) -> None:
 def test_every_printed_command_composes_to_the_row_it_is_for(table: str) -> None:
     entries = make_entries(read_definition(table), (), ())
     shown, _ = make_table(read_definition(table), entries, Runs())
-    commands = {command for note in shown.notes if note.title == "Missing runs" for _, command in note.items}
-    experiments = {e.command(e.seeds, OUTPUTS): e for entry in entries for _, e in entry.experiments}
-    assert commands == set(experiments)
-    for command, experiment in experiments.items():
+    found = set()
+    for command in (command for note in shown.notes if note.title == "Missing runs" for _, command in note.items):
         program, *words = shlex.split(command)
-        *overrides, seeds = [word for word in words if word != "-m"]
-        composed = compose([*overrides, seeds.split(",")[0]])
         assert program == "everclip"
-        assert seeds == f"seed={','.join(map(str, experiment.seeds))}"
-        assert (digest(composed), composed.seed) == (experiment.digest, experiment.seeds[0])
+        overrides = OverridesParser.create().parse_overrides([word for word in words if word != "-m"])
+        assert ("-m" in words) == any(override.is_sweep_override() for override in overrides)
+        *choices, seeds = [
+            [f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
+            for o in overrides
+        ]
+        for chosen in itertools.product(*choices):
+            composed = compose([*chosen, seeds[0]])
+            found.add((digest(composed), tuple(int(seed.removeprefix("seed=")) for seed in seeds)))
+    assert found == {(e.digest, e.seeds) for entry in entries for _, e in entry.experiments}
 
 
 def test_the_embedded_table_has_every_method() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,11 +41,25 @@ class Experiment:
     data: str
     backbone: str
 
-    def command(self, seeds: Sequence[int], outputs: str) -> str:
-        """The command line that makes the runs of some seeds."""
-        several = ["-m"] if len(seeds) > 1 else []
-        place = [] if outputs == OUTPUTS else [f"paths.outputs={outputs}"]
-        return shlex.join(["everclip", *several, *self.overrides, f"seed={','.join(map(str, seeds))}", *place])
+
+def commands(experiments: Sequence[Experiment], seeds: Sequence[int], outputs: str) -> list[str]:
+    """The command lines that make some seeds of experiments: one for all that differ in a single simple choice."""
+    columns = list(zip(*(experiment.overrides for experiment in experiments), strict=False))
+    differing = [index for index, column in enumerate(columns) if len(set(column)) > 1]
+    same_length = len({len(experiment.overrides) for experiment in experiments}) == 1
+    if len(experiments) > 1 and same_length and len(differing) == 1:
+        keys, values = zip(*(word.split("=", 1) for word in columns[differing[0]]), strict=True)
+        if len(set(keys)) == 1 and all(re.fullmatch(r"[\w./-]+", value) for value in values):
+            overrides = list(experiments[0].overrides)
+            overrides[differing[0]] = f"{keys[0]}={','.join(values)}"
+            return [_command(["-m", *overrides], seeds, outputs)]
+    sweep = ["-m"] if len(seeds) > 1 else []
+    return [_command([*sweep, *experiment.overrides], seeds, outputs) for experiment in experiments]
+
+
+def _command(words: Sequence[str], seeds: Sequence[int], outputs: str) -> str:
+    place = [] if outputs == OUTPUTS else [f"paths.outputs={outputs}"]
+    return shlex.join(["everclip", *words, f"seed={','.join(map(str, seeds))}", *place])
 
 
 def make_experiment(overrides: Sequence[str], seeds: Sequence[int], composer: Composer) -> Experiment:

@@ -9,7 +9,7 @@ from pathlib import Path
 from everclip import storage
 from everclip.catalogue import describe, option_names
 from everclip.tables.definition import Column, read_definition
-from everclip.tables.experiments import OUTPUTS, Runs, scan
+from everclip.tables.experiments import OUTPUTS, Runs, commands, scan
 from everclip.tables.formats import cell_text
 from everclip.tables.table import Cell, Entry, Line, commit_of, make_entries, make_table, seeds_text
 
@@ -55,14 +55,13 @@ def _figures(cells: Sequence[Cell], columns: Sequence[Column], shown: Sequence[i
 
 def _reasons(entry: Entry, compared: bool) -> Iterator[str]:
     """What is missing and what it takes; else why obtained and published differ."""
-    for _, experiment in entry.experiments:
-        missing = [seed for seed in experiment.seeds if seed not in entry.used[experiment.digest]]
-        if missing:
-            what = "not run" if len(missing) == len(experiment.seeds) else f"{seeds_text(missing)} not run"
-            _, backbone, sequence = experiment.names
-            needs = [describe(group, name)["needs"] for group, name in (("backbone", backbone), ("sequence", sequence))]
-            text = " and ".join(need for need in needs if need)
-            yield f"{what}{f': needs {text}' if text else ''}: `{experiment.command(missing, OUTPUTS)}`"
+    for experiments, seeds in entry.lacking():
+        what = "not run" if seeds == entry.row.seeds else f"{seeds_text(seeds)} not run"
+        choices = [pair for e in experiments for pair in (("backbone", e.names[1]), ("sequence", e.names[2]))]
+        needs = [describe(group, name)["needs"] for group, name in dict.fromkeys(choices)]
+        text = " and ".join(need for need in needs if need)
+        lines = ", ".join(f"`{command}`" for command in commands(experiments, seeds, OUTPUTS))
+        yield f"{what}{f': needs {text}' if text else ''}: {lines}"
     if entry.row.gap:
         yield entry.row.gap
     elif compared:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
@@ -12,7 +12,7 @@ from everclip.report import Result
 from everclip.run_folder import RunFolder
 from everclip.tables.composed import Composer
 from everclip.tables.definition import COLUMNS, Column, Definition, Row
-from everclip.tables.experiments import OUTPUTS, Experiment, Runs, Sorted, make_experiment, sort_runs
+from everclip.tables.experiments import OUTPUTS, Experiment, Runs, Sorted, commands, make_experiment, sort_runs
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,16 @@ class Entry:
                 values += [] if value is None else [value]
         return values
 
+    def lacking(self) -> Iterator[tuple[list[Experiment], tuple[int, ...]]]:
+        """The experiments that lack runs, by the seeds they lack."""
+        by_seeds: dict[tuple[int, ...], list[Experiment]] = {}
+        for _, experiment in self.experiments:
+            seeds = tuple(seed for seed in experiment.seeds if seed not in self.used[experiment.digest])
+            if seeds:
+                by_seeds.setdefault(seeds, []).append(experiment)
+        for seeds, experiments in by_seeds.items():
+            yield experiments, seeds
+
     @property
     def results(self) -> list[Result]:
         """All runs that are shown."""
@@ -144,12 +154,11 @@ def missing_and_left_out(entries: Sequence[Entry], runs: Runs, found: Sorted, ou
     states = {(run["digest"], run["seed"]): str(run.get("state")) for run in runs.unfinished}
     missing = {}
     for entry in entries:
-        for _, experiment in entry.experiments:
-            seeds = [seed for seed in experiment.seeds if seed not in found.used[experiment.digest]]
-            if seeds:
-                begun = {states[experiment.digest, seed] for seed in seeds if (experiment.digest, seed) in states}
-                text = f"{entry.row.name}, {seeds_text(seeds)}{''.join(f', {state}' for state in sorted(begun))}"
-                missing[experiment.command(seeds, outputs)] = text
+        for experiments, seeds in entry.lacking():
+            runs_of = [(experiment.digest, seed) for experiment in experiments for seed in seeds]
+            begun = sorted({states[key] for key in runs_of if key in states})
+            text = ", ".join([entry.row.name, seeds_text(seeds), *begun])
+            missing.update(dict.fromkeys(commands(experiments, seeds, outputs), text))
     stale: dict[tuple[str, str], list[str]] = {}
     for result, reason in found.stale:
         stale.setdefault((result.run["method"], reason), []).append(str(result.folder))
