@@ -125,12 +125,14 @@ def test_a_killed_run_goes_on_from_the_last_saved_step(run: Run, monkeypatch: py
     assert len(steps) == 6  # 2 of session 1, 4 of session 2
 
 
-def test_a_trained_session_is_only_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_trained_session_is_only_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
     whole = run(*CSV, folder="whole")
     original: Any = Runner._evaluate
 
     def die(self: Runner, session: Any, trained: Any) -> None:
-        if session.index == 1:
+        if session.index == last:
+            self._folder.progress.write_bytes(b"left by a kill right after the checkpoint")
             raise Preempted("SIGTERM")
         original(self, session, trained)
 
@@ -141,8 +143,10 @@ def test_a_trained_session_is_only_evaluated(run: Run, monkeypatch: pytest.Monke
     sessions: list[int] = []
     begin = CpeClip.begin_session
     monkeypatch.setattr(CpeClip, "begin_session", lambda self, s, e: (sessions.append(s.index), begin(self, s, e))[1])
-    assert_equal(whole, run(*CSV, folder="stopped"))
-    assert sessions == [2]
+    resumed = run(*CSV, folder="stopped")
+    assert_equal(whole, resumed)
+    assert sessions == list(range(last + 1, 3))
+    assert not resumed.progress.is_file()
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", "foreign"], ids=["empty", "nonsense", "foreign"])

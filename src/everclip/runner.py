@@ -343,6 +343,7 @@ class Runner:
         summary = summary_of(self._records, len(self._sequence.tasks))
         if self._engine.rank == 0:
             self._folder.write_sessions(self._records, len(self._sequence.tasks))  # a kill may have left old matrices
+            self._folder.progress.unlink(missing_ok=True)  # and what it was about to remove
             plots = report.write_plots(self._folder)
             self._folder.write_summary(summary)
             scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
