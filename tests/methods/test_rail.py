@@ -21,7 +21,9 @@ from torch import Tensor
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
 from everclip.config import GROUPS, check_group, check_values
+from everclip.errors import ConfigError
 from everclip.methods.rail import Rail
+from everclip.modules import ridge
 from everclip.modules.ridge import KernelRidge, RecursiveRidge
 from everclip.types import ClassSet, ImageSet, Indices, Resize, Session
 
@@ -136,6 +138,15 @@ def test_one_input_by_hand() -> None:
     kernel = KernelRidge(2, 0.25, 0.5)
     kernel.fit(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), 2)
     assert kernel(torch.tensor([[0.0, 1.0]])).flatten().tolist() == pytest.approx([0, np.exp(-0.5) / 1.5])
+
+
+def test_more_pictures_than_can_be_solved_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ridge, "MOST_EQUATIONS", 3)
+    kernel = KernelRidge(2, 0.25, 0.5)
+    kernel.fit(torch.randn(3, 2), torch.tensor([0, 1, 0]), 2)
+    with pytest.raises(ConfigError, match=r"on 4 pictures .* method.form=primal"):
+        kernel.fit(torch.randn(1, 2), torch.tensor([1]), 2)
+    assert len(kernel.inputs) == 3
 
 
 @pytest.mark.parametrize("form", ["primal", "dual"])

@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everclip.errors import ConfigError
+
 BLOCK = 256  # inputs per update of the inverse
+MOST_EQUATIONS = 32_768  # of the dual form: three matrices of this size squared are 26 GB
 
 
 class RecursiveRidge(nn.Module):
@@ -90,7 +93,16 @@ class KernelRidge(nn.Module):
         return torch.cdist(inputs.double(), self.inputs.double(), compute_mode=exact).square().mul(-self.gamma).exp()
 
     def fit(self, inputs: Tensor, columns: Tensor, num_classes: int) -> None:
-        """Adds inputs (N, E) of the classes in `columns` (N,); there are `num_classes` classes from now on."""
+        """Adds inputs (N, E) of the classes in `columns` (N,); there are `num_classes` classes from now on.
+
+        Raises:
+            ConfigError: too many inputs to solve for.
+        """
+        if (count := len(self.inputs) + len(inputs)) > MOST_EQUATIONS:
+            raise ConfigError(
+                f"kernel ridge regression on {count} pictures solves as many equations, at most {MOST_EQUATIONS} are "
+                "reasonable: use method.form=primal, or a sequence with few shots"
+            )
         self.inputs, self.columns = torch.cat([self.inputs, inputs]), torch.cat([self.columns, columns])
         system = self.kernel(self.inputs)
         system.diagonal().add_(self.ridge)
