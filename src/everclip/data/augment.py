@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Augmentation = Literal["none", "flip", "crop_flip"]
-SHORTEST_SIDE = 0.7  # of a crop, relative to the picture
+Augmentation = Literal["none", "flip", "crop", "crop_flip"]
+SMALLEST_AREA = {"crop": 0.9, "crop_flip": 0.08}  # of a crop, relative to the picture
+LONGEST_RATIO = 4 / 3  # of a crop's sides
+ATTEMPTS = 10  # at a crop that fits; then the whole picture
 
 
 def augment(images: Tensor, kind: Augmentation, key: Sequence[int], indices: Tensor) -> Tensor:
@@ -23,8 +25,9 @@ def augment(images: Tensor, kind: Augmentation, key: Sequence[int], indices: Ten
 
     Args:
         images: (B, 3, S, S) uint8.
-        kind: `flip`: mirrored with probability 1/2; `crop_flip`: a random square of 70 to 100 % of the side, resized
-            bilinearly to S, then mirrored with probability 1/2.
+        kind: `flip`: mirrored with probability 1/2; `crop`: a rectangle of 90 to 100 % of the area, its sides in a
+            ratio between 3/4 and 4/3, resized bilinearly to S (as open_clip trains); `crop_flip`: one of 8 to 100 %
+            (the defaults of torchvision's `RandomResizedCrop`), then mirrored with probability 1/2.
         key: numbers that seed the draws.
         indices: (B,) numbers of the pictures in their data set.
 
@@ -33,17 +36,26 @@ def augment(images: Tensor, kind: Augmentation, key: Sequence[int], indices: Ten
     """
     if kind == "none":
         return images
-    draws = np.stack([np.random.Generator(np.random.PCG64([*key, i])).random(4) for i in indices.tolist()])
-    mirror, side, left, top = torch.from_numpy(draws).to(images.device, torch.float32).unbind(dim=1)
-    flipped = torch.where((mirror < 0.5)[:, None, None, None], images.flip(-1), images)
+    numbers = [np.random.Generator(np.random.PCG64([*key, i])).random(3 + 2 * ATTEMPTS) for i in indices.tolist()]
+    draws = torch.from_numpy(np.stack(numbers))
+    if kind != "crop":
+        mirror = (draws[:, 0] < 0.5).to(images.device)
+        images = torch.where(mirror[:, None, None, None], images.flip(-1), images)
     if kind == "flip":
-        return flipped
-    scale = SHORTEST_SIDE + (1 - SHORTEST_SIDE) * side
-    room = 1 - scale
-    zero = torch.zeros_like(scale)
-    rows = [
-        torch.stack(row, dim=1) for row in ((scale, zero, room * (2 * left - 1)), (zero, scale, room * (2 * top - 1)))
-    ]
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    cropped = F.grid_sample(flipped.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return images
+    boxes = _boxes(draws[:, 1:], SMALLEST_AREA[kind]).to(images.device, torch.float32)
+    grid = F.affine_grid(boxes, list(images.shape), align_corners=False)
+    cropped = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return cropped.round().clamp(0, 255).to(torch.uint8)
+
+
+def _boxes(draws: Tensor, smallest: float) -> Tensor:
+    """Rectangles inside the picture as affine maps (B, 2, 3), from numbers (B, 2 + 2 * ATTEMPTS) between 0 and 1."""
+    place, (areas, ratios) = draws[:, :2], draws[:, 2:].chunk(2, dim=1)
+    area = smallest + (1 - smallest) * areas
+    ratio = LONGEST_RATIO ** (2 * ratios - 1)
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=-1)  # (B, ATTEMPTS, 2): width, height
+    fits = (sides <= 1).all(dim=-1)
+    first = sides[torch.arange(len(sides)), fits.int().argmax(dim=1)]
+    size = torch.where(fits.any(dim=1, keepdim=True), first, torch.ones_like(first))
+    return torch.cat([torch.diag_embed(size), ((1 - size) * (2 * place - 1))[:, :, None]], dim=2)

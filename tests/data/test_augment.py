@@ -1,0 +1,78 @@
+"""Augmentation: what a picture becomes, and that nothing but its number and the key decide it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+
+from everclip.data import augment as augmentation
+from everclip.data.augment import Augmentation, augment
+
+KEY = (0, 1, 2)
+
+
+def positions(count: int, side: int = 64) -> Tensor:
+    """Pictures whose first channel is the column and whose second is the row, in steps of 4."""
+    line = 4 * torch.arange(side, dtype=torch.uint8)
+    picture = torch.stack([line.expand(side, side), line[:, None].expand(side, side), torch.zeros(side, side)])
+    return picture.to(torch.uint8).expand(count, 3, side, side)
+
+
+def seen(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares (B,) of the width and of the height that are left, from the slopes."""
+    values = images.float()
+    middle = images.shape[-1] // 2
+    width = (values[:, 0, middle, -9] - values[:, 0, middle, 8]).abs() / (4 * (images.shape[-1] - 17))
+    height = (values[:, 1, -9, middle] - values[:, 1, 8, middle]) / (4 * (images.shape[-1] - 17))
+    return width, height
+
+
+def test_none_and_flip() -> None:
+    images = positions(64)
+    assert torch.equal(augment(images, "none", KEY, torch.arange(64)), images)
+    flipped = augment(images, "flip", KEY, torch.arange(64))
+    mirrored = (flipped == images.flip(-1)).all(dim=(1, 2, 3))
+    same = (flipped == images).all(dim=(1, 2, 3))
+    assert torch.equal(mirrored, ~same)
+    assert 16 < mirrored.sum() < 48
+
+
+@pytest.mark.parametrize(("kind", "smallest"), [("crop", 0.9), ("crop_flip", 0.08)])
+def test_crops_are_distributed_as_torchvisions(kind: Augmentation, smallest: float) -> None:
+    images = augment(positions(400), kind, KEY, torch.arange(400))
+    torch.manual_seed(0)
+    params = [RandomResizedCrop.get_params(images[0], [smallest, 1], [3 / 4, 4 / 3]) for _ in range(400)]
+    _, _, heights, widths = (torch.tensor(numbers) / 64 for numbers in zip(*params, strict=True))
+    width, height = seen(images)
+    points = torch.linspace(0, 1, 11)
+    for ours, theirs in ((width * height, widths * heights), (width / height, widths / heights)):
+        torch.testing.assert_close(ours.quantile(points), theirs.quantile(points), atol=0.08, rtol=0)
+    mirrored = (images[:, 0, 32, -9].int() < images[:, 0, 32, 8].int()).float().mean()
+    assert mirrored == pytest.approx(0.5 if kind == "crop_flip" else 0, abs=0.1)
+
+
+def test_a_crop_lies_inside_the_picture_and_anywhere_in_it() -> None:
+    images = augment(positions(400), "crop_flip", KEY, torch.arange(400)).float()
+    left, top = images[:, 0].amin(dim=(1, 2)), images[:, 1].amin(dim=(1, 2))
+    right, bottom = images[:, 0].amax(dim=(1, 2)), images[:, 1].amax(dim=(1, 2))
+    for low, high in ((left, right), (top, bottom)):
+        assert low.min() <= 4
+        assert high.max() >= 248
+        assert (low + high).mean() == pytest.approx(252, abs=12)
+
+
+def test_no_crop_that_fits_leaves_the_whole_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "SMALLEST_AREA", {"crop": 1.0})
+    images = positions(4)
+    assert torch.equal(augment(images, "crop", KEY, torch.arange(4)), images)
+
+
+@pytest.mark.parametrize("kind", ["flip", "crop", "crop_flip"])
+def test_the_batch_does_not_matter_but_the_key_does(kind: Augmentation) -> None:
+    images = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
+    order = torch.tensor([4, 0, 5, 2])
+    whole = augment(images, kind, KEY, torch.arange(6))
+    assert torch.equal(augment(images[order], kind, KEY, order), whole[order])
+    assert not torch.equal(augment(images, kind, (*KEY, 1), torch.arange(6)), whole)
