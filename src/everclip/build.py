@@ -218,6 +218,8 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     torch.use_deterministic_algorithms(True, warn_only=True)
     training = make_training(config)
     sequence, backbone, method = make_parts(config, load=True)
+    if config.trainer.compile:
+        backbone.compile_blocks()
     shortened = shorten(sequence, config)
     chosen = choices(hydra)
     identity = {

@@ -74,7 +74,8 @@ class DataConfig:
 class TrainerConfig:
     """Where to run, as in Lightning; precision auto: bfloat16 mixed on a GPU that has it, float32 elsewhere.
 
-    accumulate: micro-batches per step; auto_batch: double them when memory does not hold a step.
+    accumulate: micro-batches per step; auto_batch: double them when memory does not hold a step; compile: the blocks of
+    prompted towers by torch.compile, which takes a minute or so first.
     """
 
     accelerator: str = choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
@@ -85,6 +86,7 @@ class TrainerConfig:
     log_every: int = number(10, 1)
     accumulate: int = number(1, 1)
     auto_batch: bool = False
+    compile: bool = False
 
 
 @dataclass

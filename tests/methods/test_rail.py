@@ -48,6 +48,9 @@ class GivenFeatures(Backbone):
         self.table = table
         self.embed_dim = table.shape[1]
 
+    def compile_blocks(self) -> None:
+        raise AssertionError("there are no blocks")
+
     @property
     def logit_scale(self) -> Tensor:
         return torch.tensor(100.0)

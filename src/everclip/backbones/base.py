@@ -46,6 +46,10 @@ class Backbone(nn.Module, ABC):
     provenance: dict[str, Any]
     naive: bool = False
 
+    @abstractmethod
+    def compile_blocks(self) -> None:
+        """Lets torch.compile make the blocks of edited passes faster; numbers change by rounding only."""
+
     @property
     @abstractmethod
     def logit_scale(self) -> Tensor:

@@ -22,6 +22,7 @@ from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 from everclip.backbones import embedded
 from everclip.backbones.base import Backbone, Tower
 from everclip.backbones.blocks import fuse_activations, run_block, run_block_naively
+from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.digest import state_sha256
 from everclip.errors import ConfigError, MissingError
@@ -61,6 +62,7 @@ class OpenClip(Backbone):
         self.model.requires_grad_(False)
         fuse_activations(self.model)
         self.tokenizer = open_clip.get_tokenizer(model)
+        self._run_block = run_block
         self._tokenize = lru_cache(maxsize=16)(self._tokenize_anew)  # prompts ask for the same texts in every step
         self.train(False)
 
@@ -100,6 +102,9 @@ class OpenClip(Backbone):
         pool = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
         plain = pool == "argmax" and getattr(text, "cls_emb", None) is None and hasattr(text, "token_embedding")
         return plain and getattr(text, "attn_mask", None) is not None
+
+    def compile_blocks(self) -> None:
+        self._run_block = compiled(run_block)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -201,7 +206,8 @@ class OpenClip(Backbone):
                 keep = readout % x.shape[1] if layer == len(blocks) - 1 else None
                 # Class prompts are the rows that a step has many of; below some size, memory is no matter.
                 recompute = causal and x.numel() > RECOMPUTE_FROM
-                x = run_block(block, x, causal=causal, prefix=edit.prefix(layer), keep=keep, recompute=recompute)
+                prefix = edit.prefix(layer)
+                x = self._run_block(block, x, causal=causal, prefix=prefix, keep=keep, recompute=recompute)
         return x[torch.arange(len(x), device=x.device)[:, None], readout] if self.naive else x
 
 
