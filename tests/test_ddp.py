@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from everclip.catalogue import option_names
 from everclip.checkpoint import load_session
 from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.run_folder import RunFolder
+from everclip.types import Indices
 from tests.conftest import run_in
 from tests.two_processes import WORDS, text_gradient
 
@@ -97,6 +99,28 @@ def test_the_order_depends_on_key_and_epoch_alone() -> None:
     assert first != second
     assert sorted(first) == list(range(100))
     assert next(iter(SeededBatches(100, 100, (4,), steps=1))) != first
+
+
+class Pairs:
+    """Twice the same picture, in batches of any size."""
+
+    steps = 3
+
+    def __call__(self, stream: np.random.Generator, size: int) -> Indices:
+        return np.repeat(stream.integers(1000, size=size // 2), 2)
+
+
+def test_batches_may_be_drawn_instead_of_shuffled() -> None:
+    whole = SeededBatches(10, 4, (5,), steps=7, draws=Pairs())
+    batches = list(whole)
+    assert whole.steps_per_epoch == 3
+    assert all(len(batch) == 4 and batch[::2] == batch[1::2] for batch in batches)
+    assert len({tuple(batch) for batch in batches}) == 7  # a later pass draws anew
+    assert list(SeededBatches(10, 4, (5,), steps=7, start=5, draws=Pairs())) == batches[5:]
+    shares = [SeededBatches(10, 4, (5,), steps=7, rank=r, world_size=3, draws=Pairs()) for r in range(3)]
+    together = [sorted(picture for part in parts for picture in part) for parts in zip(*shares, strict=True)]
+    assert together == [sorted(batch) for batch in batches]
+    assert {sum(share.weight(step) for share in shares) for step in range(7)} == {3.0}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

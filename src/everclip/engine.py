@@ -109,7 +109,7 @@ class Engine:
         images = session.train if phase.data is None else phase.data
         epochs = budget.epochs if phase.epochs is None else phase.epochs
         batch_size = phase.batch_size or budget.batch_size
-        steps_per_epoch = math.ceil(len(images) / batch_size)
+        steps_per_epoch = phase.draws.steps if phase.draws else math.ceil(len(images) / batch_size)
         steps = min(epochs * steps_per_epoch, budget.max_steps or epochs * steps_per_epoch)
         state = resume or PhaseState()
         if state.step >= steps:
@@ -122,7 +122,7 @@ class Engine:
                 "steps": steps, "start": state.step, "rank": self.rank, "world_size": self.world_size,
                 "parts": self._parts,
             }  # fmt: skip
-            batches = SeededBatches(len(images), batch_size, key, **shares)
+            batches = SeededBatches(len(images), batch_size, key, **shares, draws=phase.draws)
             sampler: SeededBatches | PairedBatches = batches
             if phase.auxiliary is not None:
                 beside = phase.auxiliary_batch_size or batch_size

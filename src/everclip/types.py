@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
@@ -305,6 +305,20 @@ class Batch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
+class Draws(Protocol):
+    """Draws the batches of a phase, where shuffled passes over its pictures will not do.
+
+    Attributes:
+        steps: batches of a pass.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def __call__(self, stream: np.random.Generator, size: int) -> Indices:
+        """Positions (size,) in the phase's data, from random numbers that are the batch's own."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """One stretch of optimisation; fields left None come from the run's configuration.
@@ -314,6 +328,7 @@ class Phase:
         parameters: what the optimiser gets; None: all of the method that require a gradient.
         loss: maps a `Batch` to named, already weighted scalar terms; None: `Method.loss`.
         data: pictures to train on; None: the session's.
+        draws: which of them come together in a batch; None: each comes once in a pass, in random order.
         epochs: passes over `data`.
         batch_size: pictures per step, over all processes.
         lr: learning rate before the schedule.
@@ -326,6 +341,7 @@ class Phase:
     parameters: tuple[nn.Parameter, ...] | None = None
     loss: Callable[[Batch], dict[str, Tensor]] | None = None
     data: ImageSet | None = field(default=None, repr=False)
+    draws: Draws | None = None
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None

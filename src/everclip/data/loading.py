@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from everclip.errors import EverclipError, LoaderError
-from everclip.types import Batch, ImageSet, Resize
+from everclip.types import Batch, Draws, ImageSet, Indices, Resize
 
 
 class PreparedImages(Dataset[Any]):
@@ -65,6 +65,7 @@ class SeededBatches(Sampler[list[int]]):
         rank: of this process.
         world_size: number of processes.
         parts: micro-batches per step.
+        draws: gives the batches instead of shuffled passes; each then depends on (key, step) alone.
     """
 
     def __init__(
@@ -78,11 +79,14 @@ class SeededBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         parts: int = 1,
+        draws: Draws | None = None,
     ) -> None:
-        self._length, self._batch_size, self._key = length, batch_size, tuple(key)
+        self._draws = draws
+        self._length = draws.steps * batch_size if draws else length
+        self._batch_size, self._key = batch_size, tuple(key)
         self._steps, self._start = steps, start
         self._rank, self._world_size, self._parts = rank, world_size, parts
-        self.steps_per_epoch = math.ceil(length / batch_size)
+        self.steps_per_epoch = math.ceil(self._length / batch_size)
 
     def __len__(self) -> int:
         return (self._steps - self._start) * self._parts
@@ -99,18 +103,27 @@ class SeededBatches(Sampler[list[int]]):
         return share * self._world_size / whole
 
     def __iter__(self) -> Iterator[list[int]]:
-        order: np.ndarray = np.empty(0, dtype=np.int64)
-        for step in range(self._start, self._steps):
-            epoch, position = divmod(step, self.steps_per_epoch)
-            if position == 0 or step == self._start:
-                stream = np.random.Generator(np.random.PCG64([*self._key, epoch]))
-                order = np.argsort(stream.random(self._length))
-            batch = order[position * self._batch_size : (position + 1) * self._batch_size]
+        for batch in self._drawn(self._draws) if self._draws else self._shuffled():
             for part in range(self._parts):
                 first = self._rank + part * self._world_size
                 # One without a picture of a small last batch computes on the first one, with weight 0.
                 share = batch[first :: self._world_size * self._parts] if first < len(batch) else batch[:1]
                 yield share.tolist()
+
+    def _shuffled(self) -> Iterator[Indices]:
+        order: Indices = np.empty(0, dtype=np.int64)
+        for step in range(self._start, self._steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or step == self._start:
+                order = np.argsort(self._stream(epoch).random(self._length))
+            yield order[position * self._batch_size : (position + 1) * self._batch_size]
+
+    def _drawn(self, draws: Draws) -> Iterator[Indices]:
+        for step in range(self._start, self._steps):
+            yield draws(self._stream(step), self._batch_size)
+
+    def _stream(self, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([*self._key, number]))
 
 
 class PairedBatches(Sampler[list[int]]):
