@@ -81,11 +81,13 @@ def test_every_printed_command_composes_to_the_row_it_is_for(table: str) -> None
     assert found == {(e.digest, e.seeds) for entry in entries for _, e in entry.experiments}
 
 
-def test_the_embedded_table_has_every_method() -> None:
-    entries = make_entries(read_definition("shapes"), (), ())
+@pytest.mark.parametrize("table", ["shapes", "shapes_cil", "shapes_mtil"])
+def test_the_embedded_tables_have_every_method(table: str) -> None:
+    sequence = "shapes_fscil" if table == "shapes" else table
+    entries = make_entries(read_definition(table), (), ())
     assert [entry.row.name for entry in entries] == option_names("method")
     assert [e.names for entry in entries for _, e in entry.experiments] == [
-        (method, "tiny", "shapes_fscil") for method in option_names("method")
+        (method, "tiny", sequence) for method in option_names("method")
     ]
 
 

@@ -73,6 +73,7 @@ COLUMNS = {
         Column("base_accuracy", "Base"),
         Column("novel_accuracy", "Novel"),
         Column("harmonic_mean", "HM"),
+        Column("zero_shot_after", "Zero-shot"),
         *(Column(f"{way}/R@{k}", f"{way} R@{k}") for way in ("i2t", "t2i") for k in (1, 5, 10)),
         Column("trainable_parameters", "Trained", "", 0),
         Column("minutes", "Minutes", "", 1),

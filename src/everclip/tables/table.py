@@ -194,7 +194,7 @@ def _read(result: Result, column: Column) -> float | None:
         return result.curve[index] if index < len(result.curve) else None
     if column.key == "minutes" and {"train_seconds", "eval_seconds"} <= set(summary):
         return (summary["train_seconds"] + summary["eval_seconds"]) / 60
-    if column.key in summary:
+    if summary.get(column.key) is not None:
         return float(summary[column.key])
     records = RunFolder(result.folder).read_sessions()
     last = records[-1] if records else {"tasks": []}
