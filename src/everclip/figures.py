@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import ArrayLike, NDArray
@@ -54,6 +55,7 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _legend(figure: Figure, axes: Axes) -> None:
     """The legend below the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
+    handles = [entry[0] if isinstance(entry, ErrorbarContainer) else entry for entry in handles]  # bars hide the mark
     wrapped = [textwrap.fill(label, 60) for label in labels]
     longest = max((len(line) for label in wrapped for line in label.splitlines()), default=1)
     columns = max(1, min(4, len(labels), 88 // (longest + 6)))
