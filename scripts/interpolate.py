@@ -20,6 +20,7 @@ from everclip import storage
 from everclip.adapted import load
 from everclip.backbones.base import Backbone
 from everclip.config import build
+from everclip.console import quieten_libraries
 from everclip.engine import Engine
 from everclip.errors import ConfigError
 from everclip.evaluation import Evaluator
@@ -75,7 +76,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--alphas", type=float, nargs="+", default=[step / 10 for step in range(11)])
     parser.add_argument("--accelerator", default="auto")
     options = parser.parse_args(words)
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    quieten_libraries()
     log.setLevel(logging.INFO)
     torch.use_deterministic_algorithms(True, warn_only=True)
     rows = curve(options.run, options.start, options.end, options.alphas, Engine(accelerator=options.accelerator))
