@@ -23,6 +23,7 @@ from everclip.backbones.base import Backbone
 from everclip.config import build, check_group, choices, digest
 from everclip.console import log_file, quieten_libraries
 from everclip.data.cache import cached
+from everclip.data.validation import hold_out
 from everclip.engine import Engine
 from everclip.errors import ConfigError, EverclipError, LockedError, Preempted, StorageError
 from everclip.evaluation import Evaluator
@@ -62,11 +63,18 @@ def make_training(config: DictConfig) -> Training:
     return Training(base, later, make_optimizer, schedule, config.trainer.log_every, train.augment)
 
 
+def make_sequence(config: DictConfig) -> TaskSequence:
+    """The whole task sequence, with `validation=` in place of its test sets if asked for."""
+    check_group("sequence", config.sequence)
+    sequence: TaskSequence = build("sequence", config.sequence)
+    return sequence if config.validation is None else hold_out(sequence, config.validation)
+
+
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
     """Sequence, backbone and method; on the meta device without `load`."""
-    for group in ("sequence", "backbone", "method"):
+    for group in ("backbone", "method"):
         check_group(group, config[group])
-    sequence = build("sequence", config.sequence)
+    sequence = make_sequence(config)
     if config.max_sessions is not None and config.max_sessions > len(sequence.sessions):
         raise ConfigError(f"max_sessions={config.max_sessions}, but the sequence has {len(sequence.sessions)} sessions")
     backbone = build("backbone", config.backbone, load=load)
@@ -84,13 +92,14 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
         sequence, backbone, method = make_parts(config, load=False)
     sizes = [len(session.new) for session in sequence.sessions]
     test = sum(len(task.test) for task in sequence.tasks)
+    judges = "test" if config.validation is None else "held-out training"
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
     state = RunFolder(Path(hydra.runtime.output_dir)).state or "not started"
     for title, text in {
         "method": f"{hydra.runtime.choices.method}: {method.num_trainable():,} trainable of {total:,} parameters",
         "backbone": f"{hydra.runtime.choices.backbone}: {weights}",
-        "sequence": f"{sequence.name}: {_runs(sizes)} classes, {test} test pictures, order {sequence.class_order}",
+        "sequence": f"{sequence.name}: {_runs(sizes)} classes, {test} {judges} pictures, order {sequence.class_order}",
         "training": f"{training.base.epochs} epochs of batch {training.base.batch_size} in the base session, "
         f"{training.later.epochs} of batch {training.later.batch_size} later",
         "folder": f"{hydra.runtime.output_dir} ({state})",
@@ -184,8 +193,7 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     path = Path(hydra.runtime.output_dir, "checkpoints", f"{config.eval}.safetensors") if own else Path(config.eval)
     engine = make_engine(config)
     model = load_checkpoint(path, device=str(engine.device), trust=config.trust)
-    check_group("sequence", config.sequence)
-    sequence = build("sequence", config.sequence)
+    sequence = make_sequence(config)
     same = shorten(sequence, config).fingerprint() == model.facts["sequence"]
     if not same and not model.method.open_vocabulary:
         raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")

@@ -43,6 +43,8 @@ def job(config: DictConfig) -> None:
         if hydra_node.mode == RunMode.MULTIRUN:
             launcher = hydra_node.runtime.choices["hydra/launcher"]
             raise ConfigError(f"hydra/launcher={launcher} would run several jobs in a process; use {LAUNCHERS}")
+        if hydra_node.runtime.choices["hparams_search"] != "grid":
+            raise ConfigError("hparams_search starts several runs; it needs -m")
         if config.check:
             from everclip.build import check
 

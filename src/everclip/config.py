@@ -132,18 +132,21 @@ class RunConfig:
 
     eval: a stored session to evaluate, `session_03` or the path of a checkpoint; force: take a run folder from a
     process of another host; restart: begin anew, whatever the run folder holds; trust: packages besides everclip that a
-    stored run's configuration may name methods of.
+    stored run's configuration may name methods of; plan: measure a few steps and say what the run would cost;
+    validation: share of each class's training pictures that takes the place of the test set.
 
     `reference` counts, in checks and digest, as part of a method that asks for it by `reference: ${reference}`.
     """
 
     seed: int = number(0, 0, 2**31 - 1)
     check: bool = False
+    plan: bool = False
     eval: str | None = None
     force: bool = False
     restart: bool = False
     trust: list[str] = field(default_factory=list)
     max_sessions: int | None = number(None, 1)
+    validation: float | None = number(None, 0.01, 0.5)
     log_level: str = choice("info", *LOG_LEVELS)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -194,7 +197,8 @@ def digest(config: DictConfig) -> str:
         placeless.paths[place] = ""
     placeless.seed = 0  # a sequence may follow the run's seed
     settings = {key: OmegaConf.to_container(placeless[key], resolve=True) for key in (*GROUPS, "train")}
-    return json_sha256([settings, config.max_sessions, config.trainer.precision])[:8]
+    judged = [] if config.validation is None else [{"validation": config.validation}]
+    return json_sha256([settings, config.max_sessions, config.trainer.precision, *judged])[:8]
 
 
 def run_folder(config: DictConfig) -> Path:

@@ -12,7 +12,6 @@ from everclip import storage
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
 
-
 @dataclass(frozen=True)
 class Job:
     """One run of a sweep.
@@ -94,21 +93,23 @@ class Sweep:
             self.jobs = [replace(job, slurm=earlier[job.folder].slurm) for job in self.jobs]
 
 
-def refuse_twins(jobs: Sequence[Job]) -> None:
-    """Refuses runs that share a folder: the second would only show the result of the first.
+def distinct(jobs: Iterable[tuple[Job, str]]) -> list[Job]:
+    """The runs of a sweep, each once; they come with a digest of all their settings.
 
     Raises:
-        ConfigError: two jobs are the same run; says in which settings they differ.
+        ConfigError: two runs share a folder though their settings differ: the second would only show the result of the
+            first; says in which settings they differ.
     """
-    first: dict[str, Job] = {}
-    for job in jobs:
-        other = first.setdefault(job.folder, job)
-        if other is not job:
+    first: dict[str, tuple[Job, str]] = {}
+    for job, settings in jobs:
+        other, others_settings = first.setdefault(job.folder, (job, settings))
+        if settings != others_settings:
             ours, theirs = (" ".join(_apart(a.words, b.words)) for a, b in ((job, other), (other, job)))
             raise ConfigError(
                 f"{theirs} and {ours} are one and the same run ({job.folder}): such settings change no result; "
                 "leave one of them out, or give each a place of its own with paths.outputs"
             )
+    return [job for job, _ in first.values()]
 
 
 def _apart(words: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -35,23 +35,27 @@ class _CommandLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs or submits the jobs; their outcomes go to `everclip.launchers.OUTCOMES`."""
         from everclip.console import set_up_logging
-        from everclip.launchers import OUTCOMES, Outcome, refuse_ranks
-        from everclip.sweeps import Sweep, refuse_twins
+        from everclip.launchers import OUTCOMES, Outcome, log, refuse_ranks
+        from everclip.sweeps import Sweep, distinct
 
         refuse_ranks(os.environ)
         set_up_logging(self._config.log_level)
         setup_globals()
         jobs = [self._job(list(words), initial_job_idx + number) for number, words in enumerate(job_overrides)]
-        refuse_twins(jobs)
-        sweep = Sweep(Path(self._config.paths.outputs).absolute(), jobs, os.getcwd())
+        once = distinct(jobs)
+        if len(once) < len(jobs):
+            log.info("%d of %d runs are the same as others and run once", len(jobs) - len(once), len(jobs))
+        sweep = Sweep(Path(self._config.paths.outputs).absolute(), once, os.getcwd())
         codes = self.start(sweep)
         OUTCOMES.extend(Outcome(Path(job.folder), codes.get(index, 0)) for index, job in enumerate(sweep.jobs))
         returns = JobReturn(status=JobStatus.COMPLETED)
         returns.return_value = None
         return [returns] * len(jobs)
 
-    def _job(self, overrides: list[str], number: int) -> Job:
+    def _job(self, overrides: list[str], number: int) -> tuple[Job, str]:
+        """A run, and what all of its settings come to."""
         from everclip.config import check_values
+        from everclip.digest import json_sha256
         from everclip.sweeps import Job
 
         config = self._loader.load_sweep_config(self._config, overrides)
@@ -61,10 +65,13 @@ class _CommandLauncher(Launcher):
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
         given = [word for word in sys.argv[1:] if word[0] == "-" or not (word[0] == "~" or "=" in word)]
         flags = [word for word in given if word not in ("-m", "--multirun")]
-        settings = ("hydra.mode", "hydra.sweep", "hydra.launcher", "hydra/launcher", "hydra.run.dir")
+        settings = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.run.dir")
         ours = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(settings)]
         trainer = OmegaConf.to_container(config.trainer, resolve=True)
-        return Job(str(folder), [*flags, *overrides, *ours, f"hydra.run.dir={quoted(folder)}"], **resources(trainer))
+        plain = [word for word in overrides if not word.startswith("hparams_search=")]  # a run searches nothing itself
+        words = [*flags, *plain, *ours, f"hydra.run.dir={quoted(folder)}"]
+        settings = {key: OmegaConf.to_container(config, resolve=True)[key] for key in config if key != "hydra"}
+        return Job(str(folder), words, **resources(trainer)), json_sha256(settings)
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs or submits what is not finished; exit codes of jobs that did not end well, by index."""

@@ -1,0 +1,45 @@
+"""A sequence judged by pictures it would otherwise train on, for choosing hyperparameters without the test set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from everclip.errors import DataError
+from everclip.types import Indices, Session, Task, TaskSequence
+
+
+def hold_out(sequence: TaskSequence, share: float) -> TaskSequence:
+    """The sequence with a part of every class's training pictures as its tasks' test sets.
+
+    No test picture is left in it, and no class that is never trained on. The choice depends on the sequence alone: all
+    runs of a search are judged by the same pictures.
+
+    Args:
+        sequence: with its training pictures.
+        share: of each class's pictures, rounded up, but one stays for training.
+
+    Raises:
+        DataError: a class has a single picture.
+    """
+    sessions, tasks = [], []
+    for session in sequence.sessions:
+        held = _choose(session, share)
+        kept = np.setdiff1d(np.arange(len(session.train)), held)
+        sessions.append(replace(session, train=session.train.subset(kept)))
+        tasks.append(Task(session.name, session.new, session.train.subset(held)))
+    return replace(sequence, sessions=tuple(sessions), tasks=tuple(tasks), held_out=None)
+
+
+def _choose(session: Session, share: float) -> Indices:
+    """Positions of the pictures that are held out of a session's."""
+    labels, chosen = session.train.labels, []
+    for class_id, name in zip(session.new.ids, session.new.names, strict=True):
+        own = np.flatnonzero(labels == class_id)
+        if len(own) < 2:
+            raise DataError(f"validation needs two training pictures of each class, {name} has {len(own)}")
+        order = np.random.Generator(np.random.PCG64([session.index, class_id])).permutation(len(own))
+        chosen.append(own[order[: min(math.ceil(share * len(own)), len(own) - 1)]])
+    return np.sort(np.concatenate(chosen))
