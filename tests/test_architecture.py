@@ -57,10 +57,15 @@ BELOW: dict[str, set[str]] = {
     },
     "tables": {"cli", "catalogue", "config", "report", "run_folder", "metrics", "storage", "digest", "errors"},
     "sweeps": {"digest", "errors", "storage"},
+    "plans": {"sweeps", "storage"},
+    "planning": {
+        "build", "plans", "runner", "engine", "phases", "monitor", "interruption", "loggers", "methods", "config",
+        "console", "run_folder", "types",
+    },
     "launchers": {"sweeps", "report", "run_folder", "errors"},
     "slurm": {"sweeps", "launchers", "slurm_queue", "storage", "errors"},
     "status": {"sweeps", "launchers", "slurm", "slurm_queue", "run_folder", "console", "errors"},
-    "cli": {"launchers", "build", "config", "console", "report", "run_folder", "interruption", "errors"},
+    "cli": {"launchers", "build", "planning", "config", "console", "report", "run_folder", "interruption", "errors"},
 }  # fmt: skip
 
 

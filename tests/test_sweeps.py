@@ -18,7 +18,7 @@ from everclip import cli, launchers, slurm
 from everclip.errors import ConfigError
 from everclip.launchers import clean_environment, gpus_of, refuse_ranks
 from everclip.run_folder import RunFolder
-from everclip.sweeps import Job, Sweep, refuse_twins
+from everclip.sweeps import Job, Sweep, distinct
 from hydra_plugins.everclip_launchers import quoted, resources
 from tests.conftest import SMALL
 
@@ -80,15 +80,6 @@ def test_every_job_has_its_folder_its_processes_and_its_numbers(
 
 
 @pytest.mark.slow
-def test_strategies_that_cannot_hold_a_run_are_refused(tmp_path: Path, cache_dir: Path) -> None:
-    words = ["trainer.strategy=ddp_spawn", "trainer.devices=2"]
-    done = subprocess.run(command(tmp_path, cache_dir, *words), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert done.stderr.startswith("everclip: trainer.accelerator=cpu trainer.devices=2:")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
 def test_finished_runs_cost_nothing_and_failed_ones_are_known(tmp_path: Path, cache_dir: Path) -> None:
     words = command(tmp_path, cache_dir, "method=ncm", "-m", "max_sessions=1,2,9", "hydra.launcher.n_jobs=3")
     first = subprocess.run(words, capture_output=True, text=True, timeout=300)
@@ -146,6 +137,19 @@ def everclip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return int(stop.value.code or 0), captured.out, captured.err
 
     return _run
+
+
+def test_strategies_that_cannot_hold_a_run_are_refused(everclip: Everclip, tmp_path: Path) -> None:
+    for name in ("ddp_spawn", "fsdp"):
+        code, _, error = everclip(f"trainer.strategy={name}", "trainer.devices=2")
+        assert code == 2
+        assert error.startswith(f"everclip: trainer.strategy={name}: must be one of auto, ddp")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_listed_twice_is_one_job() -> None:
+    jobs = [(Job("/o/a", ["x"]), "same"), (Job("/o/b", ["y"]), "other"), (Job("/o/a", ["z"]), "same")]
+    assert distinct(jobs) == [jobs[0][0], jobs[1][0]]
 
 
 def test_two_jobs_that_are_one_run_are_refused(everclip: Everclip) -> None:
@@ -216,7 +220,6 @@ def test_machines_follow_from_the_trainer(trainer: dict[str, object], expected: 
 
 def test_a_sweep_is_found_again_with_its_job_ids(tmp_path: Path) -> None:
     jobs = [Job(f"/o/shapes/ncm/tiny/abc/seed{seed}", [f"seed={seed}"]) for seed in range(2)]
-    refuse_twins(jobs)
     sweep = Sweep(tmp_path, jobs, "/")
     sweep.note({1: {"slurm": "7_1", "error": "x"}})
     again = Sweep(tmp_path, jobs[::-1], "/")

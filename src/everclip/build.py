@@ -136,20 +136,11 @@ def with_cache(sequence: TaskSequence, backbone: Backbone, config: DictConfig, e
     return kept
 
 
-def make_engine(config: DictConfig) -> Engine:
-    """Device, precision and processes."""
-    return Engine(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        num_nodes=config.trainer.num_nodes,
-        strategy=config.trainer.strategy,
-        precision=config.trainer.precision,
-        num_workers=config.data.num_workers,
-        eval_batch_size=config.data.eval_batch_size,
-        accumulate=config.trainer.accumulate,
-        auto_batch=config.trainer.auto_batch,
-        seed=config.seed,
-    )
+def engine_settings(config: DictConfig) -> dict[str, Any]:
+    """The engine's arguments: device, precision and processes."""
+    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate", "auto_batch")
+    loading = {name: config.data[name] for name in ("num_workers", "eval_batch_size")}
+    return {name: config.trainer[name] for name in names} | loading | {"seed": config.seed}
 
 
 def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopRequest | None = None) -> None:
@@ -170,7 +161,7 @@ def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: 
     with _working_in(folder, rank, force=config.force):
         if config.restart and rank == 0:
             folder.clear()
-        engine = make_engine(config)
+        engine = Engine(**engine_settings(config))
         try:
             _run(config, hydra, folder, engine, request)
         except BaseException:
@@ -191,7 +182,7 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     quieten_libraries()
     own = Path(config.eval).name == config.eval and not config.eval.endswith(".safetensors")
     path = Path(hydra.runtime.output_dir, "checkpoints", f"{config.eval}.safetensors") if own else Path(config.eval)
-    engine = make_engine(config)
+    engine = Engine(**engine_settings(config))
     model = load_checkpoint(path, device=str(engine.device), trust=config.trust)
     sequence = make_sequence(config)
     same = shorten(sequence, config).fingerprint() == model.facts["sequence"]

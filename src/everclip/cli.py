@@ -49,6 +49,10 @@ def job(config: DictConfig) -> None:
             from everclip.build import check
 
             check(config, hydra_node)
+        elif config.plan:
+            from everclip.planning import plan
+
+            plan(config, hydra_node)
         elif config.eval is not None:
             from everclip.build import evaluate
 

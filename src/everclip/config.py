@@ -81,7 +81,7 @@ class TrainerConfig:
     accelerator: str = choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
     devices: Any = 1
     num_nodes: int = number(1, 1)
-    strategy: str = "auto"
+    strategy: str = choice("auto", "auto", "ddp")
     precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
     log_every: int = number(10, 1)
     accumulate: int = number(1, 1)

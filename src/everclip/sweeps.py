@@ -12,6 +12,7 @@ from everclip import storage
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
 
+
 @dataclass(frozen=True)
 class Job:
     """One run of a sweep.

@@ -46,7 +46,7 @@ class _CommandLauncher(Launcher):
         if len(once) < len(jobs):
             log.info("%d of %d runs are the same as others and run once", len(jobs) - len(once), len(jobs))
         sweep = Sweep(Path(self._config.paths.outputs).absolute(), once, os.getcwd())
-        codes = self.start(sweep)
+        codes = self.plan(sweep) if self._config.plan else self.start(sweep)
         OUTCOMES.extend(Outcome(Path(job.folder), codes.get(index, 0)) for index, job in enumerate(sweep.jobs))
         returns = JobReturn(status=JobStatus.COMPLETED)
         returns.return_value = None
@@ -76,6 +76,18 @@ class _CommandLauncher(Launcher):
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs or submits what is not finished; exit codes of jobs that did not end well, by index."""
         raise NotImplementedError
+
+    def plan(self, sweep: Sweep) -> dict[int, int]:
+        """Measures one run of each setting here, and says what all that are not finished would cost."""
+        from everclip.launchers import LocalRuns, log, unfinished
+        from everclip.plans import lines
+
+        left = unfinished(sweep)
+        settings = {Path(sweep.jobs[index].folder).parent: index for index in reversed(left)}
+        codes = LocalRuns(1).run(sweep, sorted(settings.values()), note=False)
+        for line in lines([sweep.jobs[index] for index in left]):
+            log.info("%s", line)
+        return codes
 
 
 def quoted(path: Path) -> str:
@@ -126,13 +138,19 @@ class SlurmLauncher(_CommandLauncher):
         from everclip.slurm import Options, queued, submit
 
         sweep.keep_notes()
-        sweep.jobs = [replace(j, words=[w for w in j.words if not w.startswith("check=")]) for j in sweep.jobs]
+        sweep.jobs = [
+            replace(j, words=[w for w in j.words if not w.startswith(("check=", "plan="))]) for j in sweep.jobs
+        ]
         left, waiting = unfinished(sweep), queued(sweep)
         todo = [index for index in left if index not in waiting]
         done, busy = len(sweep.jobs) - len(left), len(left) - len(todo)
         log.info("%d runs: %d finished, %d in the queue, %d to submit", len(sweep.jobs), done, busy, len(todo))
         sweep.write()
-        for line in submit(sweep, todo, Options(**self._options), dry=self._config.check):
+        for line in submit(sweep, todo, Options(**self._options), dry=self._config.check or self._config.plan):
             log.info("%s", line)
         log.info("everclip-status %s", sweep.path)
         return {}
+
+    def plan(self, sweep: Sweep) -> dict[int, int]:
+        """Also writes the script, without submitting it."""
+        return super().plan(sweep) | self.start(sweep)

@@ -184,7 +184,11 @@ class OptunaSweeper(Sweeper):
         if finished:
             kept = (word for word in fixed[1:] if not word.startswith("hparams_search="))
             best = [*kept, *(f"{key}={value}" for key, value in study.best_params.items())]
-            log.info("best of %d on held-out training pictures; on the test set: everclip %s", len(finished), shlex.join(best))
+            log.info(
+                "best of %d on held-out training pictures; on the test set: everclip %s",
+                len(finished),
+                shlex.join(best),
+            )
 
 
 def distribution(override: Override) -> BaseDistribution:
