@@ -190,7 +190,7 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
         raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")
     session = int(model.facts["session"]) if same else len(sequence.sessions) - 1
     result = Evaluator(engine, sequence).evaluate(model.method, session)
-    facts = {
+    facts: dict[str, Any] = {
         "checkpoint": path.name,
         "sequence": sequence.name,
         "fingerprint": sequence.fingerprint(),

@@ -70,8 +70,10 @@ class _CommandLauncher(Launcher):
         trainer = OmegaConf.to_container(config.trainer, resolve=True)
         plain = [word for word in overrides if not word.startswith("hparams_search=")]  # a run searches nothing itself
         words = [*flags, *plain, *ours, f"hydra.run.dir={quoted(folder)}"]
-        settings = {key: OmegaConf.to_container(config, resolve=True)[key] for key in config if key != "hydra"}
-        return Job(str(folder), words, **resources(trainer)), json_sha256(settings)
+        with open_dict(config):
+            del config["hydra"]
+        whole = OmegaConf.to_container(config, resolve=True)
+        return Job(str(folder), words, **resources(trainer)), json_sha256(whole)
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs or submits what is not finished; exit codes of jobs that did not end well, by index."""

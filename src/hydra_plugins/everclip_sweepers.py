@@ -43,7 +43,7 @@ def expanded(word: str, override: Override, loader: ConfigLoader) -> str:
     """
     from everclip.errors import ConfigError
 
-    glob = override.value()
+    glob: Any = override.value()
     if not isinstance(glob, Glob):
         return word
     group = override.key_or_group
@@ -194,7 +194,7 @@ class OptunaSweeper(Sweeper):
 def distribution(override: Override) -> BaseDistribution:
     """What Optuna draws from for a sweep in Hydra's grammar: an interval, integers, or a list."""
     distributions = _optuna().distributions
-    value = override.value()
+    value: Any = override.value()
     if isinstance(value, IntervalSweep):
         return distributions.FloatDistribution(float(value.start), float(value.end), log="log" in value.tags)
     if isinstance(value, RangeSweep) and isinstance(value.range(), range):
