@@ -103,6 +103,18 @@ def plan(config: DictConfig, hydra: DictConfig) -> None:
     """Measures, says and keeps what a run would cost."""
     quieten_libraries()
     engine = ProbeEngine(**engine_settings(config))
+    try:
+        estimate = _measure(config, hydra, engine)
+    except BaseException:
+        engine.close()
+        raise
+    if estimate is not None:
+        plans.write(Path(hydra.runtime.output_dir), estimate)
+        log.info("%s", estimate)
+
+
+def _measure(config: DictConfig, hydra: DictConfig, engine: ProbeEngine) -> Estimate | None:
+    """The estimate, on the first process alone: it has the files."""
     training = make_training(config)
     sequence, _, method = make_parts(config, load=True)
     whole = shorten(sequence, config)
@@ -126,21 +138,19 @@ def plan(config: DictConfig, hydra: DictConfig) -> None:
         ).run()
         log.setLevel(level)
         if engine.rank != 0:
-            return
+            return None
         records = probe.read_sessions()
         sizes = [probe.checkpoint(index).stat().st_size for index in range(len(records))]
         others = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file()) - sum(sizes)
     spent = sum(record["train_seconds"] + record["eval_seconds"] for record in records)
     around = before + time.monotonic() - begun - spent  # imports, weights, figures
-    estimate = Estimate(
+    return Estimate(
         seconds=around + sum(seconds(whole, records, engine.left, index) for index in range(len(whole.sessions))),
         devices=engine.world_size,
         device=engine.device.type,
         memory_mb=max(record["peak_memory_mb"] for record in records),
         disk_mb=(others + sum(sizes[0] + (sizes[-1] - sizes[0]) * index for index in range(len(whole.sessions)))) / 1e6,
     )
-    plans.write(Path(hydra.runtime.output_dir), estimate)
-    log.info("%s", estimate)
 
 
 def seconds(sequence: TaskSequence, records: list[dict[str, Any]], left: dict[int, float], session: int) -> float:
