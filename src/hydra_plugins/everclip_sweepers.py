@@ -14,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -195,9 +195,9 @@ def distribution(override: Override) -> BaseDistribution:
     """What Optuna draws from for a sweep in Hydra's grammar: an interval, integers, or a list."""
     distributions = _optuna().distributions
     value: Any = override.value()
-    if isinstance(value, IntervalSweep):
+    if override.is_interval_sweep():
         return distributions.FloatDistribution(float(value.start), float(value.end), log="log" in value.tags)
-    if isinstance(value, RangeSweep) and isinstance(value.range(), range):
+    if override.is_range_sweep() and isinstance(value.range(), range):
         numbers = value.range()
         return distributions.IntDistribution(numbers[0], numbers[-1], step=numbers.step)
     return distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
