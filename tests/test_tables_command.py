@@ -12,7 +12,7 @@ import pytest
 
 from everclip.tables import command
 from everclip.tables.composed import Composer
-from everclip.tables.experiments import make_experiment, scan
+from everclip.tables.experiments import Runs, make_experiment, scan
 from everclip.tables.reproduction import reproduction
 from everclip.tables.table import Entry
 from everclip.tables.wandb_runs import to_result
@@ -125,6 +125,20 @@ def test_reproduction_lists_what_is_obtained_and_what_is_not_run(tmp_path: Path)
     assert reproduction([name], scan([str(tmp_path / "runs")])).splitlines()[-1] == (
         f"| NCM | {name} | Avg 83.50 | Avg 85.00 | 1/2 | cccccccc | "
         "seed 1 not run: `everclip method=ncm seed=1`; no reason recorded |"
+    )
+
+
+def test_reproduction_says_which_data_sets_a_row_needs(tmp_path: Path) -> None:
+    parts = "parts: {A: sequence/dataset=dtd, B: sequence/dataset=eurosat}"
+    row = '{name: LoRA, run: "method=lora backbone=vit_b16_openai sequence=few_shot", seeds: [1]}'
+    (tmp_path / "parts.yaml").write_text(f'title: t\n{parts}\nrows: {{"": [{row}]}}\n')
+    assert (
+        reproduction([str(tmp_path / "parts.yaml")], Runs())
+        .splitlines()[-1]
+        .endswith(
+            "| not run: needs weights openai of ViT-B-16-quickgelu and data set dtd and data set eurosat: `everclip -m "
+            "method=lora backbone=vit_b16_openai sequence=few_shot sequence/dataset=dtd,eurosat seed=1` |"
+        )
     )
 
 

@@ -17,14 +17,21 @@ from everclip.console import terminal
 KINDS = {"methods": "method", "backbones": "backbone", "sequences": "sequence", "tables": "table"}
 
 
-def read_option(group: str, name: str) -> DictConfig:
-    """The node that `conf/<group>/<name>.yaml` puts under `group`, with its default data set, otherwise uncomposed."""
+def read_option(group: str, name: str, dataset: str | None = None) -> DictConfig:
+    """The node that `conf/<group>/<name>.yaml` puts under `group`, with a data set, otherwise uncomposed.
+
+    Args:
+        group: of options.
+        name: of one.
+        dataset: of a sequence over any; None: its default.
+    """
     loaded = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
     assert isinstance(loaded, DictConfig)
     node = loaded[group] if group == "method" else loaded
     assert isinstance(node, DictConfig)
     if group == "sequence" and "defaults" in node:
-        node.dataset = read_option("sequence/dataset", node.pop("defaults")[0].dataset)
+        default_dataset = node.pop("defaults")[0].dataset
+        node.dataset = read_option("sequence/dataset", dataset or default_dataset)
     return node
 
 
@@ -34,8 +41,16 @@ def option_names(group: str) -> list[str]:
 
 
 def describe(group: str, name: str) -> dict[str, Any]:
-    """Name, one line, options with defaults, source and needs of one option."""
-    node = read_option(group, name)
+    """Name, one line, options with defaults, source and needs of one option.
+
+    A sequence over any data set may be named with it, as in a run's folder: `few_shot_dtd`.
+    """
+    dataset = None
+    if group == "sequence" and name not in option_names(group):
+        (name, dataset), *_ = (
+            (base, name.removeprefix(f"{base}_")) for base in option_names(group) if name.startswith(f"{base}_")
+        )
+    node = read_option(group, name, dataset)
     comment = _comment(group, name)
     if group not in GROUPS:
         return {"name": name, "summary": comment, "options": {}, "source": "", "needs": ""}
@@ -48,7 +63,7 @@ def describe(group: str, name: str) -> dict[str, Any]:
         "summary": module.split("\n")[0] if group == "method" else comment or module.split("\n")[0],
         "options": {key: _short(options.get(key, default(p))) for key, p in signature_of(target).items()},
         "source": " ".join(source[1].split()) if source else "",
-        "needs": _needs(group, name, target, options),
+        "needs": f"data set {dataset}" if dataset else _needs(group, name, target, options),
     }
 
 
