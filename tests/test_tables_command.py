@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import wandb
 
 from everclip.tables import command
 from everclip.tables.composed import Composer
@@ -89,6 +90,7 @@ def test_errors_are_one_line(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # nobody is logged in there
+    wandb.teardown()  # a service that another test has started would ask the network, for 30 s
     with pytest.raises(SystemExit) as stop:
         run_table(*words)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("everclip: ")]
