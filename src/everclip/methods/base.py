@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.types import Batch, ClassSet, ImageSet, Phase, Session
@@ -140,3 +141,18 @@ class Method(nn.Module):
     def num_trainable(self) -> int:
         """Number of trained values, counted from the parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+class Rehearsal(Method):
+    """A method that keeps exemplars: their numbers (M,), see `Method.kept`, are a buffer and so part of its state."""
+
+    sees = "exemplars"
+    numbers: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.register_buffer("numbers", torch.empty(0, dtype=torch.long))
+
+    @override
+    def kept(self) -> Tensor:
+        return self.numbers

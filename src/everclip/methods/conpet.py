@@ -32,7 +32,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.memory.exemplars import random_of_each, with_memory
 from everclip.memory.mixed import MixedBatches
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.methods.base import Classifier, Extract, Rehearsal, similarity
 from everclip.modules.experts import NOBODY, Experts, Selector, choose, combine
 from everclip.modules.fine_tuning import first_template
 from everclip.modules.lora import Target, add_low_rank
@@ -40,7 +40,7 @@ from everclip.modules.tower_blocks import Towers
 from everclip.types import Batch, ClassSet, Phase, Positive, Session
 
 
-class Conpet(Method):
+class Conpet(Rehearsal):
     """Low-rank updates on mixed batches: a set per session and a selector, or one for all.
 
     Args:
@@ -60,9 +60,7 @@ class Conpet(Method):
         selector_lr: learning rate of the selector, whose gradient is clipped at norm 1; None: that of the run.
     """
 
-    sees = "exemplars"
     all_parameters_used = False  # experts and selector are trained in turn
-    numbers: Tensor
 
     def __init__(
         self,
@@ -89,11 +87,6 @@ class Conpet(Method):
         self.steps, self.new_per_old, self.per_class = steps, new_per_old, per_class
         self.top_k, self.teacher_forcing, self.null_logit = top_k, teacher_forcing, null_logit
         self.rows_of, self.selector_lr = selector, selector_lr
-        self.register_buffer("numbers", torch.empty(0, dtype=torch.long))
-
-    @override
-    def kept(self) -> Tensor:
-        return self.numbers
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:

@@ -22,12 +22,12 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.global_batch import global_rows
 from everclip.memory.exemplars import first_of_each, random_of_each, reservoir, share
-from everclip.methods.base import Extract, Method
+from everclip.methods.base import Extract, Rehearsal
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.types import Batch, Phase, Positive, Session
 
 
-class Er(Method):
+class Er(Rehearsal):
     """Fine-tuning with a replay batch beside each batch.
 
     Args:
@@ -38,9 +38,7 @@ class Er(Method):
         label_smoothing: share of the target spread over all classes.
     """
 
-    sees = "exemplars"
     couples_batch = True  # micro-batches need not divide the replay batch as they divide the other
-    numbers: Tensor
 
     def __init__(
         self,
@@ -57,11 +55,6 @@ class Er(Method):
         self.balanced = selection == "balanced"
         self.replay_batch_size = replay_batch_size
         self.label_smoothing = label_smoothing
-        self.register_buffer("numbers", torch.empty(0, dtype=torch.long))
-
-    @override
-    def kept(self) -> Tensor:
-        return self.numbers
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:

@@ -24,14 +24,14 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import distillation
 from everclip.memory.exemplars import class_means, first_of_each, herding_of_each, random_of_each, share, with_memory
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.methods.base import Classifier, Extract, Rehearsal, similarity
 from everclip.modules.class_rows import ClassRows
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.types import Batch, ClassSet, Phase, Positive, Session
 
 
-class Icarl(Method):
+class Icarl(Rehearsal):
     """Fine-tuning with exemplars, distillation from the previous model, and nearest mean of exemplars.
 
     Args:
@@ -45,9 +45,6 @@ class Icarl(Method):
         label_smoothing: share of the target spread over all classes.
         session_lr: learning rates of the sessions, by name, that have one of their own.
     """
-
-    sees = "exemplars"
-    numbers: Tensor
 
     def __init__(
         self,
@@ -72,12 +69,7 @@ class Icarl(Method):
         self.open_vocabulary = classify_by == "text"
         self.label_smoothing = label_smoothing
         self.session_lr = session_lr or {}
-        self.register_buffer("numbers", torch.empty(0, dtype=torch.long))
         self.means = ClassRows(backbone.embed_dim, trainable=False)
-
-    @override
-    def kept(self) -> Tensor:
-        return self.numbers
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
