@@ -1,4 +1,4 @@
-"""How the cost of CPE-CLIP grows over 5, 20 and 50 sessions of the embedded default: `python scripts/bench_growth.py`.
+"""How the cost of CPE-CLIP grows over 5, 20 and 50 sessions: `python scripts/bench_growth.py`; 9: the default run.
 
 Work is what passes through the method's loss and classifier, `backward`, the optimiser, and the loading and normalising
 of pictures; all other time is the runner's overhead. Steps: between the first loss and the last optimiser step of a
@@ -30,7 +30,8 @@ from everclip.run_folder import RunFolder
 from everclip.types import Session
 
 log = logging.getLogger("bench_growth")
-SESSIONS = {5: (60, 10), 20: (24, 4), 50: (51, 1)}  # base classes and new classes per session, of 100
+# Of 100 classes: those of the base session, those of every other one; and the base session's passes.
+SESSIONS = {5: (60, 10, 1), 9: (60, 5, 10), 20: (24, 4, 1), 50: (51, 1, 1)}
 
 
 class Ledger:
@@ -95,8 +96,8 @@ def watch(ledger: Ledger) -> None:
 
 def run(sessions: int, folder: Path, overrides: list[str]) -> tuple[Ledger, list[dict[str, Any]]]:
     """A whole run of so many sessions; what it cost, and its records."""
-    base, way = SESSIONS[sessions]
-    settings = [f"sequence.base_classes={base}", f"sequence.way={way}", "train.base.epochs=1", "trainer=cpu"]
+    base, way, epochs = SESSIONS[sessions]
+    settings = [f"sequence.base_classes={base}", f"sequence.way={way}", f"train.base.epochs={epochs}", "trainer=cpu"]
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
         places = [f"paths.outputs={folder}", f"paths.cache={folder}"]
         composed = compose("run", [*settings, *places, *overrides], return_hydra_config=True)
@@ -112,7 +113,7 @@ def run(sessions: int, folder: Path, overrides: list[str]) -> tuple[Ledger, list
 
 
 def show(sessions: int, ledger: Ledger, records: list[dict[str, Any]]) -> None:
-    """Prints medians over the few-shot sessions: the first and the last five, and all."""
+    """Prints medians over sessions: the first and the last five few-shot ones, all of these, and those of the run."""
 
     def spare(marks: list[tuple[float, float]], others: list[tuple[float, float]], index: int) -> float:
         (start, before), (end, after) = marks[index], others[index]
@@ -121,15 +122,15 @@ def show(sessions: int, ledger: Ledger, records: list[dict[str, Any]]) -> None:
     whole = [spare(ledger.starts, ledger.starts[1:], i) for i in range(len(records))]
     inside = [spare(ledger.losses, ledger.steps, i) for i in range(len(records))]
     spans = [end[0] - start[0] for start, end in zip(ledger.losses, ledger.steps, strict=True)]
-    share = sum(inside[1:]) / sum(spans[1:])
-    for title, rows in (("first 5", slice(1, 6)), ("last 5", slice(-5, None)), ("all", slice(1, None))):
+    few = {"first 5": slice(1, 6), "last 5": slice(-5, None), "few-shot": slice(1, None)}
+    for title, rows in (few | {"whole run": slice(None)}).items():
         columns = [
             *([record[key] for record in records[rows]] for key in ("train_seconds", "eval_seconds", "peak_memory_mb")),
             [a - b for a, b in zip(whole[rows], inside[rows], strict=True)],
             [1e3 * a / record["train_steps"] for a, record in zip(inside[rows], records[rows], strict=True)],
         ]
         medians = " | ".join(f"{statistics.median(column):.3f}" for column in columns)
-        log.info("| %d | %s | %s | %.1f |", sessions, title, medians, 100 * share)
+        log.info("| %d | %s | %s | %.1f |", sessions, title, medians, 100 * sum(inside[rows]) / sum(spans[rows]))
 
 
 def main() -> None:
