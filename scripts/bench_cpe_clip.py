@@ -17,13 +17,13 @@ import argparse
 import ctypes
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -173,15 +173,22 @@ def peak_memory(action: Action, device: torch.device) -> float:
     if child == 0:
         torch.set_num_threads(1)  # a forked child has none of the parent's threads
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls to what is resident now
+        before = highest_resident()
         action()
-        os.write(write, str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before).encode())
+        os.write(write, str(highest_resident() - before).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
         kilobytes = int(pipe.read())
     os.waitpid(child, 0)
     return kilobytes * 1024 / 1e6
+
+
+def highest_resident() -> int:
+    """Kilobytes: the highest mark of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def timed(action: Action, device: torch.device) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import resource
 import tempfile
 import time
@@ -125,8 +126,12 @@ def seconds(action: Callable[[], object], repeats: int, device: torch.device) ->
     return sorted(times)[len(times) // 2]
 
 
-def measure(name: str, options: argparse.Namespace, engine: Engine, cache: str) -> None:
-    """Prints one method's row, and what its cached reference texts save."""
+def measure(name: str, options: argparse.Namespace, cache: str) -> None:
+    """Prints one method's row, and what its cached reference texts save; in a process of its own, for its memory."""
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    log.setLevel(logging.INFO)
+    configuration.register()
+    engine = Engine()
     settings = composed(name, options, cache)
     sequence, _, method = make_parts(settings, load=True)
     method.to(engine.device)
@@ -186,7 +191,7 @@ def compare_texts(
 
 
 def peak_memory(device: torch.device) -> float:
-    """Highest memory use so far, MB: of the GPU, else of this process with all methods before."""
+    """Highest memory use so far, MB: of the GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -203,15 +208,14 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     log.setLevel(logging.INFO)
-    configuration.register()
-    engine = Engine()
-    log.info(
-        "%s, batch %d, %s, %d threads", options.backbone, options.batch_size, engine.device, torch.get_num_threads()
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    log.info("%s, batch %d, %s, %d threads", options.backbone, options.batch_size, device, torch.get_num_threads())
     log.info("| method       | s / step | peak (MB) | no grad | reference | trained     | checkpoint MB |")
     with tempfile.TemporaryDirectory() as cache:
         for name in options.methods:
-            measure(name, options, engine, cache)
+            child = multiprocessing.get_context("spawn").Process(target=measure, args=(name, options, cache))
+            child.start()
+            child.join()
 
 
 if __name__ == "__main__":
