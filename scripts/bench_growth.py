@@ -122,8 +122,8 @@ def show(sessions: int, ledger: Ledger, records: list[dict[str, Any]]) -> None:
     whole = [spare(ledger.starts, ledger.starts[1:], i) for i in range(len(records))]
     inside = [spare(ledger.losses, ledger.steps, i) for i in range(len(records))]
     spans = [end[0] - start[0] for start, end in zip(ledger.losses, ledger.steps, strict=True)]
-    few = {"first 5": slice(1, 6), "last 5": slice(-5, None), "few-shot": slice(1, None)}
-    for title, rows in (few | {"whole run": slice(None)}).items():
+    parts = {"first 5": slice(1, 6), "last 5": slice(-5, None), "few-shot": slice(1, None), "whole run": slice(None)}
+    for title, rows in parts.items():
         columns = [
             *([record[key] for record in records[rows]] for key in ("train_seconds", "eval_seconds", "peak_memory_mb")),
             [a - b for a, b in zip(whole[rows], inside[rows], strict=True)],
