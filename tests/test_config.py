@@ -7,6 +7,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from everclip import config
+from everclip.backbones.open_clip import OpenClip
 from everclip.catalogue import option_names
 from everclip.errors import ConfigError
 from everclip.types import Positive
@@ -96,6 +97,14 @@ class Chain:
     """Something made of a list of parts."""
 
     links: Sequence[Inner]
+
+
+def test_building_a_part_that_points_to_another_changes_neither(compose: Compose, tiny: Callable[[], OpenClip]) -> None:
+    composed = compose("method=zscl")
+    before = config.digest(composed)
+    config.build("method", composed.method, tiny())
+    assert OmegaConf.is_interpolation(composed.reference, "cache_dir")
+    assert config.digest(composed) == before
 
 
 def test_lists_of_parts_are_checked_and_built_one_by_one() -> None:

@@ -81,7 +81,7 @@ class TrainerConfig:
     accelerator: str = choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
     devices: Any = 1
     num_nodes: int = number(1, 1)
-    strategy: str = choice("auto", "auto", "ddp")
+    strategy: str = choice("auto", "auto", "ddp", "fsdp")
     precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true")
     log_every: int = number(10, 1)
     accumulate: int = number(1, 1)
@@ -314,8 +314,11 @@ def build(group: str, node: DictConfig, *positional: Any, **runtime: Any) -> Any
     Raises:
         ConfigError: the constructor refuses a value.
     """
+    alone = OmegaConf.create(
+        OmegaConf.to_container(node, resolve=True)
+    )  # Hydra resolves what a node points to in place
     try:
-        return instantiate(node, _partial_=True, _convert_="all")(*positional, **runtime)
+        return instantiate(alone, _partial_=True, _convert_="all")(*positional, **runtime)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{group}: {error}") from error
     except InstantiationException as error:  # Hydra's wrapping of what a nested part raised
