@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
+from everclip.backbones.open_clip import OpenClip
 from everclip.catalogue import option_names
 from everclip.checkpoint import load_session
 from everclip.data.loading import OrderedBatches, SeededBatches
+from everclip.errors import ConfigError
 from everclip.run_folder import RunFolder
 from everclip.types import Indices
 from tests.conftest import run_in
-from tests.two_processes import WORDS, text_gradient
+from tests.two_processes import DIVIDED, WORDS, text_gradient
 
 NAMES = option_names("method")
 
@@ -50,6 +55,36 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path
         assert (one.path / "accuracy_matrix.csv").read_bytes() == (two.path / "accuracy_matrix.csv").read_bytes()
     for name in alone if method == "cpe_clip" else ():
         torch.testing.assert_close(shared[name], alone[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two_processes")
+@pytest.mark.parametrize("method", DIVIDED)
+def test_divided_weights_give_what_whole_ones_give(together: Path, method: str) -> None:
+    whole, divided = RunFolder(together / method), RunFolder(together / "fsdp" / method)
+    assert (divided.path / "counts.csv").read_text() == (whole.path / "counts.csv").read_text()
+    for ours, theirs in zip(divided.read_sessions(), whole.read_sessions(), strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
+        assert [task["correct"] for task in ours["tasks"]] == [task["correct"] for task in theirs["tasks"]]
+    adapted, expected = load_session(divided.checkpoint(1))[0], load_session(whole.checkpoint(1))[0]
+    assert adapted.keys() == expected.keys()
+    for name in adapted:
+        torch.testing.assert_close(adapted[name], expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two_processes")
+def test_every_process_keeps_its_part_of_divided_weights(together: Path) -> None:
+    first, second = (torch.load(together / f"sizes_{rank}.pt") for rank in range(2))
+    assert first["own"] + second["own"] == first["all"]
+    assert 0.45 < first["own"] / first["all"] < 0.55
+
+
+def test_weights_are_divided_where_some_are_frozen_only(tiny: Callable[[], OpenClip]) -> None:
+    backbone = tiny()
+    backbone.requires_grad_(True)
+    with pytest.raises(ConfigError, match="this method trains all; use"):
+        backbone.shard_blocks(cast(DeviceMesh, None))
 
 
 @pytest.mark.slow
@@ -127,3 +162,4 @@ def test_batches_may_be_drawn_instead_of_shuffled() -> None:
 def test_evaluation_shares_hold_every_picture_once(world_size: int) -> None:
     shares = [list(OrderedBatches(10, 3, rank, world_size)) for rank in range(world_size)]
     assert sorted(picture for share in shares for batch in share for picture in batch) == list(range(10))
+    assert len({len(share) for share in shares}) == 1

@@ -140,10 +140,14 @@ def everclip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_strategies_that_cannot_hold_a_run_are_refused(everclip: Everclip, tmp_path: Path) -> None:
-    for name in ("ddp_spawn", "fsdp"):
-        code, _, error = everclip(f"trainer.strategy={name}", "trainer.devices=2")
-        assert code == 2
-        assert error.startswith(f"everclip: trainer.strategy={name}: must be one of auto, ddp")
+    code, _, error = everclip("trainer.strategy=ddp_spawn", "trainer.devices=2")
+    assert code == 2
+    assert error.startswith("everclip: trainer.strategy=ddp_spawn: must be one of auto, ddp, fsdp")
+    code, _, error = everclip("trainer.strategy=fsdp", "trainer=cpu")
+    assert code == 2
+    assert error.startswith(
+        "everclip: trainer.strategy=fsdp divides weights among processes: trainer.devices=2 or more"
+    )
     assert not list(tmp_path.rglob("run.json"))
 
 

@@ -7,13 +7,25 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
+from everclip.backbones.open_clip import OpenClip
 from everclip.losses.distillation import image_text_distillation
 from everclip.losses.global_batch import global_rows
 from tests.conftest import run_in
 
-# 9 pictures per later session in batches of 4: the last batch has one picture, so one process has none.
-WORDS = ("sequence.way=3", "sequence.num_classes=9", "sequence.shots=3", "train.batch_size=4", "train.base.epochs=1")
+# 9 pictures per later session in batches of 4: the last batch has one picture, so one process has none. Of 15 test
+# pictures one process has 8, the other 7: with 7 at a time, the second one's last batch is empty.
+WORDS = (
+    "sequence.way=3",
+    "sequence.num_classes=9",
+    "sequence.shots=3",
+    "train.batch_size=4",
+    "train.base.epochs=1",
+    "data.eval_batch_size=7",
+)
+DIVIDED = ("cpe_clip", "lora", "rail")
 
 
 def text_gradient(shares: tuple[slice, ...]) -> Tensor:
@@ -37,11 +49,22 @@ def text_gradient(shares: tuple[slice, ...]) -> Tensor:
     return weight.grad
 
 
+def sizes() -> dict[str, int]:
+    """Values of the blocks of a divided backbone: all, and those that this process keeps."""
+    backbone = OpenClip(model="everclip-tiny", weights="embedded")
+    backbone.shard_blocks(init_device_mesh("cpu", (2,)))
+    divided = [p for p in backbone.parameters() if isinstance(p, DTensor)]
+    return {"all": sum(p.numel() for p in divided), "own": sum(p.to_local().numel() for p in divided)}
+
+
 if __name__ == "__main__":
+    folder, cache = Path(sys.argv[1]), Path(sys.argv[2])
     for name in sys.argv[3:]:
-        words = (*WORDS, f"method={name}", "trainer=ddp", "trainer.accelerator=cpu")
-        run_in(Path(sys.argv[1]) / name, Path(sys.argv[2]), *words)
+        run_in(folder / name, cache, *WORDS, f"method={name}", "trainer=ddp", "trainer.accelerator=cpu")
+    for name in DIVIDED:
+        run_in(folder / "fsdp" / name, cache, *WORDS, f"method={name}", "trainer=fsdp", "trainer.accelerator=cpu")
+    torch.save(sizes(), folder / f"sizes_{torch.distributed.get_rank()}.pt")
     # One picture is on both processes: it counts once.
     gradient = text_gradient((slice(0, 4), slice(3, 5)))
     torch.distributed.all_reduce(gradient)
-    torch.save(gradient / 2, Path(sys.argv[1]) / "gradient.pt")
+    torch.save(gradient / 2, folder / "gradient.pt")

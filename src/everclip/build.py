@@ -183,7 +183,8 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     own = Path(config.eval).name == config.eval and not config.eval.endswith(".safetensors")
     path = Path(hydra.runtime.output_dir, "checkpoints", f"{config.eval}.safetensors") if own else Path(config.eval)
     engine = Engine(**engine_settings(config))
-    model = load_checkpoint(path, device=str(engine.device), trust=config.trust)
+    model = load_checkpoint(path, trust=config.trust)
+    engine.place(model.method)
     sequence = make_sequence(config)
     same = shorten(sequence, config).fingerprint() == model.facts["sequence"]
     if not same and not model.method.open_vocabulary:

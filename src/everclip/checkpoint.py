@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from everclip import storage
 from everclip.digest import json_sha256, state_sha256, tensor_sha256
@@ -47,7 +48,8 @@ class Adapted:
         self._changed: set[str] = set()
 
     def _state(self) -> dict[str, Tensor]:
-        return self._method.state_dict()
+        # Weights that are divided among processes are frozen.
+        return {n: value for n, value in self._method.state_dict().items() if not isinstance(value, DTensor)}
 
     def tensors(self) -> dict[str, Tensor]:
         """The adapted tensors by name, on the CPU."""

@@ -56,6 +56,7 @@ def quieten_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # any machine of a cluster has it
+    warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated")  # Lightning 2.6 on torch 2.15
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger about random weights
 
 

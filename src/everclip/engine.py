@@ -16,7 +16,9 @@ import torch.distributed
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 
 from everclip.data.augment import Augmentation, augment
 from everclip.data.loading import OrderedBatches, PairedBatches, SeededBatches, make_loader
@@ -35,7 +37,7 @@ class Engine:
         accelerator: `auto`, `cpu`, `gpu`, as in Lightning.
         devices: how many (or which) per node.
         num_nodes: machines.
-        strategy: as in Lightning.
+        strategy: `auto`, `ddp`, or `fsdp`: as `ddp`, with the frozen weights of the blocks divided among processes.
         precision: as in Lightning, or `auto`: bfloat16 mixed precision on a GPU that has it, float32 elsewhere.
         num_workers: loader processes.
         eval_batch_size: pictures per forward pass without gradients.
@@ -69,9 +71,10 @@ class Engine:
             "accelerator": accelerator,
             "devices": devices,
             "num_nodes": num_nodes,
-            "strategy": strategy,
+            "strategy": "ddp" if strategy == "fsdp" else strategy,
             "precision": precision,
         }
+        self._sharded = strategy == "fsdp"
         if SLURMEnvironment.detect():  # requeueing is the job's business: it sees exit code 75
             self._settings["plugins"] = SLURMEnvironment(auto_requeue=False)
         try:
@@ -84,11 +87,27 @@ class Engine:
         self.world_size = self._fabric.world_size
         if isinstance(devices, int) and devices > 0 and self.world_size != devices * num_nodes:
             raise ConfigError(f"{devices} devices on {num_nodes} nodes were asked for, {self.world_size} processes run")
+        if self._sharded and self.world_size == 1:
+            raise ConfigError("trainer.strategy=fsdp divides weights among processes: trainer.devices=2 or more")
         self._num_workers = num_workers
         self._eval_batch_size = eval_batch_size
         self._parts = accumulate
         self._auto_batch = auto_batch
         self._seed = seed
+
+    def place(self, method: Method) -> None:
+        """Moves a method to this process's device, dividing frozen weights if asked for.
+
+        Raises:
+            ConfigError: its weights cannot be divided.
+        """
+        if self._sharded and not method.shardable:
+            raise ConfigError(
+                "trainer.strategy=fsdp cannot divide the weights of this method; use trainer.strategy=ddp"
+            )
+        if self._sharded:  # block by block, so that a device never holds them all
+            method.backbone.shard_blocks(init_device_mesh(self.device.type, (self.world_size,)))
+        method.to(self.device).eval()
 
     def fit(
         self,
@@ -146,7 +165,6 @@ class Engine:
                 state = PhaseState(steps)
             except torch.OutOfMemoryError as error:
                 state = self._more_parts(module, batch_size, error)
-        method.to(self.device)  # Lightning leaves the module on the CPU
         method.eval()
 
     def _run(self, module: PhaseModule, loader: Any, gradient_clip: float | None, all_used: bool) -> None:
@@ -175,15 +193,14 @@ class Engine:
         self._parts *= 2
         log.warning("%s; going on with %d micro-batches per step, the step stays the same", full, self._parts)
         state = module.state()
-        module.method.to(self.device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         return state
 
     def _trainer(self, gradient_clip: float | None, all_used: bool) -> L.Trainer:
         settings = dict(self._settings)
-        if self.world_size > 1 and settings["strategy"] in ("auto", "ddp") and not all_used:
-            settings["strategy"] = "ddp_find_unused_parameters_true"
+        if self.world_size > 1:  # all processes have loaded the same weights
+            settings["strategy"] = DDPStrategy(find_unused_parameters=not all_used, init_sync=False)
         return L.Trainer(
             **settings,
             max_epochs=1,
@@ -197,7 +214,7 @@ class Engine:
         )
 
     def batches(self, images: ImageSet, method: Method) -> Iterable[Batch]:
-        """This process's share of all pictures, in order, on the device and normalised."""
+        """This process's share of all pictures, in order, on the device and normalised; as many batches everywhere."""
         sampler = OrderedBatches(len(images), self._eval_batch_size, self.rank, self.world_size)
         for batch in make_loader(images, method.backbone.resize, sampler, self._num_workers):
             yield batch.to(self.device).with_images(method.backbone.normalize)
@@ -216,12 +233,6 @@ class Engine:
                     features.append(encode(batch.images).float())
                     labels.append(batch.labels)
                     indices.append(batch.indices)
-            if not features:  # more processes than pictures
-                first = method.backbone.normalize(images.images([0], method.backbone.resize).to(self.device))
-                with torch.no_grad(), self.inference():
-                    features.append(encode(first).float()[:0])
-                none = torch.empty(0, dtype=torch.long, device=self.device)
-                labels, indices = [none], [none]
             order = self.gather(torch.cat(indices)).argsort()
             return self.gather(torch.cat(features))[order], self.gather(torch.cat(labels))[order]
 

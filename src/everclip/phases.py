@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import lightning as L
 import torch
@@ -143,6 +143,10 @@ class PhaseModule(L.LightningModule):
         self._totals: dict[str, Tensor] = {}
         self._losses: dict[str, float] = {}
         self._stop = False
+
+    def cpu(self) -> Self:
+        """Stays where it is: Lightning would move it at the end, and nothing else asks."""
+        return self
 
     def on_train_start(self) -> None:
         self._remember_lr()

@@ -94,7 +94,6 @@ class ProbeEngine(Engine):
         try:
             super().fit(method, session, phase, number, training, watch, resume)
         except _EnoughError:
-            method.to(self.device)
             method.eval()
         self.left[session.index] = self.left.get(session.index, 0.0) + watch.left
 

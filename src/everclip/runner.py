@@ -139,7 +139,7 @@ class Runner:
             elif progress:
                 where = f", in phase {progress.phase + 1} of the next one after {progress.state.step} steps"
             log.info("resuming after session %d of %d%s", len(self._records), len(self._sequence.sessions), where)
-        self._method.to(self._engine.device).eval()
+        self._engine.place(self._method)
         return trained, progress
 
     def _restore(self, session: int, *, expected: bool) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from everclip.backbones.insertion import TokenEdit
 
@@ -49,6 +50,14 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def compile_blocks(self) -> None:
         """Lets torch.compile make the blocks of edited passes faster; numbers change by rounding only."""
+
+    @abstractmethod
+    def shard_blocks(self, mesh: DeviceMesh) -> None:
+        """Divides the frozen weights of the blocks among processes, which from then on pass through them together.
+
+        Raises:
+            ConfigError: a tower that is no plain transformer, or blocks without frozen weights.
+        """
 
     @property
     @abstractmethod

@@ -23,7 +23,8 @@ def _check_plain(block: Any) -> None:
     """
     attention = block.attn
     plain = (
-        type(block) is ResidualAttentionBlock
+        isinstance(block, ResidualAttentionBlock)
+        and type(block).forward is ResidualAttentionBlock.forward
         and isinstance(attention, nn.MultiheadAttention)
         and attention.batch_first
         and attention.in_proj_weight is not None

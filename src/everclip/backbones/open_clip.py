@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.utils import parametrize
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
@@ -24,6 +25,7 @@ from everclip.backbones.base import Backbone, Tower
 from everclip.backbones.blocks import fuse_activations, run_block, run_block_naively
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
+from everclip.backbones.sharded import run_sharded, shard
 from everclip.digest import state_sha256
 from everclip.errors import ConfigError, MissingError
 
@@ -62,7 +64,7 @@ class OpenClip(Backbone):
         self.model.requires_grad_(False)
         fuse_activations(self.model)
         self.tokenizer = open_clip.get_tokenizer(model)
-        self._run_block = run_block
+        self._run_block: Callable[..., Tensor] = run_block
         self._tokenize = lru_cache(maxsize=16)(self._tokenize_anew)  # prompts ask for the same texts in every step
         self.train(False)
 
@@ -106,6 +108,17 @@ class OpenClip(Backbone):
     def compile_blocks(self) -> None:
         self._run_block = compiled(run_block)
 
+    def shard_blocks(self, mesh: DeviceMesh) -> None:
+        if self.vision is None or self.text is None:
+            raise ConfigError(
+                f"trainer.strategy=fsdp divides the blocks of plain transformers, which backbone "
+                f"{self.provenance['model']} is not built of; use trainer.strategy=ddp"
+            )
+        for tower in (self.model.visual, self._text):
+            for block in tower.transformer.resblocks:
+                shard(block, mesh, self._run_block)
+        self._run_block = run_sharded
+
     @property
     def logit_scale(self) -> Tensor:
         return self.model.logit_scale.exp()
@@ -131,7 +144,8 @@ class OpenClip(Backbone):
         self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
     ) -> Tensor:
         if edit is None and project:
-            features = self.model.encode_image(images)
+            some = images if len(images) else images.new_zeros(1, *images.shape[1:])  # open_clip cannot reshape none
+            features = self.model.encode_image(some)[: len(images)]
         else:
             features = self._encode_edited_image(images, edit or TokenEdit())
             features = features @ self.model.visual.proj if project else features

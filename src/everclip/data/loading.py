@@ -47,7 +47,8 @@ class PreparedImages(Dataset[Any]):
     def _batch(self, images: ImageSet, indices: list[int], auxiliary: Batch | None = None) -> Batch:
         rows = torch.tensor(indices, dtype=torch.long)
         labels = torch.from_numpy(images.labels[np.asarray(indices, dtype=np.int64)])
-        return Batch(images.images(indices, self._resize), labels, rows, auxiliary)
+        pictures = images.images(indices or [0], self._resize)[: len(indices)]
+        return Batch(pictures, labels, rows, auxiliary)
 
 
 class SeededBatches(Sampler[list[int]]):
@@ -141,17 +142,21 @@ class PairedBatches(Sampler[list[int]]):
 
 
 class OrderedBatches(Sampler[list[int]]):
-    """Every `world_size`-th picture in order, none twice: for evaluation and feature passes."""
+    """Every `world_size`-th picture in order, none twice: for evaluation and feature passes.
+
+    All processes have equally many batches; the last one of some may be empty.
+    """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self._indices = range(rank, length, world_size)
         self._batch_size = batch_size
+        self._largest_share = math.ceil(length / world_size)
 
     def __len__(self) -> int:
-        return math.ceil(len(self._indices) / self._batch_size)
+        return math.ceil(self._largest_share / self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self._indices), self._batch_size):
+        for start in range(0, self._largest_share, self._batch_size):
             yield list(self._indices[start : start + self._batch_size])
 
 

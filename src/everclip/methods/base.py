@@ -47,6 +47,8 @@ class Method(nn.Module):
             names, which come as `session.memory`; or `all` sessions so far, in which case `session.train` holds them.
         open_vocabulary: whether classes that were never trained on can be scored.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
+        shardable: whether frozen weights may be divided among processes: nothing but passes through the backbone reads
+            them, and every batch makes the same passes whatever its pictures are.
         couples_batch: whether the loss depends on how a batch is divided into micro-batches, as it does where pictures
             are compared with each other (over processes `everclip.losses.global_batch` joins a batch again).
     """
@@ -54,6 +56,7 @@ class Method(nn.Module):
     sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"
     open_vocabulary: bool = True
     all_parameters_used: ClassVar[bool] = True
+    shardable: bool = True
     couples_batch: bool = False
 
     def __init__(self, backbone: Backbone) -> None:

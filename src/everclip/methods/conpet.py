@@ -84,6 +84,7 @@ class Conpet(Rehearsal):
         self.experts = Experts(add_low_rank(backbone, rank=rank, targets=targets, towers=towers, scale=alpha / rank))
         self.selector = Selector(backbone.embed_dim)
         self.dynamic = mode == "dynamic"
+        self.shardable = not self.dynamic  # the experts chosen for some pictures, and no others
         self.steps, self.new_per_old, self.per_class = steps, new_per_old, per_class
         self.top_k, self.teacher_forcing, self.null_logit = top_k, teacher_forcing, null_logit
         self.rows_of, self.selector_lr = selector, selector_lr

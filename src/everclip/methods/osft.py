@@ -53,6 +53,8 @@ class Osft(Method):
 
     importance: Tensor
 
+    shardable = False  # the directions of weights are computed from whole weights
+
     def __init__(
         self,
         backbone: Backbone,
