@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import math
 import os
 import statistics
 import subprocess
@@ -200,7 +201,7 @@ def timed(action: Action, device: torch.device) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def measure(subjects: dict[str, Any], case: Case, repeats: int, autocast: Any) -> None:
+def measure(subjects: dict[str, Any], case: Case, repeats: int, autocast: Any, *, memory_too: bool) -> None:
     """Prints one line per subject."""
     device: torch.device = next(iter(subjects.values())).backbone.device
     images = torch.randn(case.pictures, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
@@ -208,7 +209,7 @@ def measure(subjects: dict[str, Any], case: Case, repeats: int, autocast: Any) -
     flops, memory = {}, {}
     with autocast:
         for name, action in actions.items():
-            memory[name] = peak_memory(action, device)
+            memory[name] = peak_memory(action, device) if memory_too else math.nan
         for name, action in actions.items():  # warms up, too
             with FlopCounterMode(display=False) as counter:
                 action()
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--eval-images", type=int, help="default: 256 on a GPU, 64 elsewhere")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the pass on one thread that measures it")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these cases, counted from 0")
     options = parser.parse_args()
     if options.only is None:  # a process for each: memory that an earlier case has freed would hide the peak
@@ -255,7 +257,8 @@ def main() -> None:
     log.info("%s, %s, %d threads", options.device, options.precision, options.threads)
     autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16")
     for number in options.only:
-        measure(subjects, cases(eval_images)[number], options.repeats, autocast)
+        case = cases(eval_images)[number]
+        measure(subjects, case, options.repeats, autocast, memory_too=not options.no_memory)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How the cost of CPE-CLIP grows over 5, 20 and 50 sessions: `python scripts/bench_growth.py`; 9: the default run.
 
-Work is what passes through the method's loss and classifier, `backward`, the optimiser, and the loading and normalising
-of pictures; all other time is the runner's overhead. Steps: between the first loss and the last optimiser step of a
-session. The seconds of nested parts count once.
+Work is what passes through the method's loss, `before_step` and classifier, `backward`, the optimiser, and the loading
+and normalising of pictures; all other time is the runner's overhead. Steps: between the first loss and the last
+optimiser step of a session. The seconds of nested parts count once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omegaconf import open_dict
 
 from everclip import build, config
 from everclip.backbones.base import Backbone
-from everclip.data.images import ArrayImages
+from everclip.data.loading import PreparedImages
 from everclip.methods.base import Extract
 from everclip.methods.cpe_clip import CpeClip
 from everclip.run_folder import RunFolder
@@ -90,7 +90,9 @@ def watch(ledger: Ledger) -> None:
     torch.optim.SGD.step = counted_step  # type: ignore[method-assign]  # measured
     CpeClip.classifier = lambda self, classes: ledger.counted(ledger.counted(classifier)(self, classes))  # type: ignore[method-assign]  # measured
     torch.Tensor.backward = ledger.counted(torch.Tensor.backward)  # type: ignore[method-assign]  # measured
-    ArrayImages.images = ledger.counted(ArrayImages.images)  # type: ignore[method-assign]  # measured
+    torch.optim.SGD.zero_grad = ledger.counted(torch.optim.SGD.zero_grad)  # type: ignore[method-assign]  # measured
+    CpeClip.before_step = ledger.counted(CpeClip.before_step)  # type: ignore[method-assign]  # measured
+    PreparedImages.__getitems__ = ledger.counted(PreparedImages.__getitems__)  # type: ignore[method-assign]  # measured
     Backbone.normalize = ledger.counted(Backbone.normalize)  # type: ignore[method-assign]  # measured
 
 

@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
@@ -49,6 +50,9 @@ class GivenFeatures(Backbone):
         self.embed_dim = table.shape[1]
 
     def compile_blocks(self) -> None:
+        raise AssertionError("there are no blocks")
+
+    def shard_blocks(self, mesh: DeviceMesh) -> None:
         raise AssertionError("there are no blocks")
 
     @property
