@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from everclip.launchers import clean_environment, gpus_of, refuse_ranks
 from everclip.run_folder import RunFolder
 from everclip.sweeps import Job, Sweep, distinct
 from hydra_plugins.everclip_launchers import quoted, resources
-from tests.conftest import SMALL
+from tests.conftest import SMALL, run_in
 
 BOTH = {("on2", "seed0", "2"), ("on1", "seed0", "1")}
 QUICK = [*SMALL, "method=finetune", "max_sessions=2", "train.batch_size=8"]
@@ -44,6 +45,13 @@ def runs_below(folder: Path) -> dict[tuple[str, ...], RunFolder]:
     return found
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Callable[[str], RunFolder]:
+    """Gives the run of `QUICK` in this process with a seed, made once."""
+    folder = tmp_path_factory.mktemp("alone")
+    return cache(lambda seed: run_in(folder / seed, cache_dir, *QUICK, f"seed={seed}"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
@@ -59,7 +67,7 @@ def runs_below(folder: Path) -> dict[tuple[str, ...], RunFolder]:
 def test_every_job_has_its_folder_its_processes_and_its_numbers(
     words: list[str],
     expected: set[tuple[str, ...]],
-    run: Callable[..., RunFolder],
+    alone: Callable[[str], RunFolder],
     tmp_path: Path,
     cache_dir: Path,
 ) -> None:
@@ -72,9 +80,9 @@ def test_every_job_has_its_folder_its_processes_and_its_numbers(
     folders = {path for path in (tmp_path / "outputs").rglob("seed*") if path.is_dir()}
     assert folders == {ours.path for ours in found.values()}
     for (_, seed, _), ours in found.items():
-        alone = run(*QUICK, f"seed={seed.removeprefix('seed')}", folder=f"alone-{seed}")
-        assert (ours.path / "counts.csv").read_text() == (alone.path / "counts.csv").read_text()
-        for session, other in zip(ours.read_sessions(), alone.read_sessions(), strict=True):
+        single = alone(seed.removeprefix("seed"))
+        assert (ours.path / "counts.csv").read_text() == (single.path / "counts.csv").read_text()
+        for session, other in zip(ours.read_sessions(), single.read_sessions(), strict=True):
             for task, reference in zip(session["tasks"], other["tasks"], strict=True):
                 assert abs(task["correct"] - reference["correct"]) <= 1
 
