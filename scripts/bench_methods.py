@@ -216,6 +216,8 @@ def main() -> None:
             child = multiprocessing.get_context("spawn").Process(target=measure, args=(name, options, cache))
             child.start()
             child.join()
+            if child.exitcode:
+                raise SystemExit(f"{name} failed")
 
 
 if __name__ == "__main__":
