@@ -80,6 +80,12 @@ def test_every_process_keeps_its_part_of_divided_weights(together: Path) -> None
     assert 0.45 < first["own"] / first["all"] < 0.55
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("two_processes")
+def test_methods_that_read_whole_weights_are_refused(together: Path) -> None:
+    assert (together / "refusal.txt").read_text().startswith("trainer.strategy=fsdp cannot divide the weights of this")
+
+
 def test_weights_are_divided_where_some_are_frozen_only(tiny: Callable[[], OpenClip]) -> None:
     backbone = tiny()
     backbone.requires_grad_(True)

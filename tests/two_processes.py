@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from everclip.backbones.open_clip import OpenClip
+from everclip.errors import ConfigError
 from everclip.losses.distillation import image_text_distillation
 from everclip.losses.global_batch import global_rows
 from tests.conftest import run_in
@@ -57,12 +59,20 @@ def sizes() -> dict[str, int]:
     return {"all": sum(p.numel() for p in divided), "own": sum(p.to_local().numel() for p in divided)}
 
 
+def refusal(folder: Path, cache: Path, name: str) -> str:
+    """Why the weights of a method are not divided."""
+    with pytest.raises(ConfigError) as error:
+        run_in(folder, cache, *WORDS, f"method={name}", "trainer=fsdp", "trainer.accelerator=cpu")
+    return str(error.value)
+
+
 if __name__ == "__main__":
     folder, cache = Path(sys.argv[1]), Path(sys.argv[2])
     for name in sys.argv[3:]:
         run_in(folder / name, cache, *WORDS, f"method={name}", "trainer=ddp", "trainer.accelerator=cpu")
     for name in DIVIDED:
         run_in(folder / "fsdp" / name, cache, *WORDS, f"method={name}", "trainer=fsdp", "trainer.accelerator=cpu")
+    (folder / "refusal.txt").write_text(refusal(folder / "fsdp" / "osft", cache, "osft"))
     torch.save(sizes(), folder / f"sizes_{torch.distributed.get_rank()}.pt")
     # One picture is on both processes: it counts once.
     gradient = text_gradient((slice(0, 4), slice(3, 5)))

@@ -74,6 +74,7 @@ class DataConfig:
 class TrainerConfig:
     """Where to run, as in Lightning; precision auto: bfloat16 mixed on a GPU that has it, float32 elsewhere.
 
+    strategy: `ddp`: data parallel; `fsdp`: also divides frozen weights; auto: `ddp` on more than one device.
     accumulate: micro-batches per step; auto_batch: double them when memory does not hold a step; compile: the blocks of
     prompted towers by torch.compile, which takes a minute or so first.
     """
