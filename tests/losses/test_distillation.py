@@ -26,10 +26,21 @@ def test_agreement_costs_the_teachers_entropy_and_pulls_nowhere() -> None:
 
 
 def test_both_directions_are_weighted() -> None:
-    student, teacher = (torch.randn(2, 3, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    losses = image_text_distillation(student, teacher, temperature=2.0, image_weight=5.0, text_weight=0.5)
-    torch.testing.assert_close(losses["image_distillation"], 5 * distillation(student, teacher))
-    torch.testing.assert_close(losses["text_distillation"], 0.5 * distillation(student.T, teacher.T))
+    student, teacher, texts = (torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (2, 2, 3))
+    teacher = teacher + 1
+    losses = image_text_distillation(
+        student,
+        teacher,
+        texts,
+        scale=torch.tensor(7.0),
+        indices=torch.arange(2),
+        temperature=2.0,
+        image_weight=5.0,
+        text_weight=0.5,
+    )
+    own, known = 7 * student @ texts.T, 7 * teacher @ texts.T
+    torch.testing.assert_close(losses["image_distillation"], 5 * distillation(own, known))
+    torch.testing.assert_close(losses["text_distillation"], 0.5 * distillation(own.T, known.T))
 
 
 def test_squared_distance_by_hand() -> None:

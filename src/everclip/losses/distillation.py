@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from everclip.losses.global_batch import global_rows
+from everclip.losses.similarity import similarity
+
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     """Cross-entropy (scalar) of the student's softened distribution under the teacher's, times T squared.
@@ -26,25 +29,37 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> 
 
 
 def image_text_distillation(
-    student: Tensor, teacher: Tensor, *, temperature: float, image_weight: float, text_weight: float
+    student: Tensor,
+    teacher: Tensor,
+    texts: Tensor,
+    *,
+    scale: Tensor,
+    indices: Tensor,
+    temperature: float,
+    image_weight: float,
+    text_weight: float,
 ) -> dict[str, Tensor]:
-    """Weighted distillation of image-text similarities in both directions.
+    """Weighted distillation of image-text similarities in both directions, over the batch of all processes.
 
     `image_distillation` compares distributions over the texts, one per picture; `text_distillation` those over the
     pictures of the batch, one per text.
 
     Args:
-        student: scaled similarities (B, M) of B pictures and M texts.
+        student: features (B, E) of B pictures.
         teacher: the same by the teacher.
+        texts: features (M, E) that both are compared with.
+        scale: of the similarities.
+        indices: (B,) of the pictures, see `global_rows`.
         temperature: of both directions.
         image_weight: of `image_distillation`.
         text_weight: of `text_distillation`.
 
     Source: arXiv 2303.06628 equations 3 and 4 (Thunderbeee/ZSCL @ b96e714, mtil/src/models/finetune.py).
     """
+    own, known = (scale * similarity(features, texts) for features in global_rows(indices, student, teacher))
     return {
-        "image_distillation": image_weight * distillation(student, teacher, temperature),
-        "text_distillation": text_weight * distillation(student.T, teacher.T, temperature),
+        "image_distillation": image_weight * distillation(own, known, temperature),
+        "text_distillation": text_weight * distillation(own.T, known.T, temperature),
     }
 
 

@@ -11,22 +11,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.losses.similarity import similarity
 from everclip.types import Batch, ClassSet, ImageSet, Phase, Session
 
 # extract(pictures, encode) -> features (N, D), labels (N,): `encode` maps normalised pictures (B, 3, S, S) to (B, D);
 # it runs without gradients, in evaluation precision, over all pictures in their order, and is complete on every rank.
 Extract = Callable[[ImageSet, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 Classifier = Callable[[Tensor], Tensor]
-
-
-def similarity(features: Tensor, rows: Tensor) -> Tensor:
-    """Dot products (B, C) of features (B, E) and rows (C, E), at least in float32, also under mixed precision.
-
-    With 8 bits, logits near 25 come in steps of 0.125, and ties go to the class that came first.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        precision = torch.promote_types(features.dtype, torch.float32)
-        return features.to(precision) @ rows.to(precision).T
 
 
 class Method(nn.Module):

@@ -24,7 +24,8 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.orthogonality import orthogonality
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.losses.similarity import similarity
+from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import (
     Layers,

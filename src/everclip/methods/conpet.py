@@ -30,9 +30,10 @@ from torch.nn.utils import clip_grad_norm_
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.losses.similarity import similarity
 from everclip.memory.exemplars import random_of_each, with_memory
 from everclip.memory.mixed import MixedBatches
-from everclip.methods.base import Classifier, Extract, Rehearsal, similarity
+from everclip.methods.base import Classifier, Extract, Rehearsal
 from everclip.modules.experts import NOBODY, Experts, Selector, choose, combine
 from everclip.modules.fine_tuning import first_template
 from everclip.modules.lora import Target, add_low_rank

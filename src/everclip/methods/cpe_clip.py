@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.losses.similarity import similarity
+from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.prompts import DeepPrompts, PromptMode
 from everclip.types import Batch, ClassSet, Positive, Session, Template
 

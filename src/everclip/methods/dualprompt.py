@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.losses.similarity import similarity
+from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import Layers, Prefixes, SessionParts, make_query, prompted_width
 from everclip.types import Batch, ClassSet, Positive, Session

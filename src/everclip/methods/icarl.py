@@ -23,8 +23,9 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import distillation
+from everclip.losses.similarity import similarity
 from everclip.memory.exemplars import class_means, first_of_each, herding_of_each, random_of_each, share, with_memory
-from everclip.methods.base import Classifier, Extract, Rehearsal, similarity
+from everclip.methods.base import Classifier, Extract, Rehearsal
 from everclip.modules.class_rows import ClassRows
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher

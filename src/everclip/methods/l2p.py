@@ -25,7 +25,8 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
 from everclip.losses.global_batch import global_rows
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.losses.similarity import similarity
+from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import Prefixes, majority, make_query, prompted_width
 from everclip.modules.prompts import DeepPrompts

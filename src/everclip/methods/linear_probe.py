@@ -14,7 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.losses.similarity import similarity
+from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.class_rows import ClassRows
 from everclip.types import Batch, ClassSet, Session
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.losses.similarity import similarity
+from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.class_rows import ClassRows
 from everclip.types import ClassSet, Phase, Session
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method, similarity
+from everclip.losses.similarity import similarity
+from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.ridge import KernelRidge, RecursiveRidge
 from everclip.types import ClassSet, Phase, Positive, Session
 

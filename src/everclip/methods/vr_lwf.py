@@ -23,8 +23,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.errors import ConfigError
 from everclip.losses.distillation import image_text_distillation
-from everclip.losses.global_batch import global_rows
-from everclip.methods.base import Extract, Method, similarity
+from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.types import Batch, Phase, Positive, Session
@@ -85,15 +84,13 @@ class VrLwf(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        assert batch.auxiliary is not None  # `phases` asks for it
-        student, teacher = (
-            self.backbone.logit_scale * similarity(features, self.texts)
-            for features in global_rows(
-                batch.auxiliary.indices, *(tower.encode_image(batch.auxiliary.images) for tower in (self, self.teacher))
-            )
-        )
-        cross_entropy = self.cross_entropy(batch, self.classes, self.label_smoothing)
-        return {"cross_entropy": cross_entropy, **self.distil(student, teacher)}
+        shown = batch.auxiliary
+        assert shown is not None  # `phases` asks for it
+        student, teacher = self.encode_image(shown.images), self.teacher.encode_image(shown.images)
+        return {
+            "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
+            **self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),
+        }
 
 
 def random_sentences(backbone: Backbone, count: int, length: int) -> Tensor:

@@ -24,8 +24,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation, squared_distance
-from everclip.losses.global_batch import global_rows
-from everclip.methods.base import Extract, Method, similarity
+from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.modules.weight_average import WeightAverage
@@ -107,12 +106,11 @@ class Zscl(Method):
         shown = batch.auxiliary
         assert shown is not None  # `phases` asks for it
         known = self.images[shown.indices] if self.caches_images else self.teacher.encode_image(shown.images)
-        student, teacher = (
-            self.backbone.logit_scale * similarity(features, self.texts)
-            for features in global_rows(shown.indices, self.encode_image(shown.images), known)
-        )
-        losses = {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
-        losses |= self.distil(student, teacher)
+        student = self.encode_image(shown.images)
+        losses = {
+            "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
+            **self.distil(student, known, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),
+        }
         if self.constraint_weight:
             losses["weight_constraint"] = self.constraint_weight * squared_distance(self.tuned, self.anchors)
         return losses
