@@ -136,14 +136,16 @@ def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     sequence, _, method = make_parts(settings, load=True)
     method.to(engine.device)
     adapted, session = Adapted(method), sequence.sessions[0]
+    training = make_training(settings)
     session = replace(session, train=session.train.subset(range(2 * options.batch_size)))
+    session = replace(session, repeats=training.repeats(session))
     method.begin_session(session, engine.extractor(method))
     phases = method.phases(session)
     if not phases:
         log.info("| %-12s | trains nothing |", name)
         return
     parameters = phases[0].parameters or tuple(p for p in method.parameters() if p.requires_grad)
-    optimizer = make_training(settings).make_optimizer(parameters)
+    optimizer = training.make_optimizer(parameters)
     batch = random_batch(method, session, phases[0], options.batch_size)
     passes = Passes()
     passes.shown = batch.auxiliary.images if batch.auxiliary else None

@@ -124,7 +124,7 @@ class Engine:
         Raises:
             MemoryFullError: the device's memory does not hold a step.
         """
-        budget = training.base if session.is_base else training.later
+        budget = training.budget(session)
         images = session.train if phase.data is None else phase.data
         epochs = budget.epochs if phase.epochs is None else phase.epochs
         batch_size = phase.batch_size or budget.batch_size

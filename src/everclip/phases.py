@@ -19,7 +19,7 @@ from everclip.data.loading import SeededBatches
 from everclip.errors import NotFiniteError
 from everclip.methods.base import Method
 from everclip.schedules import Schedule
-from everclip.types import Batch, Phase
+from everclip.types import Batch, Phase, Session
 
 MakeOptimizer = Callable[..., Optimizer]
 
@@ -53,6 +53,18 @@ class Training:
     schedule: Schedule
     log_every: int = 10
     augmentation: Augmentation = "none"
+
+    def budget(self, session: Session) -> Budget:
+        """Length of a session's phases."""
+        return self.base if session.is_base else self.later
+
+    def repeats(self, session: Session) -> float:
+        """How often a picture of a session comes, each time the same; 0 if it is augmented."""
+        if self.augmentation != "none":
+            return 0.0
+        budget = self.budget(session)
+        most = math.inf if budget.max_steps is None else budget.max_steps * budget.batch_size / len(session.train)
+        return min(budget.epochs, most)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,13 @@ class Runner:
             facts["zero_shot_before"] = self._evaluator.held_out(Method(self._method.backbone))
         method, extract = self._method, self._engine.extractor(self._method)
         view = SessionView(self._visible(session), session.index)
-        seen = replace(session, train=view, memory=self._memory(session), offset=self._offset(session))
+        seen = replace(
+            session,
+            train=view,
+            memory=self._memory(session),
+            offset=self._offset(session),
+            repeats=self._training.repeats(session),
+        )
         method.begin_session(seen, extract)
         phases = method.phases(seen)
         if progress is not None:

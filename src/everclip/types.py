@@ -182,6 +182,7 @@ class Session:
         memory: pictures of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
         offset: number of training pictures of all earlier sessions; picture i of `train` is number `offset + i` of the
             sequence, which is how `Method.kept` names it.
+        repeats: how often a picture of `train` comes in training, each time the same; 0 if it is augmented.
     """
 
     index: int
@@ -191,6 +192,7 @@ class Session:
     train: ImageSet
     memory: ImageSet | None = None
     offset: int = 0
+    repeats: float = 0.0
 
     @property
     def is_base(self) -> bool:

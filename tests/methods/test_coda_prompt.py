@@ -78,7 +78,7 @@ def test_half_of_a_prompt_is_keys_and_half_values(tiny: Tiny) -> None:
     method.begin_session(make_session(0), no_extract)
     with torch.no_grad():
         method.prompts.parts[0][:, :, 2:] = 0
-    prefixes = method.edit(images).prefixes
+    prefixes = method.chosen(images).prefixes
     assert list(prefixes) == [0, 2]
     for keys, values in prefixes.values():
         assert keys.shape == values.shape == (2, 2, 160)

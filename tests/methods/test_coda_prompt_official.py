@@ -33,7 +33,7 @@ def fill_components(method: CodaPrompt, index: int) -> None:
 def check_session(method: CodaPrompt, expected: dict[str, Any]) -> None:
     with torch.no_grad():
         query = make_query(method.backbone, official.PIXELS)
-        prefixes = method.edit(official.PIXELS).prefixes
+        prefixes = method.chosen(official.PIXELS).prefixes
     official.check_values(query, expected["query"], "query")
     assert [str(layer) for layer in prefixes] == list(expected["prefixes"])
     for layer, pair in prefixes.items():

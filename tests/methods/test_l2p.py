@@ -52,7 +52,7 @@ def test_a_batch_trains_the_prompts_of_most_of_its_pictures(tiny: Tiny, choice: 
     with torch.no_grad():
         method.keys[:3] = query[:3] - query.mean(dim=0)
         method.keys[3:] = -query.mean(dim=0)
-    cosines = method.cosines(batch.images)
+    cosines = method.cosines(query)
     nearest = cosines.argmax(dim=1)
     assert len(set(nearest.tolist())) == 3
     losses = method.loss(batch)

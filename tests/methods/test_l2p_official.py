@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from everclip.methods.l2p import L2p
-from everclip.modules.prompt_pool import majority
+from everclip.modules.prompt_pool import majority, make_query
 from tests.methods import official_prompts as official
 from tests.methods.test_cpe_clip import no_extract
 
@@ -29,7 +29,7 @@ def test_a_step_follows_the_official_code(choice: str, tmp_path: Path) -> None:
         method.begin_session(official.session(index), no_extract)
         official.fill_head(method.head, index)
     method.classes, batch, expected = official.session(0).new, official.batch(0), GOLDEN["input"][choice]
-    cosines = method.cosines(batch.images)
+    cosines = method.cosines(make_query(method.backbone, batch.images))
     official.check_logits(cosines, expected["sim"])
     chosen = cosines.topk(2, dim=1).indices
     if choice == "batch":

@@ -14,6 +14,7 @@ cannot reach earlier ones either. Weights come from two matrix products instead 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -25,6 +26,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.orthogonality import orthogonality
 from everclip.losses.similarity import similarity
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import (
@@ -100,6 +102,8 @@ class CodaPrompt(Method):
                 new.copy_(torch.stack([orthogonalised(rows, new.shape[1]) for rows in earlier]).view_as(new))
         self.opened.fill_(session.index + 1)
         self.classes = session.new
+        encode, keep = partial(make_query, self.backbone), session.repeats > 1
+        self.queries = frozen_features(encode, session.train, extract, keep=keep)
         self.head.begin(self.backbone, session.new, self.class_features)
 
     def components(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,16 +111,20 @@ class CodaPrompt(Method):
         count = int(self.opened)
         return self.keys.until(count), self.attention.until(count), self.prompts.until(count)
 
-    def edit(self, images: Tensor) -> Prefixes:
-        """The prefixes of pictures (B, 3, S, S)."""
+    def edit(self, queries: Tensor) -> Prefixes:
+        """The prefixes of pictures with these queries (B, D)."""
         keys, attention, prompts = self.components()
-        weights = attended_similarity(make_query(self.backbone, images), attention, keys)
+        weights = attended_similarity(queries, attention, keys)
         prefixes = torch.einsum("gbk,gkld->gbld", weights, prompts).chunk(2, dim=2)
         return Prefixes(dict(zip(self.layers, zip(*prefixes, strict=True), strict=True)))
 
+    def chosen(self, images: Tensor) -> Prefixes:
+        """The prefixes of pictures (B, 3, S, S)."""
+        return self.edit(make_query(self.backbone, images))
+
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.head.features(self.backbone, batch.images, self.edit(batch.images))
+        features = self.head.features(self.backbone, batch.images, self.edit(self.queries(batch)))
         logits = similarity(features, self.head.training_rows(self.classes))
         losses = {"cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels))}
         if self.ortho_weight:
@@ -126,9 +134,9 @@ class CodaPrompt(Method):
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:
-        return self.backbone.encode_image(images, self.edit(images))
+        return self.backbone.encode_image(images, self.chosen(images))
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
         rows = self.head.rows(self.backbone, classes, self.class_features)
-        return lambda images: similarity(self.head.features(self.backbone, images, self.edit(images)), rows)
+        return lambda images: similarity(self.head.features(self.backbone, images, self.chosen(images)), rows)

@@ -14,6 +14,7 @@ in the official code; the torch code sums over pictures and blocks, which matter
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -24,6 +25,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import Layers, Prefixes, SessionParts, make_query, prompted_width
@@ -91,6 +93,8 @@ class DualPrompt(Method):
         self.keys.open(self.session)
         self.opened.fill_(self.session + 1)
         self.classes = session.new
+        encode, keep = partial(make_query, self.backbone), session.repeats > 1
+        self.queries = frozen_features(encode, session.train, extract, keep=keep)
         self.head.begin(self.backbone, session.new, self.class_features)
 
     def edit(self, experts: Tensor) -> Prefixes:
@@ -109,7 +113,7 @@ class DualPrompt(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        cosines = F.cosine_similarity(make_query(self.backbone, batch.images), self.keys.parts[self.session][0])
+        cosines = F.cosine_similarity(self.queries(batch), self.keys.parts[self.session][0])
         edit = self.edit(self.experts.parts[self.session])
         logits = similarity(
             self.head.features(self.backbone, batch.images, edit), self.head.training_rows(self.classes)

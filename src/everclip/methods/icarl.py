@@ -25,6 +25,7 @@ from everclip.backbones.base import Backbone
 from everclip.losses.distillation import distillation
 from everclip.losses.similarity import similarity
 from everclip.memory.exemplars import class_means, first_of_each, herding_of_each, random_of_each, share, with_memory
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Classifier, Extract, Rehearsal
 from everclip.modules.class_rows import ClassRows
 from everclip.modules.fine_tuning import first_template, unfreeze
@@ -80,7 +81,8 @@ class Icarl(Rehearsal):
         self.draws = torch.rand(len(session.train))
         self.num_earlier = len(session.seen) - len(session.new)
         if self.num_earlier:
-            self.teacher = Teacher(self.backbone)
+            encode, keep = Teacher(self.backbone).encode_image, session.repeats > 1
+            self.known = frozen_features(encode, with_memory(session), extract, keep=keep)
             with torch.no_grad():
                 self.texts = self.class_features(self.classes.select(range(self.num_earlier)))
 
@@ -93,7 +95,7 @@ class Icarl(Rehearsal):
         logits, target = super().classifier(self.classes)(batch.images), self.classes.columns(batch.labels)
         losses = {"cross_entropy": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
         if self.num_earlier:
-            teacher = self.backbone.logit_scale * similarity(self.teacher.encode_image(batch.images), self.texts)
+            teacher = self.backbone.logit_scale * similarity(self.known(batch), self.texts)
             # As in the code, without the square of the temperature.
             weight = self.distillation_weight / self.temperature**2
             losses["distillation"] = weight * distillation(logits[:, : self.num_earlier], teacher, self.temperature)

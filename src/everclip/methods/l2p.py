@@ -14,6 +14,7 @@ queries of the whole batch.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -26,6 +27,7 @@ from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
 from everclip.losses.global_batch import global_rows
 from everclip.losses.similarity import similarity
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.image_head import HeadKind, ImageHead
 from everclip.modules.prompt_pool import Prefixes, majority, make_query, prompted_width
@@ -83,11 +85,13 @@ class L2p(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = session.new
+        encode, keep = partial(make_query, self.backbone), session.repeats > 1
+        self.queries = frozen_features(encode, session.train, extract, keep=keep)
         self.head.begin(self.backbone, session.new, self.class_features)
 
-    def cosines(self, images: Tensor) -> Tensor:
-        """Cosines (B, K) between the queries of pictures (B, 3, S, S) and the keys."""
-        return similarity(F.normalize(make_query(self.backbone, images), dim=1), F.normalize(self.keys, dim=1))
+    def cosines(self, queries: Tensor) -> Tensor:
+        """Cosines (B, K) between queries (B, D) and the keys."""
+        return similarity(F.normalize(queries, dim=1), F.normalize(self.keys, dim=1))
 
     def edit(self, chosen: Tensor) -> TokenEdit:
         """Inserts the prompts with the numbers `chosen` (B or 1, k)."""
@@ -103,7 +107,7 @@ class L2p(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        cosines = self.cosines(batch.images)
+        cosines = self.cosines(self.queries(batch))
         chosen = cosines.topk(self.top_k, dim=1).indices
         if self.choice == "batch":
             (everyone,) = global_rows(batch.indices, cosines.detach())
@@ -118,7 +122,7 @@ class L2p(Method):
 
     def chosen(self, images: Tensor) -> TokenEdit:
         """The prompts of pictures (B, 3, S, S), each of which chooses for itself."""
-        return self.edit(self.cosines(images).topk(self.top_k, dim=1).indices)
+        return self.edit(self.cosines(make_query(self.backbone, images)).topk(self.top_k, dim=1).indices)
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:

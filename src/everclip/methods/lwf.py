@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher
@@ -65,9 +66,10 @@ class Lwf(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = first_template(session.new if self.label_space == "current" else session.seen)
-        self.teacher = Teacher(self.backbone)
+        teacher = Teacher(self.backbone)
+        self.known = frozen_features(teacher.encode_image, session.train, extract, keep=session.repeats > 1)
         groups = [group for _, group in self.classes.by_templates()]
-        self.texts = self.teacher.encode_text([text for group in groups for text in group.prompts(group.templates[0])])
+        self.texts = teacher.encode_text([text for group in groups for text in group.prompts(group.templates[0])])
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -77,7 +79,7 @@ class Lwf(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         shown = batch.auxiliary
         assert shown is not None  # `phases` asks for it
-        student, teacher = self.encode_image(shown.images), self.teacher.encode_image(shown.images)
+        student, teacher = self.encode_image(shown.images), self.known(shown)
         return {
             "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
             **self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),

@@ -23,6 +23,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.errors import ConfigError
 from everclip.losses.distillation import image_text_distillation
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher
@@ -74,9 +75,10 @@ class VrLwf(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = first_template(session.new if self.label_space == "current" else session.seen)
-        self.teacher = Teacher(self.backbone)
+        teacher = Teacher(self.backbone)
         sentences = random_sentences(self.backbone, self.num_sentences, self.sentence_length)
-        self.texts = self.teacher.encode_tokens(sentences)
+        self.texts = teacher.encode_tokens(sentences)
+        self.known = frozen_features(teacher.encode_image, session.train, extract, keep=session.repeats > 1)
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -86,7 +88,7 @@ class VrLwf(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         shown = batch.auxiliary
         assert shown is not None  # `phases` asks for it
-        student, teacher = self.encode_image(shown.images), self.teacher.encode_image(shown.images)
+        student, teacher = self.encode_image(shown.images), self.known(shown)
         return {
             "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
             **self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),

@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation, squared_distance
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.modules.teacher import Teacher
@@ -77,7 +78,7 @@ class Zscl(Method):
         )
         self.constraint_weight = constraint_weight
         self.average = WeightAverage(average_every) if average_every else None
-        self.caches_images = len(reference.images) <= max_cached_images
+        self.few_images = len(reference.images) <= max_cached_images
         self.label_space = label_space
         self.label_smoothing = label_smoothing
         self.session_lr = session_lr or {}
@@ -94,8 +95,8 @@ class Zscl(Method):
         if self.follows or len(self.texts) == 0:
             self.teacher.to(self.backbone.device)
             self.texts = self.teacher.encode_text(self.reference.texts)
-            if self.caches_images:
-                self.images, _ = extract(self.reference.images, self.teacher.encode_image)
+            encode, keep = self.teacher.encode_image, self.few_images and session.repeats > 0
+            self.known = frozen_features(encode, self.reference.images, extract, keep=keep)
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -105,11 +106,10 @@ class Zscl(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         shown = batch.auxiliary
         assert shown is not None  # `phases` asks for it
-        known = self.images[shown.indices] if self.caches_images else self.teacher.encode_image(shown.images)
-        student = self.encode_image(shown.images)
+        student, teacher = self.encode_image(shown.images), self.known(shown)
         losses = {
             "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
-            **self.distil(student, known, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),
+            **self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),
         }
         if self.constraint_weight:
             losses["weight_constraint"] = self.constraint_weight * squared_distance(self.tuned, self.anchors)

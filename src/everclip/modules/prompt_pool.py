@@ -49,7 +49,10 @@ def prompted_width(backbone: Backbone, **layers: Layers) -> int:
 
 @torch.no_grad()
 def make_query(backbone: Backbone, images: Tensor) -> Tensor:
-    """What prompts are chosen by (B, D): the class token of the tower without prompts, before the projection."""
+    """What prompts are chosen by (B, D): the class token of the tower without prompts, before the projection.
+
+    The tower is frozen, so the query of a picture stays what it is.
+    """
     return backbone.encode_image(images, normalize=False, project=False)
 
 

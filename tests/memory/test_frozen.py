@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from everclip.backbones.open_clip import OpenClip
+from everclip.data.images import ArrayImages
+from everclip.engine import Engine
+from everclip.memory.frozen import frozen_features
+from everclip.methods.base import Method
+from everclip.phases import Budget, Training
+from everclip.schedules import Schedule
+from everclip.types import Batch
+from tests.methods.test_cpe_clip import make_session
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+IMAGES = ArrayImages(PIXELS, np.arange(9) % 3, "random")
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_both_ways_give_the_features_of_the_batch(keep: bool, tiny: Callable[[], OpenClip], engine: Engine) -> None:
+    backbone, calls = tiny().requires_grad_(True), []
+
+    def encode(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return backbone.encode_image(images)
+
+    features = frozen_features(encode, IMAGES, engine.extractor(Method(backbone)), keep=keep)
+    rows = torch.tensor([7, 2, 2])
+    batch = Batch(backbone.normalize(IMAGES.images(rows.tolist(), backbone.resize)), rows, rows)
+    for _ in range(2):
+        seen = features(batch)
+        assert not seen.requires_grad
+        torch.testing.assert_close(seen, backbone.encode_image(batch.images).detach(), rtol=1e-5, atol=1e-5)
+    assert calls == ([9] if keep else [3, 3])
+
+
+@pytest.mark.parametrize(
+    ("budget", "augmentation", "expected"),
+    [
+        pytest.param(Budget(5, 4), "none", 5, id="passes"),
+        pytest.param(Budget(5, 4, max_steps=6), "none", 6 * 4 / 9, id="steps"),
+        pytest.param(Budget(2, 4, max_steps=60), "none", 2, id="more steps than there are"),
+        pytest.param(Budget(5, 4), "flip", 0, id="augmented"),
+    ],
+)
+def test_how_often_a_picture_comes(budget: Budget, augmentation: str, expected: float) -> None:
+    session = replace(make_session(0), train=IMAGES)
+    training = Training(budget, Budget(1, 1), torch.optim.SGD, Schedule(), augmentation=augmentation)  # type: ignore[arg-type]  # a Literal
+    assert training.repeats(session) == pytest.approx(expected)
+    assert training.repeats(replace(session, index=1)) == (0 if augmentation == "flip" else 1)
