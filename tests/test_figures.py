@@ -13,6 +13,7 @@ from everclip.figures import (
     plot_cost,
     plot_curves,
     plot_heat_maps,
+    plot_lines,
     plot_shots,
     plot_trade_off,
     save_figure,
@@ -90,3 +91,17 @@ def test_figures_are_files_and_addresses(tmp_path: Path) -> None:
     assert kind == "data:image/svg+xml;base64"
     assert b"<svg" in base64.b64decode(content)
     assert data_uri(figure) == data_uri(figure)
+
+
+def test_a_long_legend_leaves_the_axes_their_room() -> None:
+    def room(labels: int) -> float:
+        figure = plot_lines(
+            {f"a method with a long name, and tuning={n}": [[1, 2]] for n in range(labels)},
+            xlabel="",
+            ylabel="",
+            title="",
+        )
+        figure.draw_without_rendering()
+        return float(figure.axes[0].get_window_extent().height)
+
+    assert room(20) > 0.8 * room(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,17 +54,19 @@ def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """The legend below the axes, where it hides nothing."""
+    """The legend below the axes, where it hides nothing; the figure grows by its lines."""
     handles, labels = axes.get_legend_handles_labels()
     handles = [entry[0] if isinstance(entry, ErrorbarContainer) else entry for entry in handles]  # bars hide the mark
     wrapped = [textwrap.fill(label, 60) for label in labels]
     longest = max((len(line) for label in wrapped for line in label.splitlines()), default=1)
     columns = max(1, min(4, len(labels), 88 // (longest + 6)))
+    lines = max((label.count("\n") + 1 for label in wrapped), default=1) * math.ceil(len(labels) / columns)
+    figure.set_figheight(3.6 + 0.2 * lines)
     figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _new(labels: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6, 3.6 + 0.09 * labels), layout="constrained")
+def _new() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.grid()
     axes.set_axisbelow(True)
@@ -73,7 +76,7 @@ def _new(labels: int) -> tuple[Figure, Axes]:
 @matplotlib.rc_context(STYLE)  # type: ignore[arg-type]  # rc keys are a closed list there
 def plot_lines(series: Series, *, xlabel: str, ylabel: str, title: str, first: int = 0) -> Figure:
     """One line per label over 0, 1, ... (or from `first`), with a band of one standard deviation over its runs."""
-    figure, axes = _new(len(series))
+    figure, axes = _new()
     for index, (label, runs) in enumerate(series.items()):
         values = np.array(runs, dtype=float)
         mean, spread, at = values.mean(axis=0), _spread(values), first + np.arange(values.shape[1])
@@ -94,7 +97,7 @@ def plot_curves(curves: Series, title: str) -> Figure:
 @matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
 def plot_shots(series: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Figure:
     """Accuracy against shots per class, which are spaced evenly on a logarithmic axis; bars over runs."""
-    figure, axes = _new(len(series))
+    figure, axes = _new()
     for index, (label, by_shots) in enumerate(series.items()):
         shots = sorted(by_shots)
         values = [np.array(by_shots[count], dtype=float) for count in shots]
@@ -125,7 +128,7 @@ def plot_trade_off(points: Mapping[str, Sequence[tuple[float, float]]], title: s
         points: by label, (base, novel) in % per run.
         title: of the figure.
     """
-    figure, axes = _new(len(points))
+    figure, axes = _new()
     _scatter(axes, points)
     axes.margins(0.12)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -153,7 +156,7 @@ def plot_cost(points: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
         xlabel: the cost.
         title: of the figure.
     """
-    figure, axes = _new(len(points))
+    figure, axes = _new()
     _scatter(axes, points)
     costs = [cost for runs in points.values() for cost, _ in runs]
     smallest = min((cost for cost in costs if cost > 0), default=1.0)
