@@ -90,14 +90,20 @@ def cached(sequence: TaskSequence, resize: Resize, folder: Path | None) -> TaskS
 def cache_all(sets: Sequence[ImageSet], resize: Resize, folder: Path | None) -> list[ImageSet]:
     """The sets from a cache; those that lie in memory at the right size already as they are. As `cached`."""
     transform = _identity(resize)
-    keys = [_key(images, transform) if _needs_work(images, resize) else None for images in sets]
-    wanted = {key: images for key, images in zip(keys, sets, strict=True) if key}
+    keys: list[str] = []
     arrays: dict[str, Pixels] = {}
-    for key, images in wanted.items():
-        pixels = None if folder is None else _open(folder / f"{key}.npy", images, resize)
-        if pixels is not None:
-            arrays[key] = pixels
-    missing = {key: images for key, images in wanted.items() if key not in arrays}
+    missing: dict[str, ImageSet] = {}
+    for images in sets:
+        keys.append("")
+        if not _needs_work(images, resize):
+            continue
+        sample = images.images(_sampled(len(images)), resize).numpy()
+        keys[-1] = key = _key(images, sample, transform)
+        kept = None if folder is None else _open(folder / f"{key}.npy", sample, len(images))
+        if kept is None:
+            missing[key] = images
+        else:
+            arrays[key] = kept
     if missing:
         _announce(list(missing.values()), resize, folder)
     for key, images in missing.items():
@@ -115,9 +121,9 @@ def _identity(resize: Resize) -> str:
     return json_sha256([tensor_sha256(resize(Image.fromarray(probe))) for probe in probes])
 
 
-def _key(images: ImageSet, transform: str) -> str:
-    """Name of a set's array; Pillow's version is in it because another may decode other pixels."""
-    return json_sha256([FORMAT, PIL.__version__, transform, images.fingerprint()])
+def _sampled(count: int) -> list[int]:
+    """The pictures by which a set of `count` is known."""
+    return [0, count // 2, count - 1]
 
 
 def _needs_work(images: ImageSet, resize: Resize) -> bool:
@@ -135,9 +141,17 @@ def _needs_work(images: ImageSet, resize: Resize) -> bool:
     return resized > 1
 
 
-def _open(path: Path, images: ImageSet, resize: Resize) -> Pixels | None:
-    """The array of a set, None if there is none, if it is damaged, or if some pictures are no longer those in it."""
-    sample = sorted({0, len(images) // 2, len(images) - 1})
+def _key(images: ImageSet, sample: Pixels, transform: str) -> str:
+    """Name of a set's array; Pillow's version is in it because another may decode other pixels.
+
+    So are the pixels of some pictures: the files of two data sets may have the same names and sizes.
+    """
+    known_by = tensor_sha256(torch.from_numpy(sample))
+    return json_sha256([FORMAT, PIL.__version__, transform, images.fingerprint(), known_by])
+
+
+def _open(path: Path, sample: Pixels, count: int) -> Pixels | None:
+    """The array of a set of `count` pictures, None if there is none or if it is damaged."""
     try:
         pixels: Pixels = np.load(path, mmap_mode="r")
     except FileNotFoundError:
@@ -145,9 +159,8 @@ def _open(path: Path, images: ImageSet, resize: Resize) -> Pixels | None:
     except (OSError, ValueError, EOFError):  # not whole, or no array
         log.warning("%s is damaged and made anew", path)
         return None
-    expected = images.images(sample, resize).numpy()
-    shape = (len(images), *expected.shape[1:])
-    if pixels.shape != shape or pixels.dtype != np.uint8 or not np.array_equal(pixels[sample], expected):
+    whole = pixels.shape == (count, *sample.shape[1:]) and pixels.dtype == np.uint8
+    if not whole or not np.array_equal(pixels[_sampled(count)], sample):
         log.warning("%s holds other pictures and is made anew", path)
         return None
     return np.asarray(pixels)
