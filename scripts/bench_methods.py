@@ -1,9 +1,10 @@
 """What a step of each method costs: `python scripts/bench_methods.py [--methods zscl lwf] [--backbone vit_b16_openai]`.
 
-Per method, on random weights and random pictures: seconds per step, peak memory, the share of the step spent in forward
-passes without gradient (teacher, query) and in passes over reference or replayed pictures, trained values, and the size
-of a session's checkpoint. A method with reference texts is also timed with its teacher reading them in every step, as
-trimmed rows and as rows of 77 tokens, and its losses are compared with those of the cached texts.
+Per method, on random weights and pictures, in the last phase of the second session, where exemplars, penalties and
+selectors are at work: seconds per step, peak memory, the share of the step spent in forward passes without gradient
+(teacher, query) and in passes over reference or replayed pictures, trained values, and the size of a session's
+checkpoint. A method with reference texts is also timed with its teacher reading them in every step, as trimmed rows and
+as rows of 77 tokens, and its losses are compared with those of the cached texts.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from everclip.catalogue import option_names
 from everclip.checkpoint import Adapted
 from everclip.engine import Engine
 from everclip.methods.base import Method
+from everclip.phases import Training
 from everclip.types import Batch, Phase, Session
 
 log = logging.getLogger("bench_methods")
@@ -89,6 +91,12 @@ def composed(method: str, options: argparse.Namespace, cache: str) -> DictConfig
         return compose("run", [*words, f"paths.cache={cache}", *options.overrides])
 
 
+def shortened(session: Session, training: Training, count: int) -> Session:
+    """The session with its first pictures alone."""
+    session = replace(session, train=session.train.subset(range(count)))
+    return replace(session, repeats=training.repeats(session))
+
+
 def random_batch(method: Method, session: Session, phase: Phase, size: int) -> Batch:
     """Normalised noise with labels of the session, and auxiliary pictures where the phase has them."""
     device, side = method.backbone.device, method.backbone.image_size
@@ -135,31 +143,36 @@ def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     settings = composed(name, options, cache)
     sequence, _, method = make_parts(settings, load=True)
     method.to(engine.device)
-    adapted, session = Adapted(method), sequence.sessions[0]
+    adapted, extract = Adapted(method), engine.extractor(method)
     training = make_training(settings)
-    session = replace(session, train=session.train.subset(range(2 * options.batch_size)))
-    session = replace(session, repeats=training.repeats(session))
-    method.begin_session(session, engine.extractor(method))
+    first, second = (shortened(session, training, 2 * options.batch_size) for session in sequence.sessions[:2])
+    method.begin_session(first, extract)
+    method.phases(first)
+    method.end_session(first, extract)
+    kept = method.kept().tolist()
+    session = replace(second, offset=len(first.train), memory=first.train.subset(kept) if kept else None)
+    method.begin_session(session, extract)
     phases = method.phases(session)
     if not phases:
         log.info("| %-12s | trains nothing |", name)
         return
-    parameters = phases[0].parameters or tuple(p for p in method.parameters() if p.requires_grad)
+    phase = phases[-1]
+    parameters = phase.parameters or tuple(p for p in method.parameters() if p.requires_grad)
     optimizer = training.make_optimizer(parameters)
-    batch = random_batch(method, session, phases[0], options.batch_size)
+    batch = random_batch(method, session, phase, options.batch_size)
     passes = Passes()
     passes.shown = batch.auxiliary.images if batch.auxiliary else None
     with passes.watching():
-        cached = seconds(lambda: step(method, phases[0], batch, optimizer), options.repeats, engine.device)
+        cached = seconds(lambda: step(method, phase, batch, optimizer), options.repeats, engine.device)
     total = (options.repeats + 1) * cached
-    method.end_session(session, engine.extractor(method))
+    method.end_session(session, extract)
     size = sum(tensor.nbytes for tensor in adapted.tensors().values()) / 1e6
     shares = f"{passes.without_gradient / total:7.0%} | {passes.auxiliary / total:9.0%}"
     trained = f"{method.num_trainable():11,} | {size:13.1f}"
     log.info("| %-12s | %8.3f | %9.0f | %s | %s |", name, cached, peak_memory(engine.device), shares, trained)
     if hasattr(method, "reference"):
-        method.begin_session(session, engine.extractor(method))
-        compare_texts(method, phases[0], batch, optimizer, cached, options, engine.device)
+        method.begin_session(session, extract)
+        compare_texts(method, phase, batch, optimizer, cached, options, engine.device)
 
 
 def compare_texts(
