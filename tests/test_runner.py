@@ -211,3 +211,17 @@ def test_task_label_space_compares_with_the_tasks_own_classes(run: Run, compose:
     asked.clear()
     Evaluator(engine, replace(sequence, held_out=None)).evaluate(method, 2)
     assert [len(classes) for classes in asked] == [10]  # once for all tasks
+
+
+def test_methods_are_told_whether_pictures_come_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Session] = []
+    begin = Finetune.begin_session
+
+    def noted(self: Finetune, session: Session, extract: Extract) -> None:
+        seen.append(session)
+        begin(self, session, extract)
+
+    monkeypatch.setattr(Finetune, "begin_session", noted)
+    for augment in ("none", "flip"):
+        run("method=finetune", f"train.augment={augment}", "max_sessions=1", folder=augment)
+    assert [(session.repeats, session.recurs) for session in seen] == [(2, True), (2, False)]

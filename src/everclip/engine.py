@@ -158,7 +158,7 @@ class Engine:
                 parts=self._parts,
                 watcher=watcher,
                 resume=state,
-                augment=partial(_augmented, training.augmentation, key),
+                augment=partial(_augmented, training.augmentation, key, phase.augment_auxiliary),
             )
             try:
                 self._run(module, loader, budget.gradient_clip, method.all_parameters_used)
@@ -268,9 +268,11 @@ class Engine:
             process.terminate()
 
 
-def _augmented(kind: Augmentation, key: tuple[int, ...], batch: Batch, epoch: int) -> Batch:
-    """The batch with its pictures augmented, the auxiliary ones by draws of their own."""
+def _augmented(kind: Augmentation, key: tuple[int, ...], all_of_it: bool, batch: Batch, epoch: int) -> Batch:
+    """The batch with its pictures augmented, and if `all_of_it` the auxiliary ones too, by draws of their own."""
     if kind == "none":
         return batch
-    auxiliary = batch.auxiliary and _augmented(kind, (*key, 1), batch.auxiliary, epoch)
+    auxiliary = batch.auxiliary
+    if auxiliary is not None and all_of_it:
+        auxiliary = _augmented(kind, (*key, 1), all_of_it, auxiliary, epoch)
     return replace(batch, images=augment(batch.images, kind, (*key, epoch), batch.indices), auxiliary=auxiliary)

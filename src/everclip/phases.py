@@ -59,9 +59,7 @@ class Training:
         return self.base if session.is_base else self.later
 
     def repeats(self, session: Session) -> float:
-        """How often a picture of a session comes, each time the same; 0 if it is augmented."""
-        if self.augmentation != "none":
-            return 0.0
+        """How often a picture of a session comes."""
         budget = self.budget(session)
         most = math.inf if budget.max_steps is None else budget.max_steps * budget.batch_size / len(session.train)
         return min(budget.epochs, most)

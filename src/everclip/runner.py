@@ -199,6 +199,7 @@ class Runner:
             memory=self._memory(session),
             offset=self._offset(session),
             repeats=self._training.repeats(session),
+            augmented=self._training.augmentation != "none",
         )
         method.begin_session(seen, extract)
         phases = method.phases(seen)

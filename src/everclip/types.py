@@ -182,7 +182,8 @@ class Session:
         memory: pictures of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
         offset: number of training pictures of all earlier sessions; picture i of `train` is number `offset + i` of the
             sequence, which is how `Method.kept` names it.
-        repeats: how often a picture of `train` comes in training, each time the same; 0 if it is augmented.
+        repeats: how often a picture of `train` comes in training.
+        augmented: whether it then looks different each time.
     """
 
     index: int
@@ -193,11 +194,17 @@ class Session:
     memory: ImageSet | None = None
     offset: int = 0
     repeats: float = 0.0
+    augmented: bool = False
 
     @property
     def is_base(self) -> bool:
         """Whether this is the first session."""
         return self.index == 0
+
+    @property
+    def recurs(self) -> bool:
+        """Whether a picture of `train` comes more than once in training, the same every time."""
+        return self.repeats > 1 and not self.augmented
 
 
 @dataclass(frozen=True)
@@ -337,6 +344,7 @@ class Phase:
         auxiliary: pictures drawn beside `data` in every step (replay, a reference set), shuffled by themselves and
             repeated as often as the phase lasts.
         auxiliary_batch_size: auxiliary pictures per step, over all processes; None: as many as `batch_size`.
+        augment_auxiliary: whether they are augmented as the others are.
     """
 
     name: str = "train"
@@ -349,3 +357,4 @@ class Phase:
     lr: float | None = None
     auxiliary: ImageSet | None = field(default=None, repr=False)
     auxiliary_batch_size: int | None = None
+    augment_auxiliary: bool = True

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop
+from typing_extensions import override
 
+from everclip.backbones.open_clip import OpenClip
 from everclip.data import augment as augmentation
 from everclip.data.augment import Augmentation, augment
+from everclip.data.images import ArrayImages
+from everclip.engine import Engine
+from everclip.methods.base import Method
+from everclip.phases import Budget, Training
+from everclip.schedules import Schedule
+from everclip.types import Batch, Phase
+from tests.contract.test_methods import Unwatched
+from tests.methods.test_cpe_clip import make_session
 
 KEY = (0, 1, 2)
 
@@ -76,3 +90,34 @@ def test_the_batch_does_not_matter_but_the_key_does(kind: Augmentation) -> None:
     whole = augment(images, kind, KEY, torch.arange(6))
     assert torch.equal(augment(images[order], kind, KEY, order), whole[order])
     assert not torch.equal(augment(images, kind, (*KEY, 1), torch.arange(6)), whole)
+
+
+class Recorder(Method):
+    """Keeps the batches it is shown."""
+
+    def __init__(self, backbone: OpenClip) -> None:
+        super().__init__(backbone)
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.batches: list[Batch] = []
+
+    @override
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.batches.append(batch)
+        return {"nothing": self.weight}
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_auxiliary_pictures_are_augmented_unless_the_phase_says_no(
+    augmented: bool, tiny: Callable[[], OpenClip], engine: Engine
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    images, method = ArrayImages(pixels, np.arange(6) % 3, "random"), Recorder(tiny())
+    session = replace(make_session(0), train=images)
+    training = Training(Budget(1, 6), Budget(1, 6), torch.optim.SGD, Schedule(), augmentation="crop")
+    phase = Phase(auxiliary=images, augment_auxiliary=augmented)
+    engine.fit(method, session, phase, 0, training, Unwatched())
+    (batch,) = method.batches
+    assert batch.auxiliary is not None
+    for shown, changed in ((batch, True), (batch.auxiliary, augmented)):
+        plain = method.backbone.normalize(images.images(shown.indices.tolist(), method.backbone.resize))
+        assert torch.allclose(shown.images, plain) != changed

@@ -41,16 +41,22 @@ def test_both_ways_give_the_features_of_the_batch(keep: bool, tiny: Callable[[],
 
 
 @pytest.mark.parametrize(
-    ("budget", "augmentation", "expected"),
+    ("budget", "expected"),
     [
-        pytest.param(Budget(5, 4), "none", 5, id="passes"),
-        pytest.param(Budget(5, 4, max_steps=6), "none", 6 * 4 / 9, id="steps"),
-        pytest.param(Budget(2, 4, max_steps=60), "none", 2, id="more steps than there are"),
-        pytest.param(Budget(5, 4), "flip", 0, id="augmented"),
+        pytest.param(Budget(5, 4), 5, id="passes"),
+        pytest.param(Budget(5, 4, max_steps=6), 6 * 4 / 9, id="steps"),
+        pytest.param(Budget(2, 4, max_steps=60), 2, id="more steps than there are"),
     ],
 )
-def test_how_often_a_picture_comes(budget: Budget, augmentation: str, expected: float) -> None:
+def test_how_often_a_picture_comes(budget: Budget, expected: float) -> None:
     session = replace(make_session(0), train=IMAGES)
-    training = Training(budget, Budget(1, 1), torch.optim.SGD, Schedule(), augmentation=augmentation)  # type: ignore[arg-type]  # a Literal
+    training = Training(budget, Budget(1, 1), torch.optim.SGD, Schedule())
     assert training.repeats(session) == pytest.approx(expected)
-    assert training.repeats(replace(session, index=1)) == (0 if augmentation == "flip" else 1)
+    assert training.repeats(replace(session, index=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("repeats", "augmented", "expected"), [(1.0, False, False), (1.5, False, True), (5.0, True, False)]
+)
+def test_only_pictures_that_come_again_unchanged_recur(repeats: float, augmented: bool, expected: bool) -> None:
+    assert replace(make_session(0), repeats=repeats, augmented=augmented).recurs == expected

@@ -22,7 +22,7 @@ def frozen_features(
         images: what the batches are drawn from.
         extract: see `everclip.methods.base.Extract`.
         keep: compute the features of all pictures now and look them up by `Batch.indices`; of use where a picture comes
-            more than once, and right only where it is the same every time (`Session.repeats`).
+            more than once, and right only where it is the same every time (`Session.recurs`).
     """
     if keep:
         rows, _ = extract(images, encode)

@@ -102,7 +102,7 @@ class CodaPrompt(Method):
                 new.copy_(torch.stack([orthogonalised(rows, new.shape[1]) for rows in earlier]).view_as(new))
         self.opened.fill_(session.index + 1)
         self.classes = session.new
-        encode, keep = partial(make_query, self.backbone), session.repeats > 1
+        encode, keep = partial(make_query, self.backbone), session.recurs
         self.queries = frozen_features(encode, session.train, extract, keep=keep)
         self.head.begin(self.backbone, session.new, self.class_features)
 

@@ -93,7 +93,7 @@ class DualPrompt(Method):
         self.keys.open(self.session)
         self.opened.fill_(self.session + 1)
         self.classes = session.new
-        encode, keep = partial(make_query, self.backbone), session.repeats > 1
+        encode, keep = partial(make_query, self.backbone), session.recurs
         self.queries = frozen_features(encode, session.train, extract, keep=keep)
         self.head.begin(self.backbone, session.new, self.class_features)
 

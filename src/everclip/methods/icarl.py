@@ -81,7 +81,7 @@ class Icarl(Rehearsal):
         self.draws = torch.rand(len(session.train))
         self.num_earlier = len(session.seen) - len(session.new)
         if self.num_earlier:
-            encode, keep = Teacher(self.backbone).encode_image, session.repeats > 1
+            encode, keep = Teacher(self.backbone).encode_image, session.recurs
             self.known = frozen_features(encode, with_memory(session), extract, keep=keep)
             with torch.no_grad():
                 self.texts = self.class_features(self.classes.select(range(self.num_earlier)))

@@ -85,7 +85,7 @@ class L2p(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = session.new
-        encode, keep = partial(make_query, self.backbone), session.repeats > 1
+        encode, keep = partial(make_query, self.backbone), session.recurs
         self.queries = frozen_features(encode, session.train, extract, keep=keep)
         self.head.begin(self.backbone, session.new, self.class_features)
 

@@ -82,7 +82,8 @@ class VrLwf(Method):
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
-        return (Phase(auxiliary=session.train, lr=self.session_lr.get(session.name)),)
+        lr = self.session_lr.get(session.name)
+        return (Phase(auxiliary=session.train, augment_auxiliary=False, lr=lr),)
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -95,12 +95,13 @@ class Zscl(Method):
         if self.follows or len(self.texts) == 0:
             self.teacher.to(self.backbone.device)
             self.texts = self.teacher.encode_text(self.reference.texts)
-            encode, keep = self.teacher.encode_image, self.few_images and session.repeats > 0
-            self.known = frozen_features(encode, self.reference.images, extract, keep=keep)
+            encode = self.teacher.encode_image
+            self.known = frozen_features(encode, self.reference.images, extract, keep=self.few_images)
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
-        return (Phase(auxiliary=self.reference.images, lr=self.session_lr.get(session.name)),)
+        lr = self.session_lr.get(session.name)
+        return (Phase(auxiliary=self.reference.images, augment_auxiliary=False, lr=lr),)
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
