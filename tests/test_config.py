@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,61 @@ def test_every_experiment_composes(name: str, compose: Compose) -> None:
     composed = compose(f"+experiment={name}")
     for member in config.GROUPS:
         config.check_group(member, composed[member])
+    budget = composed.train
+    assert budget.max_steps is None or budget.epochs >= budget.max_steps  # so that few pictures get as many steps
+
+
+ZSCL_ON_DOMAINS = {
+    "trainer.precision": "32-true", "optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 1e-5,
+    "optimizer.weight_decay": 0, "scheduler.decay": "cosine", "scheduler.warmup": 100, "scheduler.length": 1000,
+    "train.max_steps": 1001, "train.batch_size": 64, "train.augment": "crop", "method.label_smoothing": 0.2,
+    "method.session_lr": {"fgvc_aircraft": 5e-5, "mnist": 5e-5},
+}  # fmt: skip
+ZSCL_ON_CLASSES = {
+    "trainer.precision": "32-true", "optimizer.lr": 7.1e-6, "optimizer.weight_decay": 0, "scheduler.warmup": 30,
+    "scheduler.length": None, "train.epochs": 1, "train.max_steps": None, "train.batch_size": 64,
+    "train.augment": "crop", "method.label_smoothing": 0.2, "method.image_weight": 5, "method.text_weight": 5,
+    "sequence.templates": ["a bad photo of a {}."],
+}  # fmt: skip
+CODYRA = {
+    "optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 5e-4, "optimizer.betas": [0.9, 0.9999],
+    "optimizer.weight_decay": 0, "scheduler.decay": "cosine", "scheduler.warmup": 0, "train.max_steps": 500,
+    "train.batch_size": 64, "train.augment": "crop", "method.rank": 16, "method.kappa_max": 0.005,
+    "method.kappa_steps": 50, "method.dense": 0.5,
+}  # fmt: skip
+CODA_PROMPT = {
+    "optimizer.lr": 1e-3, "optimizer.weight_decay": 0,
+    "scheduler.decay": "quarter_cosine", "scheduler.interval": "epoch", "train.batch_size": 128,
+    "train.augment": "crop_flip", "method.pool": 100, "method.length": 8, "method.ortho_weight": 0,
+    "method.head": "linear",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((f"{method}/mtil_order{i}", ZSCL_ON_DOMAINS) for method in ("lwf", "vr_lwf", "wise_ft") for i in (1, 2)),
+        *(
+            (f"zscl/{name}", ZSCL_ON_DOMAINS | {"method.average_every": 100, "method.constraint_weight": 1})
+            for name in ("mtil_order1", "mtil_order2", "xtail")
+        ),
+        *((f"finetune/mtil_order{i}", ZSCL_ON_DOMAINS | {"method.alpha": 1}) for i in (1, 2)),
+        *((f"icarl/{name}", ZSCL_ON_DOMAINS) for name in ("mtil_order1", "mtil_order2", "xtail")),
+        *((f"vr_lwf/cil_{name}", ZSCL_ON_CLASSES) for name in ("cifar100", "tinyimagenet")),
+        *(
+            (f"zscl/cil_{name}", ZSCL_ON_CLASSES | {"method.average_every": 10, "method.constraint_weight": 0})
+            for name in ("cifar100", "tinyimagenet")
+        ),
+        ("codyra/xtail", CODYRA | {"sequence.shots": 16}),
+        ("codyra/mtil_order1", CODYRA | {"sequence.shots": 5}),
+        ("coda_prompt/cil_cifar100", CODA_PROMPT | {"train.epochs": 20}),
+        ("coda_prompt/cil_imagenet_r", CODA_PROMPT | {"train.epochs": 50}),
+    ],
+)
+def test_experiments_have_the_papers_settings(name: str, settings: dict[str, Any], compose: Compose) -> None:
+    composed = compose(f"+experiment={name}")
+    found = {key: OmegaConf.select(composed, key) for key in settings}
+    assert found == settings
 
 
 @pytest.mark.parametrize("name", ["cifar100", "miniimagenet", "cub200"])

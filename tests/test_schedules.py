@@ -29,6 +29,17 @@ def test_linear_after_warmup() -> None:
     assert [schedule.factor(i, 6) for i in range(7)] == pytest.approx([0.5, 0.75, 1, 0.75, 0.5, 0.25, 0])
 
 
+@pytest.mark.parametrize(("warmup", "steps"), [(2, 3), (100, 1000)])
+def test_a_warmup_that_ends_inside_is_that_of_zscl(warmup: int, steps: int) -> None:
+    # cosine_lr of Thunderbeee/ZSCL @ b96e714, mtil/src/utils.py.
+    official = [
+        (step + 1) / warmup if step < warmup else (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+        for step in range(steps + 1)
+    ]
+    schedule = Schedule(warmup=warmup, warmup_offset=1, decay="cosine", length=steps)
+    assert [schedule.factor(step, 5) for step in range(steps + 1)] == pytest.approx(official)
+
+
 def test_a_fixed_length_wins_over_the_phases() -> None:
     schedule = Schedule(decay="linear", length=100)
     assert schedule.factor(50, 5) == pytest.approx(0.5)

@@ -16,7 +16,8 @@ class Schedule:
     Attributes:
         interval: what positions count: every `step` or every `epoch` (constant within one).
         warmup: positions of the warm-up.
-        warmup_start: factor at position 0 of a warm-up.
+        warmup_start: factor at position 0 of a warm-up, which reaches 1 at the first position after it.
+        warmup_offset: added to the positions of the warm-up; with 1 its last one has the factor 1 already.
         decay: `none`, `cosine` or `linear`, from 1 after the warm-up to `final`; or `quarter_cosine`, the cosine of
             0 to 99 % of a right angle, which the last position before the end has.
         final: factor at the end.
@@ -26,6 +27,7 @@ class Schedule:
     interval: Literal["step", "epoch"] = "step"
     warmup: Annotated[int, Field(ge=0)] = 0
     warmup_start: Annotated[float, Field(ge=0)] = 0.0
+    warmup_offset: Literal[0, 1] = 0
     decay: Literal["none", "cosine", "linear", "quarter_cosine"] = "none"
     final: Annotated[float, Field(ge=0)] = 0.0
     length: Annotated[int, Field(ge=1)] | None = None
@@ -33,7 +35,7 @@ class Schedule:
     def factor(self, position: int, phase_length: int) -> float:
         """The factor at `position` (from 0) of a phase of `phase_length` positions."""
         if position < self.warmup:
-            return self.warmup_start + (1 - self.warmup_start) * position / self.warmup
+            return self.warmup_start + (1 - self.warmup_start) * (position + self.warmup_offset) / self.warmup
         if self.decay == "none":
             return 1.0
         end = self.length or phase_length
