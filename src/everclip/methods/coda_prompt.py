@@ -10,6 +10,7 @@ Differs: the tower is CLIP's, and classes are text features unless `head` is lin
 classes by name, and no layer can forget. As in the code, not the paper, new components are orthogonalised when their
 session begins, and the penalty is off. Of the weights only those of the session are in the optimiser, so weight decay
 cannot reach earlier ones either. Weights come from two matrix products instead of one query per picture and component.
+The last batch of a pass may be smaller, where the code leaves it out.
 """
 
 from __future__ import annotations

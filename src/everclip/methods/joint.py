@@ -5,7 +5,8 @@ cross-entropy over all classes seen. Not a continual learner: it keeps all data.
 
 Source: the joint baseline of the continual-learning literature; "Joint-CNN" of arXiv 2004.10956 is its few-shot form.
 Differs: one model per point of the curve instead of one at the end. With few shots per new class the training set is
-imbalanced; `balanced` draws each class equally often so that the curve stays an upper bound.
+imbalanced; `balanced` draws each class equally often so that the curve stays an upper bound. On several data sets a
+picture is compared with the classes of all of them in training, also where each is classified by itself later.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Source: arXiv 2504.07097, for language models, in the form of huggingface/peft @
 research code (Red-Hat-AI-Innovation-Team/orthogonal-subspace-learning @ a5f91f6) leaves the factors untrained.
 Differs: steps are projected too, not gradients alone (`project`), as Adam turns projected gradients away from their
 subspace; `adaptive` takes the size of an importance: signed ones average to almost nothing over the layers of CLIP.
+Only the factored form exists; `everclip.modules.lora.fold` makes plain weights of it.
 """
 
 from __future__ import annotations
