@@ -7,11 +7,13 @@ from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.checkpoint import Adapted, restore
+from everclip.methods.base import Method
 from everclip.methods.codyra import Codyra
+from everclip.methods.lora import Lora
 from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch, make_session, no_extract
 
 
-def train(method: Codyra, labels: list[int], steps: int) -> None:
+def train(method: Method, labels: list[int], steps: int) -> None:
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
     for number in range(steps):
         optimizer.zero_grad()
@@ -20,7 +22,7 @@ def train(method: Codyra, labels: list[int], steps: int) -> None:
         method.after_step()
 
 
-def logits(method: Codyra) -> Tensor:
+def logits(method: Method) -> Tensor:
     with torch.no_grad():
         return method.logits(make_batch([0, 3], seed=9).images, EVERY)
 
@@ -32,6 +34,12 @@ def gates(method: Codyra) -> Tensor:
 def test_parameter_count_on_vit_b16_is_the_published_one() -> None:
     backbone = OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False)
     assert Codyra(backbone).num_trainable() == 4_425_984
+
+
+@pytest.mark.parametrize(("towers", "count"), [("vision", 2_655_360), ("text", 1_770_624)])
+def test_parameter_count_of_a_tower_of_vit_b16(towers: str, count: int) -> None:
+    backbone = OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False)
+    assert Codyra(backbone, towers=towers).num_trainable() == count  # type: ignore[arg-type]  # a Literal
 
 
 def test_the_threshold_grows_as_in_the_official_loop(tiny: Tiny) -> None:
@@ -89,6 +97,23 @@ def test_no_threshold_drops_nothing(tiny: Tiny) -> None:
     method.begin_session(make_session(0), no_extract)
     train(method, [0, 1, 2], steps=4)
     assert not bool((gates(method) == 0).any())
+
+
+def test_with_fixed_gates_of_one_and_no_threshold_it_is_lora(tiny: Tiny) -> None:
+    method = Codyra(tiny(), rank=3, iterations=1, kappa_max=0, gate="ones", text_weight=0)
+    plain = Lora(tiny(), rank=3, alpha=3.0, merge=True)
+    for update in method.updates:
+        assert update.gate is not None
+        update.gate.requires_grad_(False)
+    for index, labels in enumerate(([0, 1, 2], [3, 4])):
+        for one in (method, plain):
+            torch.manual_seed(0)
+            one.begin_session(make_session(index), no_extract)
+            train(one, labels, steps=2)
+    for ours, theirs in zip(method.updates, plain.updates, strict=True):
+        torch.testing.assert_close(ours.down, theirs.down)
+        torch.testing.assert_close(ours.up, theirs.up)
+    torch.testing.assert_close(logits(method), logits(plain))
 
 
 def test_a_huge_threshold_leaves_the_weights_as_they_were(tiny: Tiny) -> None:

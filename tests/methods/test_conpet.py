@@ -30,6 +30,13 @@ def sessions(kept: list[int] | None = None) -> tuple[Session, Session]:
     return first, replace(make_session(1), train=PICTURES.subset(range(18, 26)), memory=memory, offset=18)
 
 
+def third_session() -> Session:
+    """Two more classes of six pictures."""
+    more = ClassSet((7, 9), ("blue star", "red heart"))
+    images = ArrayImages(np.zeros((12, 32, 32, 3), np.uint8), np.array([7, 9] * 6), "more")
+    return Session(2, "s2", more, ClassSet.union([EVERY, more]), images, PICTURES, offset=26)
+
+
 def make(tiny: Tiny, **options: object) -> Conpet:
     torch.manual_seed(0)
     return Conpet(tiny(), **options)  # type: ignore[arg-type]  # keywords of one test
@@ -126,10 +133,7 @@ def test_a_growing_selector_keeps_its_rows(tiny: Tiny, selector: str) -> None:
     both_sessions(method)
     rows, scores = method.selector.rows.detach().clone(), method.scores(IMAGES).detach()
     assert len(rows) == (5 if selector == "classes" else 2)
-    more = ClassSet((7, 9), ("blue star", "red heart"))
-    method.begin_session(
-        Session(2, "s2", more, ClassSet.union([EVERY, more]), PICTURES, PICTURES, offset=26), no_extract
-    )
+    method.begin_session(third_session(), no_extract)
     assert torch.equal(method.selector.rows[: len(rows)], rows)
     torch.testing.assert_close(method.scores(IMAGES)[:, :2], scores)
     assert method.scores(IMAGES).shape == (6, 3)
@@ -197,17 +201,19 @@ def test_phases(tiny: Tiny) -> None:
     (only,) = method.phases(first)
     assert (only.data, only.draws) == (None, None)
     method.end_session(first, no_extract)
-    method.begin_session(second, no_extract)
-    selector, expert = method.phases(second)
-    assert selector.parameters == (method.selector.rows,)
-    assert (selector.lr, expert.lr) == (0.5, None)
-    assert expert.parameters == method.experts.factors
-    for phase in (selector, expert):
-        assert phase.data is not None
-        assert phase.draws is not None
-        assert phase.draws.steps == 7
-        drawn = phase.draws(np.random.default_rng(0), 8)
-        assert [int(label) > 2 for label in phase.data.labels[drawn]] == [True] * 6 + [False] * 2
+    for session in (second, third_session()):
+        method.begin_session(session, no_extract)
+        selector, expert = method.phases(session)
+        assert selector.parameters == (method.selector.rows,)
+        assert (selector.lr, expert.lr) == (0.5, None)
+        assert expert.parameters == method.experts.factors
+        for phase in (selector, expert):
+            assert phase.data is not None
+            assert phase.draws is not None
+            assert phase.draws.steps == 7
+            drawn = phase.draws(np.random.default_rng(0), 8)
+            assert [label in session.new.ids for label in phase.data.labels[drawn]] == [True] * 6 + [False] * 2
+        method.end_session(session, no_extract)
 
 
 def test_static_is_lora_among_all_classes(tiny: Tiny) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from everclip.checkpoint import load_session
@@ -15,6 +15,7 @@ from everclip.methods.finetune import Finetune
 from everclip.monitor import Monitor
 from everclip.run_folder import RunFolder
 from tests.methods.test_cpe_clip import Tiny, make_batch, make_session, no_extract
+from tests.methods.test_finetune import all_but_the_scale, assert_same_weights, train
 
 LABELS = ([0, 1, 2, 1], [3, 4, 3, 4])
 
@@ -93,6 +94,33 @@ def test_two_online_sessions(tiny: Tiny, decay: float) -> None:
     way = parameters_to_vector(method.tuned).detach() - end
     expected = 0.5 * 3.0 * float(method.fisher.double() @ way.double().square())
     assert float(method.penalty().detach()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_without_strength_it_is_fine_tuning(tiny: Tiny) -> None:
+    method, plain = Ewc(tiny(), strength=0), all_but_the_scale(tiny)
+    end = session(method, 0, shift=1e-2)
+    vector_to_parameters(end, [p for p in plain.parameters() if p.requires_grad])
+    for one in (method, plain):
+        train(one, 1)
+    assert bool(method.fisher.any())
+    assert_same_weights(method, plain)
+
+
+def test_the_springs_of_a_quadratic_meet_where_they_should(tiny: Tiny) -> None:
+    method = Ewc(tiny(), strength=3.0)
+    stream = torch.Generator().manual_seed(0)
+    curvature, minimum, fisher, anchor = torch.rand(4, 6, generator=stream, dtype=torch.float64)
+    fisher[2] = 0
+    first, second = (nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in ((2, 2), (2,)))
+    method.tuned, method.fisher, method.anchor = [first, second], fisher, anchor
+    optimizer = torch.optim.SGD(method.tuned, lr=0.25)
+    for _ in range(400):
+        optimizer.zero_grad()
+        way = parameters_to_vector(method.tuned) - minimum
+        (0.5 * curvature @ way.square() + method.penalty()).backward()
+        optimizer.step()
+    expected = (curvature * minimum + 3 * fisher * anchor) / (curvature + 3 * fisher)
+    torch.testing.assert_close(parameters_to_vector(method.tuned).detach(), expected)
 
 
 def test_separate_sessions_pull_like_a_spring_each(tiny: Tiny) -> None:

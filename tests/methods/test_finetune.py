@@ -1,11 +1,43 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from everclip.methods.base import Method
 from everclip.methods.finetune import Finetune
+from everclip.modules.fine_tuning import unfreeze
+from everclip.types import Batch
 from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch, make_session, no_extract
+
+
+def all_but_the_scale(tiny: Tiny, **options: Any) -> Finetune:
+    """What methods that leave the logit scale alone are when nothing else tells them apart."""
+    method = Finetune(tiny(), **options)
+    unfreeze(method.backbone)
+    return method
+
+
+def train(method: Method, index: int, beside: Batch | None = None) -> None:
+    """Begins a session and takes three AdamW steps, with the same pictures beside every batch."""
+    session = make_session(index)
+    method.begin_session(session, no_extract)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    for step in range(3):
+        optimizer.zero_grad()
+        batch = replace(make_batch(list(session.new.ids), seed=step), auxiliary=beside)
+        torch.stack(list(method.loss(batch).values())).sum().backward()
+        method.before_step()
+        optimizer.step()
+        method.after_step()
+
+
+def assert_same_weights(method: Method, other: Method) -> None:
+    ours, theirs = (dict(one.backbone.named_parameters()) for one in (method, other))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_it_begins_as_zero_shot(tiny: Tiny) -> None:

@@ -7,8 +7,11 @@ import torch
 
 from everclip.errors import ConfigError
 from everclip.losses.distillation import distillation
+from everclip.methods.lwf import Lwf
 from everclip.methods.vr_lwf import VrLwf, random_sentences
 from tests.methods.test_cpe_clip import Tiny, make_batch, make_session, no_extract
+from tests.methods.test_finetune import all_but_the_scale, assert_same_weights, train
+from tests.methods.test_lwf import move, with_auxiliary
 
 
 def test_sentences_are_random_tokens_between_start_and_end(tiny: Tiny) -> None:
@@ -53,6 +56,34 @@ def test_the_loss_compares_similarities_to_the_sentences(tiny: Tiny) -> None:
         losses = method.loss(batch)
     torch.testing.assert_close(losses["image_distillation"], distillation(student, teacher))
     torch.testing.assert_close(losses["text_distillation"], 2 * distillation(student.T, teacher.T))
+
+
+def test_it_pulls_nowhere_while_the_student_is_the_teacher(tiny: Tiny) -> None:
+    method = VrLwf(tiny(), num_sentences=9)
+    move(method)
+    method.begin_session(make_session(1), no_extract)
+    losses = method.loss(with_auxiliary([3, 4]))
+    (losses["image_distillation"] + losses["text_distillation"]).backward()
+    gradients = [p.grad.abs().max() for p in method.parameters() if p.grad is not None]
+    assert float(torch.stack(gradients).max()) < 1e-3
+
+
+def test_with_class_texts_it_is_learning_without_forgetting(tiny: Tiny) -> None:
+    method, other = VrLwf(tiny(), image_weight=2, text_weight=3), Lwf(tiny(), image_weight=2, text_weight=3)
+    for one in (method, other):
+        one.begin_session(make_session(1), no_extract)
+        move(one)
+    method.texts = other.texts
+    batch = with_auxiliary([3, 4])
+    torch.testing.assert_close(method.loss(batch), other.loss(batch))
+
+
+def test_without_weight_it_is_fine_tuning(tiny: Tiny) -> None:
+    method = VrLwf(tiny(), image_weight=0, text_weight=0, num_sentences=9)
+    plain = all_but_the_scale(tiny, label_smoothing=0.2)
+    for one in (method, plain):
+        train(one, 1, beside=make_batch([0, 0], seed=9))
+    assert_same_weights(method, plain)
 
 
 def test_another_tokenizer_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.data.images import ArrayImages
 from everclip.engine import Engine
 from everclip.losses.distillation import distillation
+from everclip.methods.base import Method
 from everclip.methods.finetune import Finetune
+from everclip.methods.lwf import Lwf
 from everclip.methods.zscl import Zscl
 from everclip.types import Batch, Reference
 from tests.methods.test_cpe_clip import Tiny, make_batch, make_session, no_extract
@@ -39,14 +41,14 @@ def make(tiny: Tiny, engine: Engine) -> Make:
     return _make
 
 
-def move(method: Zscl, size: float = 0.01) -> None:
+def move(method: Method, size: float = 0.01) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in method.tuned:
+        for parameter in (p for p in method.parameters() if p.requires_grad):
             parameter += size * torch.randn(parameter.shape, generator=generator)
 
 
-def batch_of(method: Zscl, labels: list[int], rows: list[int]) -> Batch:
+def batch_of(method: Method, labels: list[int], rows: list[int]) -> Batch:
     """Pictures with reference pictures beside them."""
     shown = method.backbone.normalize(REFERENCE.images.images(rows, method.backbone.resize))
     return replace(make_batch(labels), auxiliary=Batch(shown, torch.zeros(len(rows)), torch.tensor(rows)))
@@ -141,6 +143,20 @@ def test_without_weights_and_average_it_is_fine_tuning(make: Make, tiny: Tiny) -
     ours, theirs = dict(method.named_parameters()), dict(plain.named_parameters())
     for name in ("backbone.model.visual.proj", "backbone.model.text_projection"):
         torch.testing.assert_close(ours[name].grad, theirs[name].grad)
+
+
+def test_on_the_sessions_own_data_it_is_learning_without_forgetting(tiny: Tiny, engine: Engine) -> None:
+    session = replace(make_session(1), train=REFERENCE.images)
+    own = Reference(session.train, tuple(session.new.prompts("a photo of a {}.")))
+    weights: Any = {"image_weight": 2, "text_weight": 3}
+    method = Zscl(tiny(), reference=own, teacher="previous", constraint_weight=0, average_every=None, **weights)
+    other = Lwf(tiny(), **weights)
+    for one in (method, other):
+        move(one)
+        one.begin_session(session, engine.extractor(one))
+        move(one)
+    batch = batch_of(method, [3, 4], [5, 0, 2])
+    torch.testing.assert_close(method.loss(batch), other.loss(batch), rtol=1e-5, atol=1e-5)
 
 
 def test_reference_texts_are_encoded_once_for_all_sessions(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

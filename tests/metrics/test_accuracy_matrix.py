@@ -10,6 +10,7 @@ from everclip.metrics.accuracy_matrix import (
     multi_domain_metrics,
     session_accuracy,
 )
+from everclip.tables.definition import read_definition
 
 NAN = np.nan
 # The matrix on which six toolboxes disagree, worked out by hand.
@@ -65,6 +66,18 @@ def test_multi_domain_example() -> None:
         "avg": pytest.approx((80 + 66 + 70) / 3),
         "last": pytest.approx((70 + 68 + 86) / 3),
     }
+
+
+@pytest.mark.parametrize(("order", "transfer"), [("mtil_order1", 69.4), ("mtil_order2", 65.4)])
+def test_a_model_that_never_changes_on_mtil(order: str, transfer: float) -> None:
+    # What ZSCL (arXiv 2303.06628) prints for zero-shot CLIP, from its accuracies on the eleven data sets.
+    first = read_definition("mtil_order1")
+    tasks = first.rows["All training pictures"][0].published[0].figures["tasks"]
+    by_name = dict(zip(first.tasks, np.array(tasks, dtype=float), strict=True))
+    row = [by_name[name] for name in read_definition(order).tasks]
+    metrics = multi_domain_metrics(np.tile(row, (11, 1)))
+    expected = {"transfer": transfer, "avg": 65.3, "last": 65.3}
+    assert metrics == pytest.approx(expected, abs=0.06)  # the accuracies are rounded too
 
 
 def test_harmonic_mean_of_nothing_is_nothing() -> None:
