@@ -1,7 +1,6 @@
 """Our CoDyRA follows the official code's losses, importances, logits and merged weights through two sessions.
 
-tests/golden/codyra_official.json was made outside the project, with the official arithmetic in open_clip's towers; its
-first key says how.
+tests/golden/codyra_official.json was made by running the official code outside the project; its first key says how.
 """
 
 from __future__ import annotations
