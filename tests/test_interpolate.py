@@ -34,20 +34,20 @@ def result(folder: RunFolder, session: int) -> tuple[float, float]:
 
 
 def test_the_ends_of_the_curve_are_the_stored_models(run: Run, interpolate: Callable[..., None]) -> None:
-    folder = run("method=finetune", "train.max_steps=3", "optimizer.lr=1e-3")
-    other = run("method=finetune", "train.max_steps=3", "optimizer.lr=1e-3", "seed=1", folder="other")
-    zero_shot = run("method=zero_shot", folder="zero_shot")
+    words = ("method=finetune", "train.max_steps=3", "optimizer.lr=1e-3", "max_sessions=2")
+    folder, other = run(*words), run(*words, "seed=1", folder="other")
+    zero_shot = run("method=zero_shot", "max_sessions=2", folder="zero_shot")
     alphas = ("--alphas", 0, 1)
 
     interpolate(folder.path, *alphas)
-    assert ends(folder.path / "interpolation_zero_shot_-1.json") == [result(zero_shot, 2), result(folder, 2)]
+    assert ends(folder.path / "interpolation_zero_shot_-1.json") == [result(zero_shot, 1), result(folder, 1)]
     assert (folder.path / "interpolation_zero_shot_-1.png").is_file()
 
     interpolate(folder.path, "--start", 0, "--end", 1, *alphas)
     assert ends(folder.path / "interpolation_0_1.json")[1] == result(folder, 1)
 
-    interpolate(folder.path, "--start", other.checkpoint(2), *alphas)
-    assert ends(folder.path / "interpolation_session_02_-1.json") == [result(other, 2), result(folder, 2)]
+    interpolate(folder.path, "--start", other.checkpoint(1), *alphas)
+    assert ends(folder.path / "interpolation_session_01_-1.json") == [result(other, 1), result(folder, 1)]
 
 
 def test_checkpoints_of_different_shapes_have_no_curve(
