@@ -92,9 +92,9 @@ def composed(method: str, options: argparse.Namespace, cache: str) -> DictConfig
 
 
 def shortened(session: Session, training: Training, count: int) -> Session:
-    """The session with its first pictures alone."""
+    """The session with its first pictures alone, as the runner would give it to a method."""
     session = replace(session, train=session.train.subset(range(count)))
-    return replace(session, repeats=training.repeats(session))
+    return replace(session, repeats=training.repeats(session), augmented=training.augmentation != "none")
 
 
 def random_batch(method: Method, session: Session, phase: Phase, size: int) -> Batch:
