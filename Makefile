@@ -61,7 +61,7 @@ golden: .venv/dev  ## remake tests/golden/<method>.json of the embedded sequence
 	$(BIN)/python -m pytest tests/test_golden.py --remake-golden
 
 tables: .venv/run  ## write REPRODUCTION.md from the run folders in outputs
-	$(BIN)/python -m everclip.tables.reproduction REPRODUCTION.md
+	$(BIN)/python -m everclip.reporting.tables.reproduction REPRODUCTION.md
 
 clean:  ## remove everything that can be made again, outputs excepted
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

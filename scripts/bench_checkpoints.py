@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.checkpoint import Adapted, load_session, save_session
 from everclip.methods.base import Method
 from everclip.methods.cpe_clip import CpeClip
 from everclip.methods.finetune import Finetune
 from everclip.methods.ncm import Ncm
+from everclip.training.checkpoint import Adapted, load_session, save_session
 from everclip.types import ClassSet
 
 log = logging.getLogger("bench")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.data import shapes
+from everclip.data.drawing import shapes
 from everclip.methods.zero_shot import ZeroShot
 from everclip.types import ClassSet
 

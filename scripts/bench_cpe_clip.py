@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from everclip.backbones.base import Backbone
 from everclip.backbones.open_clip import END_OF_TEXT, OpenClip
-from everclip.data import shapes
 from everclip.data.datasets.base import split_lines
+from everclip.data.drawing import shapes
 from everclip.methods.cpe_clip import CpeClip
 from everclip.types import Batch, ClassSet, Session
 

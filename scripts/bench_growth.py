@@ -21,12 +21,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from everclip import build, config
 from everclip.backbones.base import Backbone
+from everclip.commands import assembly
+from everclip.config import build, schema
 from everclip.data.loading import PreparedImages
 from everclip.methods.base import Extract
 from everclip.methods.cpe_clip import CpeClip
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
 from everclip.types import Session
 
 log = logging.getLogger("bench_growth")
@@ -100,7 +101,7 @@ def run(sessions: int, folder: Path, overrides: list[str]) -> tuple[Ledger, list
     """A whole run of so many sessions; what it cost, and its records."""
     base, way, epochs = SESSIONS[sessions]
     settings = [f"sequence.base_classes={base}", f"sequence.way={way}", f"train.base.epochs={epochs}", "trainer=cpu"]
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
         places = [f"paths.outputs={folder}", f"paths.cache={folder}"]
         composed = compose("run", [*settings, *places, *overrides], return_hydra_config=True)
     hydra = composed.hydra
@@ -109,7 +110,7 @@ def run(sessions: int, folder: Path, overrides: list[str]) -> tuple[Ledger, list
         del composed["hydra"]
     target, ledger = RunFolder(folder / "run"), Ledger()
     watch(ledger)
-    build.run(composed, hydra, target)
+    assembly.run(composed, hydra, target)
     ledger.starts.append(ledger.mark())
     return ledger, target.read_sessions()
 
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=20, choices=SESSIONS)
     parser.add_argument("overrides", nargs="*", help="more of the configuration, for example logger=none")
     options = parser.parse_args()
-    config.register()
+    build.register()
     with tempfile.TemporaryDirectory() as folder:
         measured = run(options.sessions, Path(folder), options.overrides)
     logging.basicConfig(level=logging.ERROR, format="%(message)s", force=True)

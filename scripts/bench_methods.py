@@ -25,14 +25,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from torch import Tensor
 
-from everclip import config as configuration
 from everclip.backbones.open_clip import OpenClip
-from everclip.build import make_parts, make_training
-from everclip.catalogue import option_names
-from everclip.checkpoint import Adapted
-from everclip.engine import Engine
+from everclip.commands.assembly import make_parts, make_training
+from everclip.config import build, schema
+from everclip.config.catalogue import option_names
 from everclip.methods.base import Method
-from everclip.phases import Training
+from everclip.training.checkpoint import Adapted
+from everclip.training.engine import Engine
+from everclip.training.phases import Training
 from everclip.types import Batch, Phase, Session
 
 log = logging.getLogger("bench_methods")
@@ -87,7 +87,7 @@ def now(device: torch.device) -> float:
 def composed(method: str, options: argparse.Namespace, cache: str) -> DictConfig:
     """The configuration of one method on the embedded class-incremental sequence."""
     words = [f"method={method}", f"backbone={options.backbone}", "backbone.weights=random", "sequence=shapes_cil"]
-    with initialize_config_dir(str(configuration.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
         return compose("run", [*words, f"paths.cache={cache}", *options.overrides])
 
 
@@ -138,7 +138,7 @@ def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     """Prints one method's row, and what its cached reference texts save; in a process of its own, for its memory."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     log.setLevel(logging.INFO)
-    configuration.register()
+    build.register()
     engine = Engine()
     settings = composed(name, options, cache)
     sequence, _, method = make_parts(settings, load=True)

@@ -19,17 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from everclip import storage
-from everclip.adapted import load, load_checkpoint
 from everclip.backbones.base import Backbone
-from everclip.cli import show_error
-from everclip.config import build
-from everclip.console import quieten_libraries
-from everclip.engine import Engine
+from everclip.commands.load import load, load_checkpoint
+from everclip.commands.run import show_error
+from everclip.config.build import build
 from everclip.errors import ConfigError
-from everclip.evaluation import Evaluator
-from everclip.figures import save_figure
 from everclip.methods.base import Method
-from everclip.run_folder import RunFolder
+from everclip.reporting.console import quieten_libraries
+from everclip.reporting.figures import save_figure
+from everclip.runs.folder import RunFolder
+from everclip.training.engine import Engine
+from everclip.training.evaluation import Evaluator
 
 log = logging.getLogger("interpolate")
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from everclip.backbones import embedded
 from everclip.backbones.open_clip import OpenClip
-from everclip.data import shapes
+from everclip.data.drawing import shapes
 
 MODEL = "everclip-tiny"
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "{}.", "a {}.", "this is a {}.", "a drawing of a {}.")

@@ -16,12 +16,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
-from everclip import build, config
 from everclip.backbones.open_clip import OpenClip
-from everclip.catalogue import option_names
-from everclip.console import set_up_logging
-from everclip.engine import Engine
-from everclip.run_folder import RunFolder
+from everclip.commands import assembly
+from everclip.config import build, schema
+from everclip.config.catalogue import option_names
+from everclip.reporting.console import set_up_logging
+from everclip.runs.folder import RunFolder
+from everclip.training.engine import Engine
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; two of them run side by side
@@ -69,10 +70,10 @@ def _messages() -> None:
 
 def compose_in(place: Path, cache_dir: Path, *overrides: str) -> DictConfig:
     """The root configuration with Hydra's node, outputs and cache in temporary folders."""
-    config.register()
+    build.register()
     set_up_logging("info")
     places = [f"paths.outputs={place}/outputs", f"paths.cache={cache_dir}"]
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
         composed = hydra_compose("run", [*places, *overrides], return_hydra_config=True)
     with open_dict(composed.hydra):
         composed.hydra.runtime.output_dir = str(place)
@@ -89,8 +90,8 @@ def run_in(folder: Path, cache_dir: Path, *overrides: str, plots: bool = False) 
     with open_dict(composed):
         del composed["hydra"]
     target = RunFolder(folder)
-    with nullcontext() if plots else patch("everclip.report.write_plots", return_value=[]):
-        build.run(composed, hydra, target)
+    with nullcontext() if plots else patch("everclip.reporting.results.write_plots", return_value=[]):
+        assembly.run(composed, hydra, target)
     return target
 
 

@@ -16,11 +16,11 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 import everclip
-from everclip import cli
-from everclip.checkpoint import CheckpointError
-from everclip.config import build
+from everclip.commands import run as cli
+from everclip.config.build import build
 from everclip.errors import ConfigError, MissingError
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import CheckpointError
 from everclip.types import TaskSequence
 from tests.conftest import SMALL
 
@@ -98,8 +98,8 @@ def test_a_run_folder_cannot_call_what_it_names(run: Run, tmp_path: Path, monkey
     (tmp_path / "evil.py").write_text(f"open({str(called)!r}, 'w')\nclass Method: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     original = OmegaConf.load(folder.path / "config.yaml")
-    targets = ("everclip.provenance.subprocess.run", "os.system", "everclip.storage.write_text", "builtins.eval")
-    for target in (*targets, "everclip.cli.main", "evil.Method"):
+    targets = ("everclip.runs.provenance.subprocess.run", "os.system", "everclip.storage.write_text", "builtins.eval")
+    for target in (*targets, "everclip.commands.run.main", "evil.Method"):
         node = {"_target_": target, "args": ["touch", str(called)], "path": str(called), "content": ""}
         for place, value in (("method", node), ("backbone", node), ("method.a", node), ("method.a", [{"b": node}])):
             config = original.copy()

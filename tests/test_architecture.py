@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip.catalogue import option_names
+from everclip.config.catalogue import option_names
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "everclip"
@@ -18,54 +18,27 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "digest": set(),
     "storage": {"errors"},
-    "slurm_queue": set(),
-    "interruption": {"errors"},
-    "metrics": set(),
-    "schedules": set(),
     "types": {"digest", "errors"},
-    "backbones": {"types", "digest", "errors"},
-    "data": {"types", "digest", "errors", "storage"},
-    "modules": {"backbones", "types", "errors"},
+    "metrics": set(),
     "losses": set(),
+    "data": {"types", "digest", "errors", "storage"},
+    "backbones": {"types", "digest", "errors"},
+    "modules": {"backbones", "types", "errors"},
     "memory": {"data", "types", "errors"},
     "methods": {"modules", "losses", "memory", "backbones", "types", "errors"},
-    "run_folder": {"metrics", "slurm_queue", "storage", "digest", "errors"},
-    "figures": {"storage"},
-    "report": {"figures", "run_folder", "metrics", "storage", "digest"},
-    "page": {"report", "figures", "run_folder", "metrics", "console", "storage", "errors"},
-    "console": set(),
-    "loggers": {"storage"},
-    "provenance": set(),
-    "phases": {"methods", "data", "schedules", "types", "errors"},
-    "engine": {"phases", "methods", "data", "types", "errors"},
-    "evaluation": {"engine", "methods", "types", "errors"},
-    "checkpoint": {"phases", "methods", "digest", "errors", "storage"},
-    "monitor": {"checkpoint", "phases", "console", "loggers", "interruption", "errors"},
-    "records": {"evaluation", "methods", "loggers", "run_folder", "types"},
-    "runner": {
-        "engine", "phases", "evaluation", "checkpoint", "monitor", "records", "report", "run_folder", "loggers",
-        "interruption", "methods", "data", "types", "errors",
-    },
+    "runs": {"metrics", "storage", "digest", "errors"},
     "config": {"digest", "errors"},
-    "adapted": {"config", "checkpoint", "run_folder", "backbones", "methods", "types", "errors"},
-    "catalogue": {"config", "console"},
-    "data_command": {"data", "config", "console", "errors"},
-    "build": {
-        "runner", "engine", "phases", "monitor", "interruption", "adapted", "evaluation", "records", "backbones",
-        "data", "methods", "config", "console", "loggers",
-        "provenance", "run_folder", "storage", "types", "errors",
+    "loggers": {"storage"},
+    "reporting": {"config", "runs", "metrics", "storage", "digest", "errors"},
+    "training": {
+        "reporting", "loggers", "runs", "methods", "data", "types",
+        "storage", "digest", "errors",
     },
-    "tables": {"cli", "catalogue", "config", "report", "run_folder", "metrics", "storage", "digest", "errors"},
-    "sweeps": {"digest", "errors", "storage"},
-    "plans": {"sweeps", "storage"},
-    "planning": {
-        "build", "plans", "runner", "engine", "phases", "monitor", "interruption", "loggers", "methods", "config",
-        "console", "run_folder", "types",
+    "sweeps": {"reporting", "runs", "storage", "digest", "errors"},
+    "commands": {
+        "training", "sweeps", "reporting", "loggers", "config", "runs", "methods", "backbones",
+        "data", "types", "storage", "errors",
     },
-    "launchers": {"sweeps", "report", "run_folder", "errors"},
-    "slurm": {"sweeps", "launchers", "slurm_queue", "storage", "errors"},
-    "status": {"sweeps", "launchers", "slurm", "slurm_queue", "run_folder", "console", "errors"},
-    "cli": {"launchers", "build", "planning", "config", "console", "report", "run_folder", "interruption", "errors"},
 }  # fmt: skip
 
 

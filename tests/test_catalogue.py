@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from everclip import catalogue
+from everclip.commands.list import main
+from everclip.config import catalogue
 
 
 def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    catalogue.main(["--json"])
+    main(["--json"])
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"methods", "backbones", "sequences", "tables"}
     methods = {entry["name"]: entry for entry in found["methods"]}
@@ -43,7 +44,7 @@ def test_every_sequence_says_what_it_is() -> None:
 
 
 def test_one_kind_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    catalogue.main(["methods"])
+    main(["methods"])
     out = capsys.readouterr().out
     assert "cpe_clip" in out
     assert "vit_b16_openai" not in out

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from everclip.checkpoint import FORMAT, Adapted, CheckpointError, load_session, restore, save_session
 from everclip.methods.cpe_clip import CpeClip
 from everclip.methods.ncm import Ncm
 from everclip.methods.zero_shot import ZeroShot
+from everclip.training.checkpoint import FORMAT, Adapted, CheckpointError, load_session, restore, save_session
 from tests.methods.test_cpe_clip import EVERY, Tiny
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip import cli
+from everclip.commands import run as cli
 from tests.conftest import SMALL
 
 Command = Callable[..., tuple[int, str, str]]
@@ -179,7 +179,7 @@ def test_help_and_cfg_do_not_import_torch(flag: str) -> None:
         "import sys, atexit",
         "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
         f"sys.argv = ['everclip', '{flag}']",
-        "from everclip.cli import main",
+        "from everclip.commands.run import main",
         "main()",
     )
     assert out.endswith("torch=False")
@@ -195,7 +195,7 @@ def test_a_finished_run_is_reported_without_torch(everclip: Command) -> None:
         "import sys, atexit",
         "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
         f"sys.argv = ['everclip', *{[*words, *places]!r}]",
-        "from everclip.cli import main",
+        "from everclip.commands.run import main",
         "main()",
     )
     assert str(folder) in out
@@ -205,7 +205,10 @@ def test_a_finished_run_is_reported_without_torch(everclip: Command) -> None:
 def test_sigterm_saves_the_state_and_exits_75(tmp_path: Path, cache_dir: Path) -> None:
     words = [*SMALL, f"paths.outputs={tmp_path}", f"paths.cache={cache_dir}", "train.base.epochs=500"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "everclip.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "everclip.commands.run", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     process.stdout.readline()  # the run has begun

@@ -7,34 +7,34 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from everclip import config
 from everclip.backbones.open_clip import OpenClip
-from everclip.catalogue import option_names
+from everclip.config import build, checks, identity, schema
+from everclip.config.catalogue import option_names
 from everclip.errors import ConfigError
 from everclip.types import Positive
 
 Compose = Callable[..., DictConfig]
-GROUPS = [(group, name) for group in (*config.GROUPS, "trainer", "logger", "paths") for name in option_names(group)]
+GROUPS = [(group, name) for group in (*schema.GROUPS, "trainer", "logger", "paths") for name in option_names(group)]
 OWN_PICTURES = {"folder": ["sequence.root=x"], "manifest": ["sequence.file=x.csv"]}
 EXPERIMENTS = sorted(
-    str(path.relative_to(config.conf_dir() / "experiment").with_suffix(""))
-    for path in (config.conf_dir() / "experiment").rglob("*.yaml")
+    str(path.relative_to(schema.conf_dir() / "experiment").with_suffix(""))
+    for path in (schema.conf_dir() / "experiment").rglob("*.yaml")
 )
 
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)
 def test_every_option_composes_and_fits_its_constructor(group: str, name: str, compose: Compose) -> None:
     composed = compose(f"{group}={name}", *OWN_PICTURES.get(name, ()))
-    config.check_values(composed)
-    for member in config.GROUPS:
-        config.check_group(member, composed[member])
+    checks.check_values(composed)
+    for member in schema.GROUPS:
+        checks.check_group(member, composed[member])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes(name: str, compose: Compose) -> None:
     composed = compose(f"+experiment={name}")
-    for member in config.GROUPS:
-        config.check_group(member, composed[member])
+    for member in schema.GROUPS:
+        checks.check_group(member, composed[member])
     budget = composed.train
     assert budget.max_steps is None or budget.epochs >= budget.max_steps  # so that few pictures get as many steps
 
@@ -95,7 +95,7 @@ def test_experiments_have_the_papers_settings(name: str, settings: dict[str, Any
 @pytest.mark.parametrize("name", ["cifar100", "miniimagenet", "cub200"])
 def test_cpe_clips_experiments_have_the_papers_settings(name: str, compose: Compose) -> None:
     composed = compose(f"+experiment=cpe_clip/{name}")
-    chosen = config.choices(composed.hydra)
+    chosen = identity.choices(composed.hydra)
     assert (chosen["backbone"], chosen["sequence"]) == ("vit_b16_openai", f"fscil_{name}")
     base = (6, 4) if name == "cub200" else (5, 32)
     assert (composed.train.base.epochs, composed.train.base.batch_size) == base
@@ -135,17 +135,17 @@ def test_parts_are_checked_and_built_from_their_own_nodes() -> None:
     node = OmegaConf.create(
         {"_target_": f"{here}.Outer", "inner": {"_target_": f"{here}.Inner", "size": 3}, "factor": 2}
     )
-    config.check_group("outer", node)
-    assert config.build("outer", node) == Outer(Inner(3), 2)
+    checks.check_group("outer", node)
+    assert build.build("outer", node) == Outer(Inner(3), 2)
     node.inner.size = 0
     with pytest.raises(ConfigError, match=r"outer\.inner\.size=0: input should be greater than or equal to 1"):
-        config.check_group("outer", node)
+        checks.check_group("outer", node)
     node.inner = {"_target_": f"{here}.Inner", "sise": 1}
     with pytest.raises(ConfigError, match=r"outer\.inner\.sise is unknown; known: size; did you mean size\?"):
-        config.check_group("outer", node)
+        checks.check_group("outer", node)
     node.inner = {"_target_": f"{here}.Inner"}
     with pytest.raises(ConfigError, match=r"outer\.inner\.size is required"):
-        config.check_group("outer", node)
+        checks.check_group("outer", node)
 
 
 @dataclass
@@ -157,22 +157,22 @@ class Chain:
 
 def test_building_a_part_that_points_to_another_changes_neither(compose: Compose, tiny: Callable[[], OpenClip]) -> None:
     composed = compose("method=zscl")
-    before = config.digest(composed)
-    config.build("method", composed.method, tiny())
+    before = identity.digest(composed)
+    build.build("method", composed.method, tiny())
     assert OmegaConf.is_interpolation(composed.reference, "cache_dir")
-    assert config.digest(composed) == before
+    assert identity.digest(composed) == before
 
 
 def test_lists_of_parts_are_checked_and_built_one_by_one() -> None:
     link = {"_target_": f"{__name__}.Inner", "size": 3}
     node = OmegaConf.create({"_target_": f"{__name__}.Chain", "links": [link, link | {"size": 4}]})
-    config.check_group("chain", node)
-    assert config.build("chain", node) == Chain([Inner(3), Inner(4)])
+    checks.check_group("chain", node)
+    assert build.build("chain", node) == Chain([Inner(3), Inner(4)])
     node.links[1].size = 0
     with pytest.raises(ConfigError, match=r"chain\.links\[1\]\.size=0: input should be greater than or equal to 1"):
-        config.check_group("chain", node)
+        checks.check_group("chain", node)
 
 
 def test_a_target_that_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError, match=r"method\._target_=everclip\.methods\.nowhere\.Method cannot be imported"):
-        config.check_group("method", OmegaConf.create({"_target_": "everclip.methods.nowhere.Method"}))
+        checks.check_group("method", OmegaConf.create({"_target_": "everclip.methods.nowhere.Method"}))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-from everclip.console import StepProgress, log, set_up_logging
+from everclip.reporting.console import StepProgress, log, set_up_logging
 set_up_logging({level!r})
 bar = StepProgress("session 1 train", 2)
 for _ in range(2):

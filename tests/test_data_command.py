@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from everclip import data_command
-from everclip.console import terminal
+from everclip.commands import data as data_command
 from everclip.data.datasets.spec import DataSpec, Download, keys, spec
+from everclip.reporting.console import terminal
 from tests.data.datasets import replicas
 from tests.data.server import serve
 
@@ -46,7 +46,7 @@ def known_as(monkeypatch: pytest.MonkeyPatch, key: str, **changes: object) -> Da
 
 def test_status_of_everything_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from everclip import data_command as c\n"
+        "import sys, time; from everclip.commands import data as c\n"
         "try: c.main(['status'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "assert not {'torch', 'hydra', 'scipy'} & set(sys.modules)\n"

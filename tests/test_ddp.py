@@ -14,11 +14,11 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.catalogue import option_names
-from everclip.checkpoint import load_session
+from everclip.config.catalogue import option_names
 from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.errors import ConfigError
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import load_session
 from everclip.types import Indices
 from tests.conftest import run_in
 from tests.two_processes import DIVIDED, WORDS, text_gradient

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from everclip.figures import (
+from everclip.reporting.figures import (
     data_uri,
     plot_confusion,
     plot_cost,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
 from tests.conftest import METHODS
 
 GOLDEN = Path(__file__).parent / "golden"

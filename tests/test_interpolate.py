@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
 
 Run = Callable[..., RunFolder]
 SCRIPTS = Path(__file__).parents[1] / "scripts"

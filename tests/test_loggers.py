@@ -13,17 +13,12 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import everclip.loggers
-from everclip.loggers import (
-    CsvLogger,
-    Loggers,
-    RunLogger,
-    Sample,
-    TensorBoardLogger,
-    WandbLogger,
-    best_of,
-    start_wandb,
-)
+import everclip.loggers.mirrors
+from everclip.loggers.base import RunLogger, Sample
+from everclip.loggers.csv import CsvLogger
+from everclip.loggers.mirrors import Loggers
+from everclip.loggers.tensorboard import TensorBoardLogger
+from everclip.loggers.wandb import WandbLogger, best_of, start_wandb
 from tests.wandb_record import read_wandb
 
 MATRIX = np.array([[90.0, np.nan], [80.0, 60.0]])
@@ -118,7 +113,7 @@ class Broken(RunLogger):
 
 def test_a_broken_mirror_is_dropped_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(everclip.loggers.log, "warning", lambda text, *values: warnings.append(text % values))
+    monkeypatch.setattr(everclip.loggers.mirrors.log, "warning", lambda text, *values: warnings.append(text % values))
     loggers = Loggers(CsvLogger(tmp_path, 0), [Broken()])
     losses(loggers, 10, 20)
     loggers.close()

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from everclip.methods.finetune import Finetune
-from everclip.run_folder import RunFolder, confusion_of
+from everclip.runs.folder import RunFolder, confusion_of
 from everclip.types import Batch
 from tests.wandb_record import read_wandb
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from everclip.page.command import main
-from everclip.report import read_result, write_sweep
-from everclip.run_folder import RunFolder, matrix_of
+from everclip.commands.report import main
+from everclip.reporting.results import read_result, write_sweep
+from everclip.runs.folder import RunFolder, matrix_of
 
 EVIL = "<script>alert('x')</script>\"&"
 

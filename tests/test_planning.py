@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, open_dict
 
-from everclip import planning, plans
-from everclip.planning import STEPS, Stopwatch, plan, seconds
-from everclip.plans import Estimate
-from everclip.run_folder import RunFolder
-from everclip.sweeps import Job
+from everclip.commands import plan as planning
+from everclip.commands.plan import STEPS, Stopwatch, plan, seconds
+from everclip.runs.folder import RunFolder
+from everclip.sweeps import plans
+from everclip.sweeps.plans import Estimate
+from everclip.sweeps.sweep import Job
 from tests.conftest import SMALL
 
 

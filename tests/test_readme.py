@@ -45,7 +45,7 @@ def test_the_method_of_the_readme_runs_without_a_fork(tmp_path: Path, cache_dir:
 
 
 def test_every_option_of_the_readme_exists() -> None:
-    from everclip.catalogue import option_names
+    from everclip.config.catalogue import option_names
 
     for group, options in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
         named = re.findall(r"`([a-z0-9_]+)`", options)

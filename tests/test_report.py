@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from everclip.report import Result, labels_of, mean_std, results_table
+from everclip.reporting.results import Result, labels_of, mean_std, results_table
 
 
 def make(curve: list[float], seed: int = 0, overrides: tuple[str, ...] = (), **run: Any) -> Result:

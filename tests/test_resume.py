@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from everclip.checkpoint import load_progress, load_session
 from everclip.errors import ConfigError, LockedError, MemoryFullError, Preempted
-from everclip.interruption import StopRequest
 from everclip.methods.cpe_clip import CpeClip
-from everclip.monitor import Monitor
-from everclip.run_folder import RunFolder
-from everclip.runner import Runner
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import load_progress, load_session
+from everclip.training.interruption import StopRequest
+from everclip.training.monitor import Monitor
+from everclip.training.runner import Runner
 from everclip.types import Batch, Phase
 
 Run = Callable[..., RunFolder]
@@ -76,8 +76,8 @@ def test_random_numbers_go_on_where_a_phase_ended(run: Run, monkeypatch: pytest.
     words = (*CSV, "max_sessions=2")
     whole = run(*words, folder="whole")
     if step == 4:  # nothing is saved but what is between the phases
-        monkeypatch.setattr("everclip.runner.MINUTE", -1.0)
-        monkeypatch.setattr("everclip.runner.Runner._meta", interrupt_second_save(Runner._meta))
+        monkeypatch.setattr("everclip.training.runner.MINUTE", -1.0)
+        monkeypatch.setattr("everclip.training.runner.Runner._meta", interrupt_second_save(Runner._meta))
     else:
         monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == step))
     with pytest.raises((Preempted, KeyboardInterrupt)):
@@ -85,7 +85,7 @@ def test_random_numbers_go_on_where_a_phase_ended(run: Run, monkeypatch: pytest.
     _, progress, _ = load_progress(RunFolder(whole.path.parent / "stopped").progress)
     assert progress.global_step == (step if step == 4 else step + 1)
     monkeypatch.setattr(Monitor, "stop", property(lambda self: False))
-    monkeypatch.setattr("everclip.runner.MINUTE", 60.0)
+    monkeypatch.setattr("everclip.training.runner.MINUTE", 60.0)
     assert_equal(whole, run(*words, folder="stopped"))
 
 

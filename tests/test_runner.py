@@ -16,7 +16,7 @@ from everclip.errors import DataAccessError, NotFiniteError
 from everclip.methods.base import Extract
 from everclip.methods.finetune import Finetune
 from everclip.methods.ncm import Ncm
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
 from everclip.types import Batch, ClassSet, ImageSet, Session, SessionView
 
 Run = Callable[..., RunFolder]
@@ -60,7 +60,7 @@ def test_matrix_file_leaves_what_was_not_evaluated_empty(run: Run) -> None:
 
 
 def test_a_checkpoint_holds_only_what_was_adapted(run: Run) -> None:
-    from everclip.checkpoint import load_session
+    from everclip.training.checkpoint import load_session
 
     prompts, facts = load_session(run("method=cpe_clip").checkpoint(2))
     assert set(prompts) == {"prompts", "projection.weight", "projection.bias"}
@@ -195,13 +195,13 @@ def test_seeds_change_what_they_should(run: Run) -> None:
 def test_task_label_space_compares_with_the_tasks_own_classes(run: Run, compose: Callable[..., Any]) -> None:
     from dataclasses import replace
 
-    from everclip import build
-    from everclip.engine import Engine
-    from everclip.evaluation import Evaluator
+    from everclip.commands import assembly
+    from everclip.training.engine import Engine
+    from everclip.training.evaluation import Evaluator
     from tests.conftest import SMALL
 
     config = compose(*SMALL, "method=zero_shot")
-    sequence, _, method = build.make_parts(config, load=True)
+    sequence, _, method = assembly.make_parts(config, load=True)
     engine = Engine(accelerator="cpu")
     asked: list[ClassSet] = []
     original = method.classifier

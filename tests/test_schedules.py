@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from everclip.schedules import Schedule
+from everclip.training.schedules import Schedule
 
 
 def test_constant() -> None:

@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from everclip.errors import ConfigError
-from everclip.launchers import OUTCOMES, Outcome
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
+from everclip.sweeps.launchers import OUTCOMES, Outcome
 from hydra_plugins.everclip_sweepers import OptunaSweeper, distribution
 from tests.test_sweeps import everclip  # noqa: F401 (a fixture)
 

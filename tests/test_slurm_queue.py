@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from everclip.errors import LockedError
-from everclip.run_folder import RunFolder
-from everclip.slurm_queue import is_over, states, this_start
+from everclip.runs.folder import RunFolder
+from everclip.runs.slurm_queue import is_over, states, this_start
 
 Answer = Callable[[str], None]
 RUNNING, WAITING, GONE = (

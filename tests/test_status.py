@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from everclip import status
-from everclip.run_folder import RunFolder
-from everclip.slurm import log_path
-from everclip.status import examine, main
-from everclip.sweeps import Job, Sweep
+from everclip.commands import status
+from everclip.commands.status import examine, main
+from everclip.runs.folder import RunFolder
+from everclip.sweeps.slurm import log_path
+from everclip.sweeps.sweep import Job, Sweep
 
 START = {"start": "2026-01-02T03:04:05+00:00", "host": "node7", "pid": 7}
 HERE = {"host": os.uname().nodename, "pid": os.getpid()}

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from everclip import cli, launchers, slurm
+from everclip.commands import run as cli
 from everclip.errors import ConfigError
-from everclip.launchers import clean_environment, gpus_of, refuse_ranks
-from everclip.run_folder import RunFolder
-from everclip.sweeps import Job, Sweep, distinct
+from everclip.runs.folder import RunFolder
+from everclip.sweeps import launchers, slurm
+from everclip.sweeps.launchers import clean_environment, gpus_of, refuse_ranks
+from everclip.sweeps.sweep import Job, Sweep, distinct
 from hydra_plugins.everclip_launchers import quoted, resources
 from tests.conftest import SMALL, run_in
 
@@ -31,7 +32,7 @@ Everclip = Callable[..., tuple[int, str, str]]
 
 def command(tmp_path: Path, cache_dir: Path, *words: str) -> list[str]:
     places = [f"paths.outputs={tmp_path}", f"paths.cache={cache_dir}"]
-    return [sys.executable, "-m", "everclip.cli", *QUICK, *places, *words]
+    return [sys.executable, "-m", "everclip.commands.run", *QUICK, *places, *words]
 
 
 def runs_below(folder: Path) -> dict[tuple[str, ...], RunFolder]:
@@ -105,7 +106,7 @@ def test_finished_runs_cost_nothing_and_failed_ones_are_known(tmp_path: Path, ca
             "import sys, atexit",
             "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
             f"sys.argv = ['everclip', *{words[3:]!r}]",
-            "from everclip.cli import main",
+            "from everclip.commands.run import main",
             "main()",
         ]
     )

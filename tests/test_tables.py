@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from everclip.run_folder import RunFolder
-from everclip.tables.definition import Definition
-from everclip.tables.experiments import OUTPUTS, Experiment, Runs, commands, scan, sort_runs
-from everclip.tables.table import Entry, Table, make_table
+from everclip.reporting.tables.definition import Definition
+from everclip.reporting.tables.experiments import OUTPUTS, Experiment, Runs, commands, scan, sort_runs
+from everclip.reporting.tables.table import Entry, Table, make_table
+from everclip.runs.folder import RunFolder
 
 NCM = Experiment(("method=ncm",), (0, 1), "aaaa1111", ("ncm", "tiny", "shapes_fscil"), "data", "tiny")
 ER = replace(NCM, overrides=("method=er",), digest="bbbb2222", names=("er", "tiny", "shapes_fscil"))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import wandb
 
-from everclip.tables import command
-from everclip.tables.composed import Composer
-from everclip.tables.experiments import Runs, make_experiment, scan
-from everclip.tables.reproduction import reproduction
-from everclip.tables.table import Entry
-from everclip.tables.wandb_runs import to_result
+from everclip.commands import table
+from everclip.reporting.tables.composed import Composer
+from everclip.reporting.tables.experiments import Runs, make_experiment, scan
+from everclip.reporting.tables.reproduction import reproduction
+from everclip.reporting.tables.table import Entry
+from everclip.reporting.tables.wandb_runs import to_result
 from tests.test_tables import NCM, definition, write_run
 
 
@@ -41,7 +41,7 @@ def run_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     """Calls the command in a folder of its own, where `tiny.yaml` is a table."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TABLE)
-    return lambda *words: command.main(list(words))
+    return lambda *words: table.main(list(words))
 
 
 def test_overrides_and_seeds_apply_to_every_run(
@@ -102,7 +102,7 @@ def test_errors_are_one_line(
 
 def test_the_command_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TABLE)
-    code = "import sys; from everclip.tables.command import main; main(['tiny.yaml']); print('torch' in sys.modules)"
+    code = "import sys; from everclip.commands.table import main; main(['tiny.yaml']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("## Tiny")

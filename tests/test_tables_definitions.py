@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from everclip.catalogue import option_names
-from everclip.config import compose, digest
+from everclip.config.build import compose
+from everclip.config.catalogue import option_names
+from everclip.config.identity import digest
 from everclip.errors import ConfigError
-from everclip.tables.definition import Column, Definition, Published, Row, read_definition
-from everclip.tables.experiments import Runs
-from everclip.tables.table import make_entries, make_table
+from everclip.reporting.tables.definition import Column, Definition, Published, Row, read_definition
+from everclip.reporting.tables.experiments import Runs
+from everclip.reporting.tables.table import make_entries, make_table
 
 ROW = 'rows: {{"": [{{name: A, published: [{{source: a, verified: true, {}}}]}}]}}'
 TABLES = option_names("table")

@@ -7,9 +7,9 @@ import io
 
 import pytest
 
-from everclip.tables.definition import COLUMNS, Column
-from everclip.tables.formats import FORMATS, cell_text
-from everclip.tables.table import Cell, Line, Note, Table
+from everclip.reporting.tables.definition import COLUMNS, Column
+from everclip.reporting.tables.formats import FORMATS, cell_text
+from everclip.reporting.tables.table import Cell, Line, Note, Table
 
 ACCURACY, TRAINED = Column("sessions", "0", index=0), COLUMNS["trainable_parameters"]
 TINY = Table(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everclip.adapted import AdaptedModel
+    from everclip.commands.load import AdaptedModel
 
 __all__ = ["load"]
 
 
 def load(*arguments: Any, **keywords: Any) -> AdaptedModel:
-    """The adapted model of a run folder, see `everclip.adapted.load`; imports torch only when called."""
-    from everclip.adapted import load as load_adapted
+    """The adapted model of a run folder, see `everclip.commands.load.load`; imports torch only when called."""
+    from everclip.commands.load import load as load_adapted
 
     return load_adapted(*arguments, **keywords)

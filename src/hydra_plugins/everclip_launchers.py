@@ -22,7 +22,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from everclip.sweeps import Job, Sweep
+    from everclip.sweeps.sweep import Job, Sweep
 
 
 class _CommandLauncher(Launcher):
@@ -33,10 +33,10 @@ class _CommandLauncher(Launcher):
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs or submits the jobs; their outcomes go to `everclip.launchers.OUTCOMES`."""
-        from everclip.console import set_up_logging
-        from everclip.launchers import OUTCOMES, Outcome, log, refuse_ranks
-        from everclip.sweeps import Sweep, distinct
+        """Runs or submits the jobs; their outcomes go to `everclip.sweeps.launchers.OUTCOMES`."""
+        from everclip.reporting.console import set_up_logging
+        from everclip.sweeps.launchers import OUTCOMES, Outcome, log, refuse_ranks
+        from everclip.sweeps.sweep import Sweep, distinct
 
         refuse_ranks(os.environ)
         set_up_logging(self._config.log_level)
@@ -54,9 +54,9 @@ class _CommandLauncher(Launcher):
 
     def _job(self, overrides: list[str], number: int) -> tuple[Job, str]:
         """A run, and what all of its settings come to."""
-        from everclip.config import check_values
+        from everclip.config.checks import check_values
         from everclip.digest import json_sha256
-        from everclip.sweeps import Job
+        from everclip.sweeps.sweep import Job
 
         config = self._loader.load_sweep_config(self._config, overrides)
         with open_dict(config):
@@ -81,8 +81,8 @@ class _CommandLauncher(Launcher):
 
     def plan(self, sweep: Sweep) -> dict[int, int]:
         """Measures one run of each setting here, and says what all that are not finished would cost."""
-        from everclip.launchers import LocalRuns, log, unfinished
-        from everclip.plans import lines
+        from everclip.sweeps.launchers import LocalRuns, log, unfinished
+        from everclip.sweeps.plans import lines
 
         left = unfinished(sweep)
         settings = {Path(sweep.jobs[index].folder).parent: index for index in reversed(left)}
@@ -116,7 +116,7 @@ class LocalLauncher(_CommandLauncher):
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs what is not finished, and everything if it is only checked."""
-        from everclip.launchers import LocalRuns, log, unfinished
+        from everclip.sweeps.launchers import LocalRuns, log, unfinished
 
         runs = LocalRuns(self._num_jobs)
         if self._config.check:
@@ -129,15 +129,15 @@ class LocalLauncher(_CommandLauncher):
 
 
 class SlurmLauncher(_CommandLauncher):
-    """Submits the runs as one SLURM job array and returns; options as in `everclip.slurm.Options`."""
+    """Submits the runs as one SLURM job array and returns; options as in `everclip.sweeps.slurm.Options`."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Submits what is neither finished nor in the queue; with `check=true` only writes the script."""
-        from everclip.launchers import log, unfinished
-        from everclip.slurm import Options, queued, submit
+        from everclip.sweeps.launchers import log, unfinished
+        from everclip.sweeps.slurm import Options, queued, submit
 
         sweep.keep_notes()
         sweep.jobs = [

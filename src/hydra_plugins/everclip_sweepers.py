@@ -106,7 +106,7 @@ class OptunaSweeper(Sweeper):
             ConfigError: nothing to search for, a judge that is none, or a launcher that does not wait for results.
             MissingError: Optuna is not installed.
         """
-        from everclip.console import set_up_logging
+        from everclip.reporting.console import set_up_logging
 
         set_up_logging(self._config.log_level)
         fixed, space = self._space([*self._params, *arguments])
@@ -159,9 +159,9 @@ class OptunaSweeper(Sweeper):
             ConfigError: the summary has no such metric.
         """
         from everclip.errors import ConfigError
-        from everclip.launchers import OUTCOMES
-        from everclip.report import read_result
-        from everclip.run_folder import RunFolder
+        from everclip.reporting.results import read_result
+        from everclip.runs.folder import RunFolder
+        from everclip.sweeps.launchers import OUTCOMES
 
         values: list[float | None] = []
         for outcome in OUTCOMES[-count:]:
@@ -175,7 +175,7 @@ class OptunaSweeper(Sweeper):
 
     def _conclude(self, study: optuna.Study, fixed: Sequence[str]) -> None:
         """Says what each trial gave, and the command that tests the best."""
-        from everclip.launchers import log
+        from everclip.sweeps.launchers import log
 
         finished = [trial for trial in study.get_trials() if trial.value is not None]
         for trial in finished:

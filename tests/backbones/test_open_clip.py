@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from everclip.backbones import embedded
 from everclip.backbones.insertion import TokenEdit, replace_modules
 from everclip.backbones.open_clip import OpenClip
-from everclip.catalogue import option_names
-from everclip.config import conf_dir
+from everclip.config.catalogue import option_names
+from everclip.config.schema import conf_dir
 from everclip.errors import ConfigError, MissingError
 
 TEXTS = ["a photo of a striped red star.", "ring.", "a picture of an outlined gray hexagon."]
@@ -119,7 +119,7 @@ def test_preprocessing_in_two_steps_equals_open_clips(backbone: OpenClip) -> Non
 
 
 def test_embedded_weights_know_more_than_random_ones(backbone: OpenClip) -> None:
-    from everclip.data import shapes
+    from everclip.data.drawing import shapes
 
     names = shapes.all_class_names()[shapes.HELD_OUT_CLASSES]
     style = shapes.STYLES["cards"]

@@ -13,17 +13,17 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from everclip import build
-from everclip.catalogue import read_option
-from everclip.checkpoint import Adapted, load_session, restore
+from everclip.commands import assembly
+from everclip.config.catalogue import read_option
 from everclip.data.images import ConcatImages
-from everclip.engine import Engine
 from everclip.errors import Preempted
 from everclip.methods.base import Method
-from everclip.monitor import Monitor
-from everclip.phases import Budget
-from everclip.run_folder import RunFolder
-from everclip.runner import Runner
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import Adapted, load_session, restore
+from everclip.training.engine import Engine
+from everclip.training.monitor import Monitor
+from everclip.training.phases import Budget
+from everclip.training.runner import Runner
 from everclip.types import Session, TaskSequence
 from tests.conftest import METHODS, SMALL
 
@@ -40,7 +40,7 @@ def parts(name: str, compose: Callable[..., DictConfig], engine: Engine) -> Part
     composed = compose(*SMALL, f"method={name}")
     with open_dict(composed):
         del composed["hydra"]
-    sequence, _, method = build.make_parts(composed, load=True)
+    sequence, _, method = assembly.make_parts(composed, load=True)
     return sequence, method, engine, composed
 
 
@@ -72,7 +72,7 @@ def train_session(parts: Parts, index: int, steps: int | None = None) -> Session
         session = replace(session, memory=memory)
     session = replace(session, offset=sum(len(past.train) for past in earlier))
     budget = Budget(epochs=1, batch_size=8, max_steps=steps)
-    training = replace(build.make_training(composed), base=budget, later=budget)
+    training = replace(assembly.make_training(composed), base=budget, later=budget)
     method.begin_session(session, engine.extractor(method))
     for number, phase in enumerate(method.phases(session)):
         engine.fit(method, session, phase, number, training, Unwatched())
@@ -168,7 +168,7 @@ def test_a_restored_method_gives_equal_logits(parts: Parts, compose: Callable[..
     train_session(parts, 0, steps=2)
     session = train_session(parts, 1, steps=2)
     composed = compose(*SMALL, f"method={name}", "seed=7")
-    _, _, other = build.make_parts(composed, load=True)
+    _, _, other = assembly.make_parts(composed, load=True)
     restore(other, adapted.tensors())
     images = some_images(parts)
     with torch.no_grad():

@@ -16,10 +16,10 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.data import augment as augmentation
 from everclip.data.augment import Augmentation, augment
 from everclip.data.images import ArrayImages
-from everclip.engine import Engine
 from everclip.methods.base import Method
-from everclip.phases import Budget, Training
-from everclip.schedules import Schedule
+from everclip.training.engine import Engine
+from everclip.training.phases import Budget, Training
+from everclip.training.schedules import Schedule
 from everclip.types import Batch, Phase
 from tests.contract.test_methods import Unwatched
 from tests.methods.test_cpe_clip import make_session

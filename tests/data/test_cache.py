@@ -17,16 +17,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
-from everclip import build
 from everclip.backbones.open_clip import OpenClip
-from everclip.checkpoint import load_session
+from everclip.commands import assembly
 from everclip.data import cache, images
 from everclip.data.cache import CachedImages, cache_all, cached
 from everclip.data.images import ArrayImages, FileImages
 from everclip.data.sequences.multi_domain import Shifted
 from everclip.digest import state_sha256
 from everclip.errors import DataError, StorageError
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import load_session
 from everclip.types import ClassSet, ImageSet, Session, Task, TaskSequence
 
 KINDS = (("RGB", "jpg", (90, 40)), ("RGB", "png", (33, 70)), ("L", "png", (20, 31)), ("RGB", "jpg", (32, 32)))
@@ -259,7 +259,9 @@ def test_a_run_gives_the_same_with_and_without(compose: Callable[..., Any], tmp_
         places = f"paths.cache={tmp_path / 'cache'}"
         composed = compose("sequence=folder", root, *words, "logger=none", places, f"data.cache={kind}")
         folder = RunFolder(tmp_path / f"run{index}")
-        build.run(OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]), composed.hydra, folder)
+        assembly.run(
+            OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]), composed.hydra, folder
+        )
         assert ("caching" in (folder.path / "run.log").read_text()) == (index == 1)
         means, _ = load_session(folder.checkpoint(1))
         results.append(((folder.path / "accuracy_matrix.csv").read_text(), state_sha256(means)))

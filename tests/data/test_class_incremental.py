@@ -11,7 +11,7 @@ import pytest
 
 from everclip.data.sequences import orders
 from everclip.data.sequences.class_incremental import Protocol, class_incremental
-from everclip.data.sequences.draws import choose_shots, choose_test, require_shots
+from everclip.data.sequences.shots import choose_shots, choose_test, require_shots
 from everclip.errors import ConfigError, DataError
 from tests.data.conftest import MakeDataset
 

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from PIL import Image
 from torchvision.transforms import PILToTensor
 
-from everclip.config import build, check_group
+from everclip.config.build import build
+from everclip.config.checks import check_group
 from everclip.data.datasets.base import split_lines
 from everclip.errors import DataError, MissingError
 from everclip.types import TaskSequence

@@ -12,15 +12,16 @@ import pytest
 import torch
 from omegaconf import DictConfig, open_dict
 
-from everclip import build
-from everclip.config import check_group
-from everclip.data import shapes
+from everclip.commands import assembly
+from everclip.config.build import build
+from everclip.config.checks import check_group
 from everclip.data.datasets.base import LabelledImages
+from everclip.data.drawing import shapes
 from everclip.data.images import ArrayImages
 from everclip.data.sequences import multi_domain
 from everclip.data.sequences.shapes import DOMAINS, multi_domain_shapes
 from everclip.errors import ConfigError
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
 from everclip.types import ClassSet, TaskSequence
 from tests.data.conftest import MakeDataset
 
@@ -38,7 +39,7 @@ def small(cache: Path, **changes: object) -> TaskSequence:
 def test_shapes_mtil_is_six_domains_of_unseen_classes(compose: Compose) -> None:
     config = compose("sequence=shapes_mtil")
     check_group("sequence", config.sequence)
-    sequence: TaskSequence = build.build("sequence", config.sequence)
+    sequence: TaskSequence = build("sequence", config.sequence)
     assert [session.name for session in sequence.sessions] == list(DOMAINS)
     assert [len(session.train) for session in sequence.sessions] == [160] * 6
     assert [len(task.test) for task in sequence.tasks] == [150] * 6
@@ -156,7 +157,7 @@ def test_a_run_ends_with_transfer_avg_and_last(compose: Compose, tmp_path: Path)
     with open_dict(composed):
         del composed["hydra"]
     folder = RunFolder(tmp_path / "run")
-    build.run(composed, hydra, folder)
+    assembly.run(composed, hydra, folder)
     summary = json.loads((folder.path / "summary.json").read_text())
     matrix = np.loadtxt(folder.path / "accuracy_matrix.csv", delimiter=",", skiprows=1)[:, 1:]
     assert matrix.shape == (2, 2)

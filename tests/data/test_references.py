@@ -10,8 +10,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
-from everclip import config
-from everclip.catalogue import option_names
+from everclip.config import build, checks, identity
+from everclip.config.catalogue import option_names
 from everclip.data import references, shapes
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Reference
@@ -116,25 +116,25 @@ class Asking:
 @pytest.mark.parametrize("name", option_names("reference"))
 def test_every_option_fits_its_builder(name: str, compose: Compose) -> None:
     composed = with_reference(compose, f"reference={name}", *(["reference.root=x"] if name == "folder" else []))
-    config.check_values(composed)
-    config.check_group("method", composed.method)
+    checks.check_values(composed)
+    checks.check_group("method", composed.method)
 
 
 def test_a_method_that_asks_gets_the_reference(compose: Compose) -> None:
     composed = with_reference(compose, "reference.num_classes=2")
-    built = config.build("method", composed.method, object())
+    built = build.build("method", composed.method, object())
     assert isinstance(built.reference, Reference)
     assert len(built.reference.images) == 4
 
 
 def test_wrong_settings_of_a_reference_are_refused(compose: Compose) -> None:
     with pytest.raises(ConfigError, match=r"method\.reference\.per_class=0"):
-        config.check_group("method", with_reference(compose, "reference.per_class=0").method)
+        checks.check_group("method", with_reference(compose, "reference.per_class=0").method)
     with pytest.raises(ConfigError, match=r"reference\.root is required"):
-        config.check_values(compose("reference=folder"))
+        checks.check_values(compose("reference=folder"))
 
 
 def test_the_digest_covers_the_reference_only_where_it_is_used(compose: Compose) -> None:
-    unused = {config.digest(compose(f"reference.seed={seed}")) for seed in (0, 1)}
-    used = {config.digest(with_reference(compose, f"reference.seed={seed}")) for seed in (0, 1)}
+    unused = {identity.digest(compose(f"reference.seed={seed}")) for seed in (0, 1)}
+    used = {identity.digest(with_reference(compose, f"reference.seed={seed}")) for seed in (0, 1)}
     assert (len(unused), len(used)) == (1, 2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from everclip.data import shapes
+from everclip.data.drawing import shapes
 from everclip.data.sequences.shapes import class_incremental_shapes
 from everclip.errors import ConfigError, DataError
 from everclip.types import ClassSet, TaskSequence

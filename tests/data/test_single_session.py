@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from everclip.catalogue import option_names
-from everclip.config import build, check_group, choices, digest
-from everclip.data.sequences.draws import choose_shots
+from everclip.config.build import build
+from everclip.config.catalogue import option_names
+from everclip.config.checks import check_group
+from everclip.config.identity import choices, digest
+from everclip.data.sequences.shots import choose_shots
 from everclip.data.sequences.single_session import base_to_novel, few_shot
 from everclip.types import TaskSequence
 from tests.data.conftest import MakeDataset

@@ -33,10 +33,11 @@ from typing import Any
 
 import torch
 
-import everclip.build  # noqa: F401 (imported before the children are forked)
-from everclip import cli, storage
-from everclip.checkpoint import load_session
-from everclip.run_folder import RunFolder
+import everclip.commands.assembly  # noqa: F401 (imported before the children are forked)
+from everclip import storage
+from everclip.commands import run as cli
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import load_session
 from tests.conftest import SMALL
 
 PLACES = ("half", "before", "after")

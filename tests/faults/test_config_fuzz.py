@@ -12,7 +12,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from everclip import cli, config
+from everclip.commands import run as cli
+from everclip.config import build, checks, identity, schema
 
 LISTS = int(os.environ.get("EVERCLIP_FUZZ", "200"))  # `make chaos` sets 2000
 # Downloads and data sets are out of reach here; what names them is composed, but not built.
@@ -21,7 +22,8 @@ VALUES = (
     "''", "' '", "abc", "[1,2]", "[]", "{a:1}", "{}", "[[[]]]", "??? ", "'${seed}'", "${seed}", "${nowhere}", "'${'",
     "${oc.env:NOWHERE}", "${run_folder:}", "é", "日本", "a/b", "../x", "'a b'", "a b", "\\", "\\'", "\"", "(", ")", "{",
     "[", "a,b", "1,2", "range(1,3)", "choice(a,b)", "glob(*)", "int(3)", "str(", "$", "@", "0x10", "1_000", "a" * 3000,
-    "everclip.cli.main", "builtins.eval", "os.system", "torch.optim.Adam", "None", "{_target_:os.system}", "1:2",
+    "everclip.commands.run.main",
+    "builtins.eval", "os.system", "torch.optim.Adam", "None", "{_target_:os.system}", "1:2",
 )  # fmt: skip
 ODD = (
     "", "=", "==", "a", "+", "~", "++", "+=1", "~method", "~train.epochs", "method", "method=", "=method", "a=b=c",
@@ -35,8 +37,8 @@ ODD = (
 def options() -> dict[str, list[str]]:
     """Groups and their options."""
     groups: dict[str, list[str]] = {}
-    for path in sorted(config.conf_dir().rglob("*.yaml")):
-        group, _, inside = path.relative_to(config.conf_dir()).parent.as_posix().partition("/")
+    for path in sorted(schema.conf_dir().rglob("*.yaml")):
+        group, _, inside = path.relative_to(schema.conf_dir()).parent.as_posix().partition("/")
         if group == "experiment":
             groups.setdefault("+experiment", []).append(f"{inside}/{path.stem}")
         elif group not in (".", "hydra"):
@@ -54,10 +56,10 @@ def keys() -> list[str]:
                 found.append(f"{prefix}{name}")
                 walk(value, f"{prefix}{name}.")
 
-    walk(OmegaConf.to_container(OmegaConf.structured(config.RunConfig)), "")
+    walk(OmegaConf.to_container(OmegaConf.structured(schema.RunConfig)), "")
     for group, names in options().items():
         for name in () if group == "+experiment" else names:
-            content = yaml.safe_load((config.conf_dir() / group / f"{name}.yaml").read_text())
+            content = yaml.safe_load((schema.conf_dir() / group / f"{name}.yaml").read_text())
             walk(content, f"{group.replace('/', '.')}.")
     return sorted({key for key in found if "defaults" not in key})
 
@@ -91,20 +93,20 @@ def composed(words: list[str], place: Path) -> DictConfig:
     hydra = whole.hydra
     with open_dict(whole):
         whole.hydra.runtime.output_dir = str(place)
-        config.run_folder(whole)
+        identity.run_folder(whole)
         del whole["hydra"]
-    config.check_values(whole)
-    config.choices(hydra)
-    for group in config.GROUPS:
-        config.check_group(group, whole[group])
-    config.digest(whole)
+    checks.check_values(whole)
+    identity.choices(hydra)
+    for group in schema.GROUPS:
+        checks.check_group(group, whole[group])
+    identity.digest(whole)
     return whole
 
 
 @pytest.fixture
 def _hydra() -> Iterator[None]:
-    config.register()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    build.register()
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
         yield
 
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from everclip.checkpoint import CheckpointError, load_progress, load_session
 from everclip.data.images import FileImages, read_image
 from everclip.data.sequences.manifest import manifest
 from everclip.digest import state_sha256
 from everclip.errors import DataError, EverclipError, LockedError, Preempted
-from everclip.monitor import Monitor
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import CheckpointError, load_progress, load_session
+from everclip.training.monitor import Monitor
 from everclip.types import ImageSet
 from tests.faults.chaos import differences
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.images import ArrayImages
-from everclip.engine import Engine
 from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Method
-from everclip.phases import Budget, Training
-from everclip.schedules import Schedule
+from everclip.training.engine import Engine
+from everclip.training.phases import Budget, Training
+from everclip.training.schedules import Schedule
 from everclip.types import Batch
 from tests.methods.test_cpe_clip import make_session
 

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.checkpoint import Adapted, restore
 from everclip.methods.base import Method
 from everclip.methods.codyra import Codyra
 from everclip.methods.lora import Lora
+from everclip.training.checkpoint import Adapted, restore
 from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch, make_session, no_extract
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from everclip.backbones.base import Backbone
 from everclip.backbones.open_clip import OpenClip
-from everclip.config import conf_dir
+from everclip.config.schema import conf_dir
 from everclip.data.images import ArrayImages
 from everclip.methods.cpe_clip import CpeClip
 from everclip.modules.prompts import DeepPrompts
-from everclip.schedules import Schedule
+from everclip.training.schedules import Schedule
 from everclip.types import Batch, ClassSet, Session
 
 Tiny = Callable[[], Backbone]

@@ -20,12 +20,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from everclip import build
 from everclip.backbones.open_clip import OpenClip
+from everclip.commands import assembly
 from everclip.data.loading import SeededBatches
-from everclip.engine import Engine
 from everclip.methods.cpe_clip import CpeClip
-from everclip.phases import Budget
+from everclip.training.engine import Engine
+from everclip.training.phases import Budget
 from everclip.types import ClassSet, ImageSet, Indices, Resize, Session
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cpe_clip_official.json").read_text())
@@ -134,7 +134,7 @@ def run_official_schedule(
 ) -> list[dict[str, Any]]:
     """One session through the engine with the configured optimiser; what every step did."""
     budget = Budget(epochs=epochs, batch_size=4)
-    training = replace(build.make_training(config), base=budget, later=budget)
+    training = replace(assembly.make_training(config), base=budget, later=budget)
     steps: list[dict[str, Any]] = []
     seen: dict[str, Any] = {}
 

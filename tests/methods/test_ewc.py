@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from everclip.checkpoint import load_session
 from everclip.errors import Preempted
 from everclip.methods.ewc import Ewc
 from everclip.methods.finetune import Finetune
-from everclip.monitor import Monitor
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import load_session
+from everclip.training.monitor import Monitor
 from tests.methods.test_cpe_clip import Tiny, make_batch, make_session, no_extract
 from tests.methods.test_finetune import all_but_the_scale, assert_same_weights, train
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 import everclip
 from everclip.backbones.open_clip import OpenClip
-from everclip.checkpoint import Adapted, load_session, restore
 from everclip.methods.finetune import Finetune
 from everclip.methods.lora import Lora
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import Adapted, load_session, restore
 from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch, make_session, no_extract
 
 

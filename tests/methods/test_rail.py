@@ -21,7 +21,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
-from everclip.config import GROUPS, check_group, check_values
+from everclip.config.checks import check_group, check_values
+from everclip.config.schema import GROUPS
 from everclip.errors import ConfigError
 from everclip.methods.rail import Rail
 from everclip.modules import ridge

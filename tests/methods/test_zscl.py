@@ -11,12 +11,12 @@ from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.images import ArrayImages
-from everclip.engine import Engine
 from everclip.losses.distillation import distillation
 from everclip.methods.base import Method
 from everclip.methods.finetune import Finetune
 from everclip.methods.lwf import Lwf
 from everclip.methods.zscl import Zscl
+from everclip.training.engine import Engine
 from everclip.types import Batch, Reference
 from tests.methods.test_cpe_clip import Tiny, make_batch, make_session, no_extract
 

@@ -10,7 +10,7 @@ from everclip.metrics.accuracy_matrix import (
     multi_domain_metrics,
     session_accuracy,
 )
-from everclip.tables.definition import read_definition
+from everclip.reporting.tables.definition import read_definition
 
 NAN = np.nan
 # The matrix on which six toolboxes disagree, worked out by hand.

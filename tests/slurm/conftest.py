@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
 from tests.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ class Cluster:
 
     def everclip(self, outputs: Path, *words: str) -> str:
         """Output of the command, run as a user of the login node would."""
-        command = [sys.executable, "-m", "everclip.cli", *self.words, f"paths.outputs={outputs}"]
+        command = [sys.executable, "-m", "everclip.commands.run", *self.words, f"paths.outputs={outputs}"]
         return self.run(*command, *words)
 
     def submit(self, outputs: Path, *words: str) -> str:

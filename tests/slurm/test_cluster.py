@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip.run_folder import RunFolder
+from everclip.runs.folder import RunFolder
 from tests.slurm.conftest import ROOT, Cluster, runs_below, wait_for
 
 pytestmark = pytest.mark.slurm

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from everclip.data import shapes
+from everclip.data.drawing import shapes
 from everclip.data.images import FileImages
 from everclip.data.sequences.own_pictures import SUFFIXES
 from everclip.data.sequences.shapes import draw
@@ -35,7 +35,7 @@ def drawn_shapes(
         cache_dir: where drawn pictures are kept.
         num_classes: how many of the 380 classes to use, the first ones.
         per_class: pictures per class.
-        style: rendering style, a key of `everclip.data.shapes.STYLES`.
+        style: rendering style, a key of `everclip.data.drawing.shapes.STYLES`.
         templates: one text per class and template.
         seed: of the pictures.
 

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.sequences import orders
-from everclip.data.sequences.draws import choose_shots, require_shots
 from everclip.data.sequences.orders import ClassOrder
+from everclip.data.sequences.shots import choose_shots, require_shots
 from everclip.errors import ConfigError
 from everclip.types import ClassSet, ImageSet, Positive, Session, Task, TaskSequence, Template
 

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.sequences.draws import Draw, choose_shots
+from everclip.data.sequences.shots import Draw, choose_shots
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.types import (

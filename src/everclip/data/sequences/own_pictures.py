@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from everclip.data.images import FileImages
-from everclip.data.sequences.draws import choose_test
+from everclip.data.sequences.shots import choose_test
 from everclip.errors import DataError, MissingError
 
 log = logging.getLogger("everclip")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from everclip.data import shapes
 from everclip.data.datasets.base import LabelledImages
+from everclip.data.drawing import shapes
 from everclip.data.images import ArrayImages
 from everclip.data.sequences import class_incremental, multi_domain
 from everclip.data.sequences.class_incremental import Protocol
@@ -50,7 +50,7 @@ def shapes_dataset(
         train_per_class: training pictures drawn per class.
         test_per_class: test pictures drawn per class.
         num_classes: how many of the 100 classes to use, the first ones.
-        style: rendering style, a key of `everclip.data.shapes.STYLES`.
+        style: rendering style, a key of `everclip.data.drawing.shapes.STYLES`.
         seed: of the pictures.
 
     Raises:
@@ -93,7 +93,7 @@ def class_incremental_shapes(
         train_per_class: training pictures drawn per class.
         test_per_class: test pictures drawn per class.
         cache_dir: where drawn pictures are kept.
-        style: rendering style, a key of `everclip.data.shapes.STYLES`.
+        style: rendering style, a key of `everclip.data.drawing.shapes.STYLES`.
         class_order: see `orders.resolve`.
         num_classes: how many of the 100 classes to use, the first ones.
         templates: of the prompts.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.sequences.draws import Draw, choose_shots
+from everclip.data.sequences.shots import Draw, choose_shots
 from everclip.types import ClassSet, Positive, Session, Task, TaskSequence, Template
 
 

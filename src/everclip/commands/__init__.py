@@ -1,0 +1,1 @@
+"""The commands: one module per entry point, and the parts they share."""

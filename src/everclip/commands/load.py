@@ -1,0 +1,154 @@
+"""Stored sessions put to use: as a model in Python, or evaluated again on any sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from everclip.backbones.base import Backbone
+from everclip.config.build import build
+from everclip.config.checks import nearest
+from everclip.errors import ConfigError, MissingError
+from everclip.methods.base import Method
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import CheckpointError, load_session, restore
+from everclip.types import ClassSet
+
+
+class AdaptedModel:
+    """A backbone as a method has adapted it up to some session, in evaluation mode.
+
+    Attributes:
+        method: with the stored state.
+        classes: all classes seen up to that session.
+        facts: the checkpoint's: session, digest, backbone, sequence, records of the earlier sessions.
+    """
+
+    def __init__(self, method: Method, classes: ClassSet, facts: dict[str, Any]) -> None:
+        self.method = method.eval()
+        self.classes = classes
+        self.facts = facts
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone, adapted where the method adapts it."""
+        return self.method.backbone
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """Model input (B, 3, S, S) of pictures of any size."""
+        resized = torch.stack([self.backbone.resize(image.convert("RGB")) for image in images])
+        return self.backbone.normalize(resized.to(self.backbone.device))
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features (B, E) of length 1 of pictures."""
+        return self.method.encode_image(self.preprocess(images))
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Features (N, E) of length 1 of texts."""
+        return self.method.encode_text(texts)
+
+    @torch.no_grad()
+    def classify(self, images: Sequence[Image.Image], names: Sequence[str] | None = None) -> Tensor:
+        """Probabilities (B, C) of pictures among class names; None: among all classes seen.
+
+        Raises:
+            ConfigError: a name that was not trained, of a method that scores trained classes only.
+        """
+        return self.method.logits(self.preprocess(images), self._classes(names)).softmax(dim=-1)
+
+    def _classes(self, names: Sequence[str] | None) -> ClassSet:
+        if names is None:
+            return self.classes
+        if self.method.open_vocabulary:
+            return ClassSet(tuple(range(len(names))), tuple(names), self.classes.templates)
+        unknown = [name for name in names if name not in self.classes.names]
+        if unknown:
+            hint = nearest(unknown[0], self.classes.names)
+            raise ConfigError(f"{type(self.method).__name__} scores trained classes only, not {unknown[0]!r}{hint}")
+        return self.classes.select([self.classes.names.index(name) for name in names])
+
+
+def load(run_folder: str | Path, session: int = -1, *, device: str = "cpu", trust: Sequence[str] = ()) -> AdaptedModel:
+    """The model of a run folder after a session.
+
+    Args:
+        run_folder: of a run, finished or not.
+        session: index; negative ones count from the last stored.
+        device: of the model.
+        trust: packages besides `everclip` that the folder's `config.yaml` may name classes of, for methods of one's
+            own. Nothing else is imported, whatever the folder says.
+
+    Raises:
+        MissingError: no such folder, session, data or weights.
+        ConfigError: the configuration names code that is not trusted, or weights that are not those of the run.
+        CheckpointError: the checkpoint is damaged.
+    """
+    folder = RunFolder(Path(run_folder))
+    stored = sorted(folder.path.glob("checkpoints/session_*.safetensors"))
+    if not stored or not -len(stored) <= session < len(stored):
+        raise MissingError(f"{folder.path} holds no checkpoint of session {session}; there are {len(stored)}")
+    return load_checkpoint(stored[session], device=device, trust=trust)
+
+
+def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = ()) -> AdaptedModel:
+    """The model of a checkpoint inside a run folder, see `load`."""
+    settings = path.parents[1] / "config.yaml"
+    if not path.is_file() or not settings.is_file():
+        missing = settings if path.is_file() else path
+        raise MissingError(f"{missing} is not there; expected a checkpoint in a run folder")
+    config = OmegaConf.load(settings)
+    assert isinstance(config, DictConfig)
+    for group, kind in (("backbone", Backbone), ("method", Method)):
+        _check_trust(settings, config[group], kind, trust)
+    tensors, facts = load_session(path)
+    backbone = build("backbone", config.backbone, load=True)
+    if backbone.provenance["sha256"] != facts.get("backbone"):
+        raise ConfigError(f"{path} belongs to other weights of {backbone.provenance['model']} than those found here")
+    method = build("method", config.method, backbone)
+    restore(method, tensors)
+    try:
+        classes = ClassSet.union([ClassSet(*(tuple(part) for part in group)) for group in facts["classes"]])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not say which classes were seen") from error
+    return AdaptedModel(method.to(device), classes, facts)
+
+
+def _check_trust(source: Path, node: DictConfig, kind: type, packages: Sequence[str]) -> None:
+    """Refuses a configuration that would call anything but a backbone's or method's class and data builders.
+
+    Raises:
+        ConfigError: names it.
+    """
+    waiting: list[tuple[Any, bool]] = [(OmegaConf.to_container(node), True)]
+    while waiting:
+        value, top = waiting.pop()
+        if isinstance(value, dict):
+            if top or "_target_" in value:
+                _check_target(source, str(value.get("_target_")), kind if top else None, packages)
+            waiting += [(part, False) for part in value.values()]
+        elif isinstance(value, list):
+            waiting += [(part, False) for part in value]
+
+
+def _check_target(source: Path, name: str, kind: type | None, packages: Sequence[str]) -> None:
+    """Compares a name with what may be called: by its first word before anything is imported, then by what it is."""
+    found = get_object(name) if name.split(".")[0] in ("everclip", *packages) else None
+    home = str(getattr(found, "__module__", ""))  # where it was written, not the module through which it was named
+    if kind is not None:
+        fits = isinstance(found, type) and issubclass(found, kind) and home.startswith("everclip.")
+    else:
+        fits = home.startswith("everclip.data.")
+    if not fits and home.split(".")[0] not in packages:
+        raise ConfigError(
+            f"{source} names {name}, which is neither a backbone nor a method of everclip; if you trust who wrote it, "
+            f"load(..., trust=[{name.split('.')[0]!r}])"
+        )

@@ -1,0 +1,34 @@
+"""The command `everclip-report`: one page about a run or a sweep."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from everclip.errors import EverclipError
+from everclip.reporting.console import terminal
+from everclip.reporting.page.page import write_page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `everclip-report`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="everclip-report", description="One HTML page about a run or a sweep; it needs no network."
+    )
+    parser.add_argument("folder", type=Path, help="a run folder, a folder of a sweep, or paths.outputs")
+    parser.add_argument("--output", type=Path, help="where the page goes (default: FOLDER/report.html)")
+    parser.add_argument("--figures", action="store_true", help="also write the figures as PNG and PDF beside the page")
+    options = parser.parse_args(arguments)
+    output = options.output or options.folder / "report.html"
+    try:
+        write_page(options.folder, output, output.parent / "figures" if options.figures else None)
+    except EverclipError as error:
+        sys.stderr.write(f"everclip-report: {error}\n")
+        return error.exit_code
+    terminal.print(str(output.absolute()), markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

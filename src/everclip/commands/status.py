@@ -1,0 +1,233 @@
+"""The command `everclip-status`: how far the runs of a sweep, or of all sweeps below a folder, are. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from everclip.errors import EverclipError, MissingError
+from everclip.reporting.console import set_up_logging, terminal
+from everclip.runs.folder import RunFolder
+from everclip.runs.slurm_queue import is_over
+from everclip.sweeps.launchers import LocalRuns
+from everclip.sweeps.slurm import log_path, queued
+from everclip.sweeps.sweep import Job, Sweep
+
+STATES = ("finished", "running", "queued", "preempted", "failed", "missing")
+COLOURS = dict(zip(STATES, ("green", "cyan", "blue", "yellow", "red", "magenta"), strict=True))
+
+
+@dataclass
+class Row:
+    """One run.
+
+    Attributes:
+        job: what the sweep says of it.
+        state: one of `STATES`.
+        sessions: finished ones.
+        of: all of them, None if that is not known yet.
+        eta: seconds until it ends, where that can be told.
+        note: last error, place, job id.
+    """
+
+    job: Job
+    state: str
+    sessions: int = 0
+    of: int | None = None
+    eta: float | None = None
+    note: str = ""
+
+    @property
+    def progress(self) -> str:
+        """`session 4/9`, with what is left of a run that goes on."""
+        if self.state == "missing" or (self.state == "queued" and not self.sessions):
+            return ""
+        number = self.sessions - 1 if self.state == "finished" else self.sessions
+        total = "" if self.of is None else f"/{self.of - 1}"
+        return f"session {number}{total}" + ("" if self.eta is None else f", {duration(self.eta)} left")
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def read_sweeps(place: Path) -> list[Sweep]:
+    """The sweep a file lists; or below a folder of outputs all of its sweeps, and what runs there beside them.
+
+    Raises:
+        MissingError: nothing of the kind.
+    """
+    if place.is_file():
+        return [Sweep.read(place)]
+    if not place.is_dir():
+        raise MissingError(f"{place}: no such folder; give a folder of outputs or a sweep's file in its sweeps/")
+    sweeps = [Sweep.read(path) for path in sorted((place / "sweeps").glob("*.json"))]
+    known = {job.folder for sweep in sweeps for job in sweep.jobs}
+    alone = []
+    for path in sorted(place.absolute().rglob("run.json")):
+        if str(path.parent) not in known:
+            alone.append(Job(str(path.parent), list(RunFolder(path.parent).read_run().get("overrides", []))))
+    return [*sweeps, Sweep(place.absolute(), alone, os.getcwd())] if alone else sweeps
+
+
+def examine(sweep: Sweep) -> list[Row]:
+    """How far each run of a sweep is, in the sweep's order."""
+    waiting = queued(sweep)
+    rows: list[Row] = []
+    records: dict[int, list[dict[str, Any]]] = {}
+    seconds: dict[str, list[list[float]]] = {}  # of finished runs, by their digest
+    for index, job in enumerate(sweep.jobs):
+        folder = RunFolder(Path(job.folder))
+        run, records[index] = folder.read_run(), folder.read_sessions()
+        log = log_path(sweep, index)
+        row = Row(job, _state(run, job, waiting.get(index), log), len(records[index]), run.get("sessions"))
+        row.note = _note(row, run, log)
+        if row.state == "finished":
+            row.of = row.sessions
+            seconds.setdefault(folder.path.parent.name, []).append(_seconds(records[index]))
+        rows.append(row)
+    for index, row in enumerate(rows):
+        if row.state == "running":
+            siblings = seconds.get(Path(row.job.folder).parent.name, [])
+            row.of = row.of or max(map(len, siblings), default=None)
+            row.eta = _eta(row, _seconds(records[index]), siblings)
+    return rows
+
+
+def _state(run: Mapping[str, Any], job: Job, in_queue: str | None, log: Path) -> str:
+    state = run.get("state")
+    if state == "finished":
+        return "finished"
+    if in_queue not in (None, "COMPLETING"):
+        return "queued" if in_queue == "PENDING" else "running"
+    if state == "running":
+        return "running" if _holds(Path(job.folder)) else "preempted"
+    if state is None and (job.error or log.is_file()):  # it began, and ended before it could write anything
+        return "failed"
+    return str(state or "missing")
+
+
+def _holds(folder: Path) -> bool:
+    """Whether a process works in a run folder; of another host's processes only the lock, or SLURM, can tell."""
+    try:
+        holder = json.loads((folder / "lock.json").read_text())
+    except (OSError, ValueError):
+        return False
+    if holder.get("host") == socket.gethostname():
+        return Path(f"/proc/{holder.get('pid')}").exists()
+    return not is_over(holder.get("slurm") or "")
+
+
+def _note(row: Row, run: Mapping[str, Any], log: Path) -> str:
+    attempt = (run.get("attempts") or [{}])[-1]
+    if row.state == "running":
+        words = [f"on {attempt['host']} since {attempt['start']}" if attempt else "starting", row.job.slurm or ""]
+    elif row.state == "finished":
+        words = []
+    elif row.state == "queued":
+        words = [row.job.slurm or ""]
+    elif row.state == "preempted":
+        words = [str(attempt.get("reason") or "killed"), "goes on with the same command"]
+    else:
+        words = [str(attempt.get("reason") or row.job.error or _last_line(log))]
+    return ", ".join(word for word in words if word)
+
+
+def _last_line(log: Path) -> str:
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), f"no word in {log}")
+
+
+def _seconds(records: Iterable[Mapping[str, Any]]) -> list[float]:
+    return [record["train_seconds"] + record["eval_seconds"] for record in records]
+
+
+def _eta(row: Row, own: Sequence[float], siblings: Sequence[Sequence[float]]) -> float | None:
+    """Seconds left: by finished runs that differ in the seed alone, else by the run's own sessions after the first."""
+    if row.of is None:
+        return None
+    alike = [other for other in siblings if len(other) == row.of]
+    if alike:
+        expected = [statistics.median(other[session] for other in alike) for session in range(row.sessions, row.of)]
+    elif len(own) > 1:
+        expected = [statistics.mean(own[1:])] * (row.of - row.sessions)
+    else:
+        return None
+    marks = [path for path in map(Path(row.job.folder).joinpath, ("sessions.jsonl", "lock.json")) if path.is_file()]
+    begun = max((path.stat().st_mtime for path in marks), default=time.time())
+    return sum(expected) - min(time.time() - begun, sum(expected[:1]))
+
+
+def show(sweep: Sweep, rows: Sequence[Row]) -> None:
+    """Prints counts and one line per run."""
+    counts = {state: sum(row.state == state for row in rows) for state in STATES}
+    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    title = sweep.path if sweep.path.is_file() else "no sweep"
+    terminal.print(f"{title}: {len(rows)} runs, {text}", markup=False)
+    widths = [max(len(row.job.name) for row in rows), max(len(row.progress) for row in rows)]
+    for row in rows:
+        line = f"{row.job.name:<{widths[0]}}  {row.progress:<{widths[1]}}  {row.note}".rstrip()
+        terminal.print(Text.assemble((f"{row.state:<11}", COLOURS[row.state]), line))
+
+
+def command(job: Job) -> str:
+    """The command of a run, for a shell."""
+    return f"everclip {shlex.join(word for word in job.words if not word.startswith('hydra.run.dir='))}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `everclip-status`."""
+    parser = argparse.ArgumentParser(prog="everclip-status", description="How far the runs of a sweep are.")
+    parser.add_argument("place", nargs="?", default="outputs", type=Path, help="outputs/sweeps/<id>.json, or outputs")
+    parser.add_argument("--rerun", choices=["failed", "preempted", "missing", "left"], help="print their commands")
+    parser.add_argument("--launch", action="store_true", help="with --rerun: start them here, one after the other")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parser.parse_args(arguments)
+    try:
+        sweeps = read_sweeps(options.place)
+        found = [(sweep, examine(sweep)) for sweep in sweeps]
+        if options.json:
+            terminal.print_json(json.dumps([asdict(row) for _, rows in found for row in rows]))
+        elif options.rerun:
+            wanted = ("failed", "preempted", "missing") if options.rerun == "left" else (options.rerun,)
+            sys.exit(max((rerun(sweep, rows, wanted, options.launch) for sweep, rows in found), default=0))
+        else:
+            for sweep, rows in found:
+                show(sweep, rows)
+    except EverclipError as error:
+        sys.stderr.write(f"everclip-status: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def rerun(sweep: Sweep, rows: Sequence[Row], wanted: Sequence[str], launch: bool) -> int:
+    """Prints the commands of the runs in given states, or starts them; returns the worst exit code."""
+    chosen = [index for index, row in enumerate(rows) if row.state in wanted]
+    if launch:
+        set_up_logging("info")
+        return max(LocalRuns(1).run(sweep, chosen, note=sweep.path.is_file()).values(), default=0)
+    for index in chosen:
+        terminal.print(command(sweep.jobs[index]), markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What there is to choose, read from the configuration files and the constructors."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from everclip.config.checks import signature_of
+from everclip.config.schema import GROUPS, conf_dir
+
+
+def read_option(group: str, name: str, dataset: str | None = None) -> DictConfig:
+    """The node that `conf/<group>/<name>.yaml` puts under `group`, with a data set, otherwise uncomposed.
+
+    Args:
+        group: of options.
+        name: of one.
+        dataset: of a sequence over any; None: its default.
+    """
+    loaded = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
+    assert isinstance(loaded, DictConfig)
+    node = loaded[group] if group == "method" else loaded
+    assert isinstance(node, DictConfig)
+    if group == "sequence" and "defaults" in node:
+        default_dataset = node.pop("defaults")[0].dataset
+        node.dataset = read_option("sequence/dataset", dataset or default_dataset)
+    return node
+
+
+def option_names(group: str) -> list[str]:
+    """The options of a group, sorted."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def describe(group: str, name: str) -> dict[str, Any]:
+    """Name, one line, options with defaults, source and needs of one option.
+
+    A sequence over any data set may be named with it, as in a run's folder: `few_shot_dtd`.
+    """
+    dataset = None
+    if group == "sequence" and name not in option_names(group):
+        (name, dataset), *_ = (
+            (base, name.removeprefix(f"{base}_")) for base in option_names(group) if name.startswith(f"{base}_")
+        )
+    node = read_option(group, name, dataset)
+    comment = _comment(group, name)
+    if group not in GROUPS:
+        return {"name": name, "summary": comment, "options": {}, "source": "", "needs": ""}
+    target = get_object(node["_target_"])
+    module = inspect.getdoc(inspect.getmodule(target)) or ""
+    source = re.search(r"^Source: (.*?)(?=^\w+:|\Z)", module, re.MULTILINE | re.DOTALL)
+    options = {str(key): value for key, value in OmegaConf.to_container(node).items() if key != "_target_"}  # type: ignore[union-attr]  # a mapping
+    return {
+        "name": name,
+        "summary": module.split("\n")[0] if group == "method" else comment or module.split("\n")[0],
+        "options": {key: _short(options.get(key, default(p))) for key, p in signature_of(target).items()},
+        "source": " ".join(source[1].split()) if source else "",
+        "needs": f"data set {dataset}" if dataset else _needs(group, name, target, options),
+    }
+
+
+def default(parameter: inspect.Parameter) -> Any:
+    """A parameter's default, `???` where it is required."""
+    return "???" if parameter.default is inspect.Parameter.empty else parameter.default
+
+
+def _short(value: Any) -> Any:
+    """A value for reading: a node that names a reader of a data set as the data set's name."""
+    if isinstance(value, list):
+        return [_short(member) for member in value]
+    return _dataset(value) if isinstance(value, dict) and "_target_" in value else value
+
+
+def _dataset(node: dict[str, Any]) -> str:
+    """`cifar100` for a node that names `everclip.data.datasets.cifar100.load`."""
+    module, function = str(node["_target_"]).split(".")[-2:]
+    return module if function == "load" else function.removesuffix("_dataset")
+
+
+def _comment(group: str, name: str) -> str:
+    lines = (conf_dir() / group / f"{name}.yaml").read_text().splitlines()
+    return next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
+
+
+def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
+    if group == "method":
+        return {"session": "", "exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}[target.sees]
+    if group == "backbone":
+        return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
+    if "domains" in options and isinstance(options["domains"][0], dict):
+        return f"data sets {', '.join(map(_dataset, options['domains']))}"
+    if "defaults" in OmegaConf.load(conf_dir() / group / f"{name}.yaml"):
+        return f"the data set chosen as sequence/dataset={'|'.join(option_names('sequence/dataset'))}"
+    if "dataset" in options:
+        return f"data set {_dataset(options['dataset'])}"
+    return "pictures of your own" if options.get("root") == "???" or "file" in options else ""

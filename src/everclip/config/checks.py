@@ -1,0 +1,117 @@
+"""Checks of a configuration before anything is built. Imports no torch but what a checked target imports."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pydantic
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from everclip.config.schema import GROUPS, RunConfig
+from everclip.errors import ConfigError
+
+
+def check_values(config: DictConfig) -> None:
+    """Compares the shared keys with their limits.
+
+    Raises:
+        ConfigError: a value out of its limits, or a required one that is missing.
+    """
+    for key, value, limits in _limited(RunConfig(), config, ""):
+        low, high, allowed = limits.get("low"), limits.get("high"), limits.get("allowed")
+        if allowed and value not in allowed:
+            raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}{nearest(str(value), allowed)}")
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            limit = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ConfigError(f"{key}={value}: must be {limit}")
+    for group in (*GROUPS, "reference"):
+        for key in config[group]:
+            if OmegaConf.is_missing(config[group], key):
+                raise ConfigError(f"{group}.{key} is required; give it as {group}.{key}=...")
+
+
+def _limited(schema: Any, config: DictConfig, prefix: str) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    for member in fields(schema):
+        default = getattr(schema, member.name)
+        if is_dataclass(default):
+            yield from _limited(default, config[member.name], f"{prefix}{member.name}.")
+        elif member.metadata:
+            yield prefix + member.name, config[member.name], member.metadata
+
+
+def nearest(name: str, names: typing.Iterable[str]) -> str:
+    """`; did you mean X?` for the most similar of `names`, empty if none is similar."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def signature_of(target: Any) -> dict[str, inspect.Parameter]:
+    """The keyword arguments that a configuration may set."""
+    parameters = inspect.signature(target).parameters
+    runtime = ("backbone", "load")
+    return {name: p for name, p in parameters.items() if name not in runtime and p.kind is not p.POSITIONAL_ONLY}
+
+
+def check_group(group: str, node: DictConfig) -> None:
+    """Compares a group's keys and values with the signature of what it names, without calling it.
+
+    Raises:
+        ConfigError: an unknown key, a missing one, a wrong type, or a value outside the annotated limits.
+    """
+    values: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
+    name = values.pop("_target_", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{group} names no _target_ to build")
+    try:
+        target = get_object(name)
+    except Exception as error:  # hydra raises plain Exception subclasses here
+        raise ConfigError(f"{group}._target_={name} cannot be imported: {error}") from error
+    known = signature_of(target)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{group}.{key} is unknown; known: {', '.join(known)}{nearest(key, known)}")
+    parts = [key for key, value in values.items() if _is_part(value)]
+    for key in parts:
+        if isinstance(values[key], list):
+            for index, member in enumerate(node[key]):
+                check_group(f"{group}.{key}[{index}]", member)
+        else:
+            check_group(f"{group}.{key}", node[key])
+    if not name.startswith("torch."):
+        _check_types(group, target, known, values, parts)
+
+
+def _is_part(value: Any) -> bool:
+    """Whether a value is to be built from a node that names a constructor, or a list of such."""
+    if isinstance(value, list):
+        return bool(value) and all(_is_part(member) for member in value)
+    return isinstance(value, dict) and "_target_" in value
+
+
+def _check_types(
+    group: str, target: Any, known: Mapping[str, inspect.Parameter], values: dict[str, Any], parts: list[str]
+) -> None:
+    """Compares values with annotations; `parts` are built from nodes of their own and have any type yet."""
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    definition: dict[str, Any] = {
+        key: (Any if key in parts else hints.get(key, Any), ... if p.default is inspect.Parameter.empty else p.default)
+        for key, p in known.items()
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    }
+    # Lists from YAML stand for sequences; everything else must have the annotated type, "5" is no 5.
+    strict = pydantic.ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+    model = pydantic.create_model(f"{group}_arguments", __config__=strict, **definition)
+    try:
+        model.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise ConfigError(f"{group}.{key} is required and has no default") from None
+        raise ConfigError(f"{group}.{key}={values.get(key)}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,155 @@
+"""The shared keys of a configuration with their types, limits and defaults. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+GROUPS = ("backbone", "sequence", "method", "optimizer", "scheduler")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def number(default: Any, low: float, high: float | None = None) -> Any:
+    """A dataclass field whose value must be at least `low` and at most `high`."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def choice(default: str, *allowed: str) -> Any:
+    """A dataclass field with a fixed list of values."""
+    return field(default=default, metadata={"allowed": allowed})
+
+
+@dataclass
+class BaseBudget:
+    """Budget of the base session where it differs; null: as in the other sessions."""
+
+    epochs: int | None = number(None, 0)
+    batch_size: int | None = number(None, 1)
+
+
+@dataclass
+class TrainConfig:
+    """Budget of a session: passes over its pictures, pictures per step over all devices, and a cap on steps."""
+
+    epochs: int = number(5, 0)
+    batch_size: int = number(32, 1)
+    max_steps: int | None = number(None, 1)
+    gradient_clip: float | None = number(None, 0)
+    augment: str = choice("none", "none", "flip", "crop", "crop_flip")
+    base: BaseBudget = field(default_factory=BaseBudget)
+
+
+@dataclass
+class DataConfig:
+    """Loading: worker processes per device, pictures per forward pass in evaluation.
+
+    cache: keep decoded and resized pictures on `disk` (under `paths.cache`, for later runs too) or in `memory`. Off
+    unless asked for: a large data set would fill a home folder unasked.
+    """
+
+    num_workers: int = number(0, 0)
+    eval_batch_size: int = number(250, 1)
+    cache: str = choice("off", "off", "disk", "memory")
+
+
+@dataclass
+class TrainerConfig:
+    """Where to run, as in Lightning; precision auto: bfloat16 mixed on a GPU that has it, float32 elsewhere.
+
+    strategy: `ddp`: data parallel; `fsdp`: also divides frozen weights; auto: `ddp` on more than one device.
+    accumulate: micro-batches per step; auto_batch: double them when memory does not hold a step; compile: the blocks of
+    prompted towers by torch.compile, which takes a minute or so first.
+    """
+
+    accelerator: str = choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
+    devices: Any = 1
+    num_nodes: int = number(1, 1)
+    strategy: str = choice("auto", "auto", "ddp", "fsdp")
+    precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true")
+    log_every: int = number(10, 1)
+    accumulate: int = number(1, 1)
+    auto_batch: bool = False
+    compile: bool = False
+
+
+@dataclass
+class CheckpointConfig:
+    """How often a session in training is saved; null: not because of steps, or of time."""
+
+    every_n_steps: int | None = number(None, 1)
+    every_n_minutes: float | None = number(10, 0)
+
+
+@dataclass
+class WandbConfig:
+    """W&B; mode auto: `WANDB_MODE`, else online if logged in, else offline."""
+
+    enabled: bool = True
+    project: str = "everclip"
+    entity: str | None = None
+    mode: str = choice("auto", "auto", "online", "offline", "disabled")
+    log_model: bool = False
+
+
+@dataclass
+class LoggerConfig:
+    """Mirrors of the run folder."""
+
+    csv: bool = True
+    tensorboard: bool = False
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass
+class PathsConfig:
+    """Where results go, where data sets lie, where what can be made again is kept."""
+
+    outputs: str = "outputs"
+    data: str = MISSING
+    cache: str = MISSING
+
+
+@dataclass
+class RunConfig:
+    """Shared keys. The groups below are checked against the constructor they name.
+
+    eval: a stored session to evaluate, `session_03` or the path of a checkpoint; force: take a run folder from a
+    process of another host; restart: begin anew, whatever the run folder holds; trust: packages besides everclip that a
+    stored run's configuration may name methods of; plan: measure a few steps and say what the run would cost;
+    validation: share of each class's training pictures that takes the place of the test set.
+
+    `reference` counts, in checks and digest, as part of a method that asks for it by `reference: ${reference}`.
+    """
+
+    seed: int = number(0, 0, 2**31 - 1)
+    check: bool = False
+    plan: bool = False
+    eval: str | None = None
+    force: bool = False
+    restart: bool = False
+    trust: list[str] = field(default_factory=list)
+    max_sessions: int | None = number(None, 1)
+    validation: float | None = number(None, 0.01, 0.5)
+    log_level: str = choice("info", *LOG_LEVELS)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    backbone: Any = MISSING
+    sequence: Any = MISSING
+    reference: Any = MISSING
+    method: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+
+
+def conf_dir() -> Path:
+    """The configuration files: inside the installed package, or beside `src` in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parents[1] / "conf"

@@ -1,0 +1,1 @@
+"""Procedural pictures: the embedded, offline data of Everclip."""

@@ -1,0 +1,1 @@
+"""Mirrors of a run for other tools: CSV, TensorBoard, W&B."""

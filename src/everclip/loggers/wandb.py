@@ -1,0 +1,152 @@
+"""W&B as a mirror."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from everclip.loggers.base import RunLogger, Sample
+
+
+def start_wandb(
+    folder: Path,
+    *,
+    run_id: str,
+    name: str,
+    group: str,
+    tags: Sequence[str],
+    config: Mapping[str, Any],
+    project: str,
+    entity: str | None,
+    mode: str,
+) -> Any:
+    """The W&B run of a run folder, resumed if online, begun anew in place of the earlier record if offline.
+
+    Args:
+        folder: where W&B keeps its files.
+        run_id: the same for the same run folder.
+        name: of the run.
+        group: runs that are compared.
+        tags: to filter by.
+        config: the composed configuration.
+        project: of W&B.
+        entity: user or team, None for the default.
+        mode: `online`, `offline`, or `auto`: what `WANDB_MODE` says, else online if logged in.
+    """
+    import wandb
+
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+    for earlier in folder.glob(f"wandb/offline-run-*-{run_id}"):
+        shutil.rmtree(earlier, ignore_errors=True)
+    return wandb.init(
+        id=run_id,
+        resume="allow" if mode == "online" else None,
+        name=name,
+        group=group,
+        tags=tags,
+        project=project,
+        entity=entity,
+        mode=mode,  # type: ignore[arg-type]  # checked by the schema
+        dir=str(folder),
+        config=dict(config),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    with suppress(OSError, netrc.NetrcParseError):
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    return False
+
+
+def best_of(name: str) -> str | None:
+    """Which value of a metric W&B's summary shows besides the last: `max`, `min`, or none of them."""
+    if any(word in name for word in ("forgetting", "performance_drop", "_seconds", "memory")):
+        return "min"
+    return "max" if any(word in name for word in ("accuracy", "average", "transfer", "_mean", "per_second")) else None
+
+
+class WandbLogger(RunLogger):
+    """One W&B run per run folder: `train/*` over the step, `session/*` over the session, `final/*` as summary.
+
+    Args:
+        run: from `start_wandb`; points that it holds already are not sent again.
+        log_model: store every session's checkpoint as an artifact.
+    """
+
+    def __init__(self, run: Any, log_model: bool) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._run = run
+        self._log_model = log_model
+        self._held = {axis: run.summary.get(axis, -1) for axis in ("train/step", "session/index")}
+        self._ended = run.summary.get("final/last_accuracy") is not None
+        run.define_metric("train/*", step_metric="train/step")
+        run.define_metric("session/*", step_metric="session/index")
+        self._defined: set[str] = set()
+
+    def train(self, metrics: Mapping[str, float], step: int) -> None:
+        if step > self._held["train/step"]:
+            for name in metrics.keys() - self._defined - {"train/lr"}:
+                self._define(name, "train/step", "min")
+            self._run.log({**metrics, "train/step": step})
+
+    def session(self, metrics: Mapping[str, float], index: int, step: int, samples: Sequence[Sample] = ()) -> None:
+        if index > self._held["session/index"]:
+            for name in metrics.keys() - self._defined:
+                self._define(name, "session/index", best_of(name))
+            pictures = [self._wandb.Image(sample.image, caption=_caption(sample)) for sample in samples]
+            seen = {"session/samples": pictures} if pictures else {}
+            self._run.log({**metrics, **seen, "session/index": index})
+
+    def _define(self, name: str, axis: str, best: str | None) -> None:
+        self._defined.add(name)
+        if best is not None:
+            self._run.define_metric(name, step_metric=axis, summary=f"last,{best}")
+
+    def checkpoint(self, path: Path, session: int) -> None:
+        if self._log_model and session > self._held["session/index"]:
+            artifact = self._wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"session": session})
+            artifact.add_file(str(path))
+            self._run.log_artifact(artifact, aliases=["latest", path.stem])
+
+    def final(self, summary: Mapping[str, float], plots: Sequence[Path], matrix: Any, confusion: Any) -> None:
+        if self._ended:
+            return
+        tasks = [f"task_{task:02d}" for task in range(matrix.shape[1])]
+        rows = [
+            [index, *(None if np.isnan(v) else float(v) for v in row)] for index, row in enumerate(np.asarray(matrix))
+        ]
+        counts = [[f"{true:02d}", f"{taken:02d}", int(count)] for (true, taken), count in np.ndenumerate(confusion)]
+        fields = {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"}
+        self._run.log(
+            {f"plots/{path.stem}": self._wandb.Image(str(path)) for path in plots if path.suffix == ".png"}
+            | {
+                "accuracy_matrix": self._wandb.Table(columns=["session", *tasks], data=rows),
+                "confusion_between_sessions": self._wandb.plot_table(
+                    "wandb/confusion_matrix/v1",
+                    self._wandb.Table(columns=list(fields), data=counts),
+                    fields,
+                    {"title": "test pictures by session of their class"},
+                ),
+            }
+        )
+        self._run.summary.update({f"final/{name}": value for name, value in summary.items()})
+
+    def close(self, failed: bool = False) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+def _caption(sample: Sample) -> str:
+    return f"{sample.label}: " + ", ".join(f"{name} {probability:.2f}" for name, probability in sample.guesses)

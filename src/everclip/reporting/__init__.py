@@ -1,0 +1,1 @@
+"""What people read: console, figures, tables, pages. Needs run folders, no model."""

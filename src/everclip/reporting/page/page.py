@@ -1,0 +1,76 @@
+"""One page about a run or a sweep, with everything it shows inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from everclip import storage
+from everclip.reporting.page import sections
+from everclip.reporting.page.runs import Run, find_runs, grouped
+from everclip.runs.folder import now
+
+
+def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> None:
+    """Writes the page about the runs in a folder, and its figures as PNG and PDF if asked for.
+
+    Raises:
+        MissingError: there is no run.
+    """
+    runs = find_runs(folder)
+    sequences = [_section(name, runs, figures_dir) for name in dict.fromkeys(_sequence(r) for r in runs if r.finished)]
+    states = [run.facts.get("state") for run in runs]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("page.html").render(
+        title=_title(runs, folder),
+        made=now(),
+        states={state: states.count(state) for state in dict.fromkeys(states)},
+        failures=sections.failures_of(runs, folder),
+        sequences=sequences,
+        details=[
+            table
+            for table in (
+                sections.sessions_of(runs[0]) if len(runs) == 1 else None,
+                sections.differences_of(runs),
+                sections.settings_of(runs),
+                sections.environment_of(runs),
+                sections.runs_of(runs, folder),
+            )
+            if table is not None and table.rows
+        ],
+    )
+    storage.write_text(output, page)
+
+
+def _sequence(run: Run) -> str:
+    return str(run.facts["sequence"])
+
+
+def _title(runs: list[Run], folder: Path) -> str:
+    if len(runs) == 1 and "seed" in runs[0].facts:
+        facts = runs[0].facts
+        return f"{facts['method']} on {facts['sequence']}, {facts['backbone']}, seed {facts['seed']}"
+    return f"{len(runs)} runs in {folder.resolve().name}"
+
+
+def _section(sequence: str, runs: list[Run], figures_dir: Path | None) -> dict[str, Any]:
+    """Tables and figures of the finished runs of a sequence."""
+    from everclip.reporting.figures import data_uri, save_figure
+    from everclip.reporting.page.drawings import drawings_of
+
+    groups = grouped([run for run in runs if run.finished and _sequence(run) == sequence])
+    drawings = list(drawings_of(groups, sequence))
+    if figures_dir is not None:
+        for drawing in drawings:
+            save_figure(drawing.figure, figures_dir / sequence / drawing.name)
+    shown = [{"caption": drawing.caption, "source": data_uri(drawing.figure)} for drawing in drawings]
+    return {
+        "name": sequence,
+        "results": sections.results_of(groups),
+        "cost": sections.cost_of(groups),
+        "figures": shown,
+    }

@@ -1,0 +1,230 @@
+"""The run folder: its files, their order of writing, and who works in it. Needs no model and no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import socket
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everclip import storage
+from everclip.digest import json_sha256
+from everclip.errors import LockedError
+from everclip.metrics.accuracy_matrix import AccuracyMatrix
+from everclip.runs import slurm_queue
+
+log = logging.getLogger("everclip")
+
+
+def now() -> str:
+    """UTC time, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunFolder:
+    """Files of one run. `sessions.jsonl` is the record of what is done; matrix and summary are made from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def state(self) -> str | None:
+        """`running`, `preempted`, `failed`, `finished`; None for a folder without a run."""
+        state = self.read_run().get("state")
+        return None if state is None else str(state)
+
+    def read_run(self) -> dict[str, Any]:
+        """Content of `run.json`, empty if there is none."""
+        return _read_checked(self.path / "run.json")
+
+    def update_run(self, **facts: Any) -> None:
+        """Changes facts in `run.json`."""
+        _write_checked(self.path / "run.json", self.read_run() | facts)
+
+    def read_summary(self) -> dict[str, Any]:
+        """Content of `summary.json`, empty if there is none."""
+        return _read_checked(self.path / "summary.json")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replaces `summary.json`."""
+        _write_checked(self.path / "summary.json", summary)
+
+    def checkpoint(self, session: int) -> Path:
+        """Path of a session's checkpoint."""
+        return self.path / "checkpoints" / f"session_{session:02d}.safetensors"
+
+    @property
+    def progress(self) -> Path:
+        """Path of the record of a session in training."""
+        return self.path / "checkpoints" / "progress.safetensors"
+
+    def read_sessions(self) -> list[dict[str, Any]]:
+        """Records of the finished sessions, up to the first line that is damaged, changed by hand or out of order."""
+        records: list[dict[str, Any]] = []
+        path = self.path / "sessions.jsonl"
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            record = _parse(line)
+            if record.pop("check", None) != json_sha256(record) or record.get("index") != len(records):
+                log.warning(
+                    "%s: line %d is damaged, changed or out of order; going on from before it", path, len(records) + 1
+                )
+                break
+            records.append(record)
+        return records
+
+    def write_sessions(self, records: list[dict[str, Any]], num_tasks: int) -> None:
+        """Replaces `sessions.jsonl`, then the matrix and its counts, which follow from it."""
+        checked = [record | {"check": json_sha256(record)} for record in records]
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in checked)
+        storage.write_text(self.path / "sessions.jsonl", lines)
+        matrix = matrix_of(records, num_tasks)
+        tasks = [f"task_{task:02d}" for task in range(num_tasks)]
+        for name, values in (("accuracy_matrix.csv", matrix.accuracy), ("counts.csv", matrix.counts)):
+            buffer = io.StringIO()
+            writer = csv.writer(buffer, lineterminator="\n")
+            writer.writerow(["session", *tasks])
+            for session, row in enumerate(values):
+                cells = [repr(float(v)) if name.startswith("acc") else str(int(v)) for v in row]
+                writer.writerow([session, *("" if cell == "nan" else cell for cell in cells)])
+            storage.write_text(self.path / name, buffer.getvalue())
+
+    def lock(self, *, force: bool = False) -> None:
+        """Takes the folder for this process, also from one of this host, or of a SLURM job, that is gone.
+
+        The lock is a file that only one of two processes can link into place, which holds on network file systems too,
+        where `flock` may not.
+
+        Args:
+            force: take it from a process of another host, which cannot be seen from here.
+
+        Raises:
+            LockedError: another process works here; says which.
+            StorageError: the folder cannot be written to.
+        """
+        path = self.path / "lock.json"
+        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "since": now()}
+        mine["slurm"] = slurm_queue.this_start()
+        aside = path.with_name(f".lock.{mine['host']}.{mine['pid']}.json")
+        storage.write_json(aside, mine)
+        try:
+            for _ in range(3):
+                with suppress(FileExistsError):
+                    os.link(aside, path)
+                    return
+                holder = _read_json(path)
+                if holder.get("host") != mine["host"]:
+                    gone = force or not holder or slurm_queue.is_over(holder.get("slurm") or "")
+                    free, remedy = gone, "if that process is gone, add force=true"
+                else:
+                    free, remedy = not _alive(holder), "stop it, or wait for it"
+                if not free:
+                    break
+                log.warning("taking over from process %s on %s", holder.get("pid"), holder.get("host"))
+                path.unlink(missing_ok=True)
+        finally:
+            aside.unlink(missing_ok=True)
+        raise LockedError(
+            f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')} "
+            f"since {holder.get('since')}; {remedy}"
+        )
+
+    def unlock(self) -> None:
+        """Gives the folder back."""
+        (self.path / "lock.json").unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Removes what a killed process was writing; only for who holds the lock."""
+        for path in self.path.rglob(".*.tmp"):
+            if not path.name.startswith("..lock"):  # somebody who asks for the lock right now
+                path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Removes the traces of a run that was refused before it began."""
+        for name in ("run.json", "run.log"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Removes what an earlier run left, but for the logs."""
+        for name in ("run.json", "sessions.jsonl", "summary.json", "accuracy_matrix.csv", "counts.csv", "train.csv"):
+            (self.path / name).unlink(missing_ok=True)
+        for path in (self.path / "checkpoints").glob("*.safetensors"):
+            path.unlink()
+
+
+def matrix_of(records: list[dict[str, Any]], num_tasks: int) -> AccuracyMatrix:
+    """The accuracy matrix that session records add up to."""
+    matrix = AccuracyMatrix(num_tasks)
+    for record in records:
+        matrix.append(
+            {int(task["task"]): task["correct"] for task in record["tasks"]},
+            {int(task["task"]): task["count"] for task in record["tasks"]},
+        )
+    return matrix
+
+
+def accuracy_of(records: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """The accuracy matrix (T, J) in % of the tasks that were evaluated at all."""
+    return matrix_of(records, 1 + max(task["task"] for record in records for task in record["tasks"])).accuracy
+
+
+def confusion_of(records: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """Test pictures (S, S) after the last session, by the session of their class and of the one they were taken for."""
+    tasks = [task for task in records[-1]["tasks"] if task["task"] <= records[-1]["index"]]
+    counts = np.zeros((len(tasks), len(tasks)), dtype=np.int64)
+    for row, task in zip(counts, tasks, strict=True):
+        row[: len(task["predicted"])] = task["predicted"]
+    return counts
+
+
+def _write_checked(path: Path, facts: dict[str, Any]) -> None:
+    storage.write_json(path, facts | {"check": json_sha256(facts)})
+
+
+def _read_checked(path: Path) -> dict[str, Any]:
+    """What `_write_checked` wrote, empty if it is not that any more."""
+    facts = _read_json(path)
+    if path.is_file() and facts.pop("check", None) != json_sha256(facts):
+        log.warning("%s is damaged or changed by hand; what it says is not used", path)
+        return {}
+    return facts
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _parse(path.read_bytes()) if path.is_file() else {}
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    """A JSON object, empty if it is damaged."""
+    with suppress(ValueError):
+        value = json.loads(text)
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    """Whether the process that wrote a lock still runs; its number may have gone to another process since."""
+    pid = holder.get("pid")
+    if not isinstance(pid, int) or pid == os.getpid():
+        return False
+    with suppress(PermissionError):  # alive, of another user
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return holder.get("started") in (None, _started(pid))
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in the system's own count; None where the system does not tell."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None

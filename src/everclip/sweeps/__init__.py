@@ -1,0 +1,1 @@
+"""Many runs: their list, how they are started, what they cost. Needs no torch."""

@@ -1,0 +1,164 @@
+"""Starts the runs of a sweep on this machine: one operating-system process each, a few at a time. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from everclip.errors import ConfigError
+from everclip.reporting.results import read_result
+from everclip.runs.folder import RunFolder
+from everclip.sweeps.sweep import Job, Sweep
+
+log = logging.getLogger("everclip")
+COMMAND = (sys.executable, "-m", "everclip.commands.run")
+
+# What one parallel run leaves for its own processes would make the next believe to be one of them.
+RANKS = {
+    "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
+    "MASTER_PORT", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended."""
+
+    folder: Path
+    exit_code: int
+
+
+OUTCOMES: list[Outcome] = []
+
+
+def refuse_ranks(environment: Mapping[str, str]) -> None:
+    """Refuses to start a sweep from one of several processes that a launcher started.
+
+    Raises:
+        ConfigError: under torchrun or srun with more than one process.
+    """
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if int(environment.get(name) or 1) > 1:
+            raise ConfigError(
+                f"a sweep (-m) starts the processes of its runs itself, here {environment[name]} of it would run "
+                f"({name}); start it once, with trainer.devices=... for parallel runs"
+            )
+
+
+def unfinished(sweep: Sweep) -> list[int]:
+    """Indices of the jobs without a result."""
+    return [index for index, job in enumerate(sweep.jobs) if read_result(RunFolder(Path(job.folder))) is None]
+
+
+class LocalRuns:
+    """Processes of this machine.
+
+    Args:
+        num_jobs: how many runs at once; -1: one per processor.
+    """
+
+    def __init__(self, num_jobs: int) -> None:
+        self.num_jobs = num_jobs if num_jobs > 0 else os.cpu_count() or 1
+        self._slots: queue.Queue[int] = queue.Queue()
+        for slot in range(self.num_jobs):
+            self._slots.put(slot)
+        self._live: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def run(self, sweep: Sweep, indices: Iterable[int], *, note: bool = True) -> dict[int, int]:
+        """Runs jobs of a sweep, whatever becomes of the others; returns their exit codes and notes errors in its list.
+
+        A signal stops all of them as it would stop a single run, a second one kills them.
+        """
+        codes = {}
+        pool = ThreadPoolExecutor(self.num_jobs)
+        futures = {pool.submit(self._run, sweep, index): index for index in indices}
+        try:
+            for future in as_completed(futures):
+                index = futures[future]
+                codes[index], error = future.result()
+                if note:
+                    sweep.note({index: {"error": error}})
+        except BaseException:
+            self._stop(signal.SIGTERM)
+            try:
+                pool.shutdown(cancel_futures=True)
+            except BaseException:
+                self._stop(signal.SIGKILL)
+                raise
+            raise
+        pool.shutdown()
+        return codes
+
+    def _run(self, sweep: Sweep, index: int) -> tuple[int, str | None]:
+        """One job: its exit code and, if that is not 0, the last line it wrote to stderr."""
+        job, slot, alone = sweep.jobs[index], self._slots.get(), self.num_jobs == 1
+        mark = "" if alone else f"[{index}] "
+        with self._lock:
+            if self._stopping:
+                return 75, None
+            log.info("%sjob %d of %d: %s", mark, index + 1, len(sweep.jobs), job.name)
+            process = subprocess.Popen(
+                [*COMMAND, *job.words],
+                stdout=None if alone else subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                cwd=sweep.cwd,
+                env=clean_environment() | ({} if alone else gpus_of(slot, job)),
+                process_group=0,  # a Ctrl-C reaches the sweep alone, which passes it on once
+            )
+            self._live.add(process)
+        last = ""
+        with process:
+            if process.stdout is not None:
+                threading.Thread(target=_copy, args=(process.stdout, mark), daemon=True).start()
+            assert process.stderr is not None
+            for line in process.stderr:
+                sys.stderr.write(mark + line)
+                last = line.strip() or last
+        with self._lock:
+            self._live.remove(process)
+        self._slots.put(slot)
+        code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        return code, None if code == 0 else f"exit {code}: {last.removeprefix('everclip: ')}"
+
+    def _stop(self, number: signal.Signals) -> None:
+        with self._lock:
+            self._stopping = True
+            for process in self._live:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+
+
+def _copy(lines: Iterable[str], mark: str) -> None:
+    for line in lines:
+        sys.stdout.write(mark + line)
+        sys.stdout.flush()
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without any word of ranks."""
+    return {k: v for k, v in os.environ.items() if k not in RANKS and not k.startswith("TORCHELASTIC_")}
+
+
+def gpus_of(slot: int, job: Job) -> dict[str, str]:
+    """Which of the visible GPUs a run gets that shares the machine with others; nothing without GPUs."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    visible = found if listed is None else [name for name in listed.split(",") if name]
+    if len(visible) < 2:
+        return {}
+    chosen = [visible[(slot * job.processes + index) % len(visible)] for index in range(job.processes)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)}

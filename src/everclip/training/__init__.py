@@ -1,0 +1,1 @@
+"""The session loop and what drives an optimiser through a phase."""

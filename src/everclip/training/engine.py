@@ -1,0 +1,278 @@
+"""Runs phases, feature passes and forward passes on the right device, in the right precision, on every process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from everclip.data.augment import Augmentation, augment
+from everclip.data.loading import OrderedBatches, PairedBatches, SeededBatches, make_loader
+from everclip.errors import ConfigError, MemoryFullError
+from everclip.methods.base import Method
+from everclip.training.phases import PhaseModule, PhaseState, Training, Watcher
+from everclip.types import Batch, ImageSet, Phase, Session
+
+log = logging.getLogger("everclip")
+
+
+class Engine:
+    """Device, precision and processes of a run.
+
+    Args:
+        accelerator: `auto`, `cpu`, `gpu`, as in Lightning.
+        devices: how many (or which) per node.
+        num_nodes: machines.
+        strategy: `auto`, `ddp`, or `fsdp`: as `ddp`, with the frozen weights of the blocks divided among processes.
+        precision: as in Lightning, or `auto`: bfloat16 mixed precision on a GPU that has it, float32 elsewhere.
+        num_workers: loader processes.
+        eval_batch_size: pictures per forward pass without gradients.
+        accumulate: micro-batches per step and process; the step stays the same up to rounding.
+        auto_batch: double the micro-batches, and go on, when the device's memory does not hold a step.
+        seed: of the order of batches and of augmentation.
+
+    Raises:
+        ConfigError: a device that this machine does not have.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: str = "auto",
+        devices: Any = 1,
+        num_nodes: int = 1,
+        strategy: str = "auto",
+        precision: str = "auto",
+        num_workers: int = 0,
+        eval_batch_size: int = 256,
+        accumulate: int = 1,
+        auto_batch: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if precision == "auto":
+            on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+            precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+        self.precision = precision
+        self._settings: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "num_nodes": num_nodes,
+            "strategy": "ddp" if strategy == "fsdp" else strategy,
+            "precision": precision,
+        }
+        self._sharded = strategy == "fsdp"
+        if SLURMEnvironment.detect():  # requeueing is the job's business: it sees exit code 75
+            self._settings["plugins"] = SLURMEnvironment(auto_requeue=False)
+        try:
+            self._fabric = Fabric(**self._settings)
+            self._fabric.launch()
+        except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer.accelerator={accelerator} trainer.devices={devices}: {error}") from error
+        self.device = self._fabric.device
+        self.rank = self._fabric.global_rank
+        self.world_size = self._fabric.world_size
+        if isinstance(devices, int) and devices > 0 and self.world_size != devices * num_nodes:
+            raise ConfigError(f"{devices} devices on {num_nodes} nodes were asked for, {self.world_size} processes run")
+        if self._sharded and self.world_size == 1:
+            raise ConfigError("trainer.strategy=fsdp divides weights among processes: trainer.devices=2 or more")
+        self._num_workers = num_workers
+        self._eval_batch_size = eval_batch_size
+        self._parts = accumulate
+        self._auto_batch = auto_batch
+        self._seed = seed
+
+    def place(self, method: Method) -> None:
+        """Moves a method to this process's device, dividing frozen weights if asked for.
+
+        Raises:
+            ConfigError: its weights cannot be divided.
+        """
+        if self._sharded and not method.shardable:
+            raise ConfigError(
+                "trainer.strategy=fsdp cannot divide the weights of this method; use trainer.strategy=ddp"
+            )
+        if self._sharded:  # block by block, so that a device never holds them all
+            method.backbone.shard_blocks(init_device_mesh(self.device.type, (self.world_size,)))
+        method.to(self.device).eval()
+
+    def fit(
+        self,
+        method: Method,
+        session: Session,
+        phase: Phase,
+        number: int,
+        training: Training,
+        watcher: Watcher,
+        resume: PhaseState | None = None,
+    ) -> None:
+        """Optimises phase `number` of a session with a fresh Trainer, from where `resume` left it.
+
+        Raises:
+            MemoryFullError: the device's memory does not hold a step.
+        """
+        budget = training.budget(session)
+        images = session.train if phase.data is None else phase.data
+        epochs = budget.epochs if phase.epochs is None else phase.epochs
+        batch_size = phase.batch_size or budget.batch_size
+        steps_per_epoch = phase.draws.steps if phase.draws else math.ceil(len(images) / batch_size)
+        steps = min(epochs * steps_per_epoch, budget.max_steps or epochs * steps_per_epoch)
+        state = resume or PhaseState()
+        if state.step >= steps:
+            return
+        watcher.start(steps - state.step, steps_per_epoch)
+        method.train()
+        key = (self._seed, session.index, number)
+        while state.step < steps:
+            shares: dict[str, Any] = {
+                "steps": steps, "start": state.step, "rank": self.rank, "world_size": self.world_size,
+                "parts": self._parts,
+            }  # fmt: skip
+            batches = SeededBatches(len(images), batch_size, key, **shares, draws=phase.draws)
+            sampler: SeededBatches | PairedBatches = batches
+            if phase.auxiliary is not None:
+                beside = phase.auxiliary_batch_size or batch_size
+                second = SeededBatches(len(phase.auxiliary), beside, (*key, 1), **shares)
+                sampler = PairedBatches(batches, second, len(images))
+            loader = make_loader(images, method.backbone.resize, sampler, self._num_workers, phase.auxiliary)
+            module = PhaseModule(
+                method,
+                phase,
+                f"session {session.index}, phase {phase.name}",
+                training=training,
+                batches=batches,
+                schedule_length=steps if training.schedule.interval == "step" else epochs,
+                parts=self._parts,
+                watcher=watcher,
+                resume=state,
+                augment=partial(_augmented, training.augmentation, key, phase.augment_auxiliary),
+            )
+            try:
+                self._run(module, loader, budget.gradient_clip, method.all_parameters_used)
+                state = PhaseState(steps)
+            except torch.OutOfMemoryError as error:
+                state = self._more_parts(module, batch_size, error)
+        method.eval()
+
+    def _run(self, module: PhaseModule, loader: Any, gradient_clip: float | None, all_used: bool) -> None:
+        trainer = self._trainer(gradient_clip, all_used)
+        with warnings.catch_warnings():
+            # Lightning 2.6 with torch 2.15 warns about its own code.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            # Intended: small pictures need no workers, and a frozen tower stays in evaluation mode.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode.*")
+            trainer.fit(module, loader)
+
+    def _more_parts(self, module: PhaseModule, batch_size: int, error: Exception) -> PhaseState:
+        """Doubles the micro-batches after a step that did not fit; where to go on.
+
+        Raises:
+            MemoryFullError: not asked for, or of no use.
+        """
+        share = math.ceil(batch_size / self.world_size / self._parts)
+        full = f"the memory of {self.device} does not hold a step on {share} pictures at once"
+        if module.moving or share == 1 or self.world_size > 1 or not self._auto_batch:
+            raise MemoryFullError(
+                f"{full}; trainer.accumulate={2 * self._parts} (or trainer.auto_batch=true on one device) computes the "
+                "same step on fewer at a time, train.batch_size=... makes the step smaller"
+            ) from error
+        self._parts *= 2
+        log.warning("%s; going on with %d micro-batches per step, the step stays the same", full, self._parts)
+        state = module.state()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return state
+
+    def _trainer(self, gradient_clip: float | None, all_used: bool) -> L.Trainer:
+        settings = dict(self._settings)
+        if self.world_size > 1:  # all processes have loaded the same weights
+            settings["strategy"] = DDPStrategy(find_unused_parameters=not all_used, init_sync=False)
+        return L.Trainer(
+            **settings,
+            max_epochs=1,
+            accumulate_grad_batches=self._parts,
+            gradient_clip_val=gradient_clip,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+    def batches(self, images: ImageSet, method: Method) -> Iterable[Batch]:
+        """This process's share of all pictures, in order, on the device and normalised; as many batches everywhere."""
+        sampler = OrderedBatches(len(images), self._eval_batch_size, self.rank, self.world_size)
+        for batch in make_loader(images, method.backbone.resize, sampler, self._num_workers):
+            yield batch.to(self.device).with_images(method.backbone.normalize)
+
+    def inference(self) -> Any:
+        """Context of a forward pass in the run's precision."""
+        return self._fabric.autocast()
+
+    def extractor(self, method: Method) -> Callable[[ImageSet, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]:
+        """The feature pass handed to a method's hooks, see `everclip.methods.base.Extract`."""
+
+        def extract(images: ImageSet, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+            features, labels, indices = [], [], []
+            with torch.no_grad(), self.inference():
+                for batch in self.batches(images, method):
+                    features.append(encode(batch.images).float())
+                    labels.append(batch.labels)
+                    indices.append(batch.indices)
+            order = self.gather(torch.cat(indices)).argsort()
+            return self.gather(torch.cat(features))[order], self.gather(torch.cat(labels))[order]
+
+        return extract
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows (N_r, ...) of all processes one after the other, on every process; shares may differ in length."""
+        if self.world_size == 1:
+            return rows
+        sizes = torch.as_tensor(self._fabric.all_gather(torch.tensor(len(rows), device=self.device))).tolist()
+        padded = torch.cat([rows, rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])])
+        shares = self._fabric.all_gather(padded)
+        return torch.cat([share[:size] for share, size in zip(shares, sizes, strict=True)])
+
+    def require_equal(self, what: str, value: str) -> None:
+        """Compares a hex digest over all processes.
+
+        Raises:
+            ConfigError: on all processes, if they differ.
+        """
+        if self.world_size > 1:
+            own = torch.tensor([int(value[:12], 16)], device=self.device)
+            if len(torch.as_tensor(self._fabric.all_gather(own)).unique()) > 1:
+                raise ConfigError(f"the processes do not have the same {what}; do all see the same files?")
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+        self._fabric.barrier()
+
+    def close(self) -> None:
+        """Ends the processes that this one has started; of use when it stops early."""
+        for process in getattr(self._fabric.strategy.launcher, "procs", []):
+            process.terminate()
+
+
+def _augmented(kind: Augmentation, key: tuple[int, ...], all_of_it: bool, batch: Batch, epoch: int) -> Batch:
+    """The batch with its pictures augmented, and if `all_of_it` the auxiliary ones too, by draws of their own."""
+    if kind == "none":
+        return batch
+    auxiliary = batch.auxiliary
+    if auxiliary is not None and all_of_it:
+        auxiliary = _augmented(kind, (*key, 1), all_of_it, auxiliary, epoch)
+    return replace(batch, images=augment(batch.images, kind, (*key, epoch), batch.indices), auxiliary=auxiliary)

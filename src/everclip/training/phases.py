@@ -1,0 +1,264 @@
+"""One phase of optimisation as a LightningModule, and the state from which it goes on at any step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import lightning as L
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from everclip.data.augment import Augmentation
+from everclip.data.loading import SeededBatches
+from everclip.errors import NotFiniteError
+from everclip.methods.base import Method
+from everclip.training.schedules import Schedule
+from everclip.types import Batch, Phase, Session
+
+MakeOptimizer = Callable[..., Optimizer]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Length of a phase unless it says otherwise: passes, pictures per step, and a cap on steps (None: no cap)."""
+
+    epochs: int
+    batch_size: int
+    max_steps: int | None = None
+    gradient_clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How phases are optimised unless they say otherwise.
+
+    Attributes:
+        base: budget of session 0.
+        later: budget of the other sessions.
+        make_optimizer: from parameters (and `lr=`) to an optimiser.
+        schedule: of the learning rate.
+        log_every: steps between logged losses.
+        augmentation: of training pictures.
+    """
+
+    base: Budget
+    later: Budget
+    make_optimizer: MakeOptimizer
+    schedule: Schedule
+    log_every: int = 10
+    augmentation: Augmentation = "none"
+
+    def budget(self, session: Session) -> Budget:
+        """Length of a session's phases."""
+        return self.base if session.is_base else self.later
+
+    def repeats(self, session: Session) -> float:
+        """How often a picture of a session comes."""
+        budget = self.budget(session)
+        most = math.inf if budget.max_steps is None else budget.max_steps * budget.batch_size / len(session.train)
+        return min(budget.epochs, most)
+
+
+@dataclass(frozen=True)
+class PhaseState:
+    """Where a phase stands between two steps; parameters and buffers are the method's own business.
+
+    Attributes:
+        step: steps taken in this phase.
+        tensors: of the optimiser, `<index of the parameter>/<name>`.
+        facts: JSON-like: the optimiser's settings and numbers, the gradient scaler's.
+    """
+
+    step: int = 0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Watcher(Protocol):
+    """What follows the steps of a phase."""
+
+    @property
+    def stop(self) -> bool:
+        """Whether the run was asked to stop; read in every step, all processes then stop after the same one."""
+
+    def start(self, steps: int, steps_per_epoch: int) -> None:
+        """Before the first step."""
+
+    def ready(self) -> None:
+        """Right before the first step, when everything around it is set up."""
+
+    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], stop: bool) -> None:
+        """After every optimiser step.
+
+        Args:
+            losses: by name, means over the global batch.
+            lr: the step's learning rate.
+            state: gives what the phase needs to go on from here.
+            stop: some process was asked to stop; must raise.
+        """
+
+
+class PhaseModule(L.LightningModule):
+    """The only LightningModule: turns a method and a phase into optimiser steps.
+
+    A phase is one Lightning epoch: passes over the data, schedules and places to go on from are functions of the step.
+
+    Args:
+        method: what is trained.
+        phase: what to optimise.
+        where: session and phase, for messages.
+        training: optimiser, schedule, augmentation.
+        batches: the stream of this process.
+        schedule_length: positions of the schedule: steps, or epochs if it counts epochs.
+        parts: micro-batches per step.
+        watcher: follows the steps.
+        resume: where to go on.
+        augment: of a batch, given the epoch.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        phase: Phase,
+        where: str,
+        *,
+        training: Training,
+        batches: SeededBatches,
+        schedule_length: int,
+        parts: int,
+        watcher: Watcher,
+        resume: PhaseState,
+        augment: Callable[[Batch, int], Batch],
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.phase = phase
+        self.step = resume.step
+        self.moving = False  # the optimiser is at work: parameters may be half changed
+        self._where = where
+        self._training = training
+        self._batches = batches
+        self._schedule_length = schedule_length
+        self._parts = parts
+        self._watcher = watcher
+        self._resume = resume
+        self._augment = augment
+        self._trained: list[nn.Parameter] = []
+        self._totals: dict[str, Tensor] = {}
+        self._losses: dict[str, float] = {}
+        self._stop = False
+
+    def cpu(self) -> Self:
+        """Stays where it is: Lightning would move it at the end, and nothing else asks."""
+        return self
+
+    def on_train_start(self) -> None:
+        self._remember_lr()
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and "scaler" in self._resume.facts:
+            scaler.load_state_dict(self._resume.facts["scaler"])
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        if batch_index == 0:
+            self._watcher.ready()
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        prepared = self._augment(batch, self.step // self._batches.steps_per_epoch)
+        losses = (self.phase.loss or self.method.loss)(prepared.with_images(self.method.backbone.normalize))
+        weight = self._batches.weight(batch_index)
+        for name, loss in losses.items():
+            share = loss.detach().float() * weight
+            self._totals[name] = self._totals[name] + share if name in self._totals else share
+        # Lightning divides by the number of micro-batches, the weight has done so already.
+        return torch.stack(list(losses.values())).sum() * (weight * self._parts)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self._agree(optimizer)
+        self.method.before_step()
+        self.moving = True
+
+    def _agree(self, optimizer: Optimizer) -> None:
+        """Reads losses, finiteness and the wish to stop from all processes at once: one synchronisation per step.
+
+        A gradient scaler (fp16) expects infinite gradients now and then and skips such steps itself.
+
+        Raises:
+            NotFiniteError: on all processes, before the optimiser moves.
+        """
+        losses = torch.stack(list(self._totals.values()))
+        wish = losses.new_tensor([float(self._watcher.stop)])
+        watched = [losses]
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            gradients = [p.grad for p in self._trained if p.grad is not None]
+            watched.append(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum(0, keepdim=True))
+        told = torch.cat([*watched, wish])
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(told)  # what is not finite on one process stays so in the sum
+        *values, stop = told.tolist()
+        bad = not all(map(math.isfinite, values))
+        means = losses.tolist() if bad else [value / self.trainer.world_size for value in values[: len(losses)]]
+        self._losses = dict(zip(self._totals, means, strict=True))
+        self._totals, self._stop = {}, stop > 0
+        if bad:
+            shown = ", ".join(f"{name} {loss:.4g}" for name, loss in self._losses.items())
+            raise NotFiniteError(
+                f"a loss or gradient is not finite in {self._where}, step {self.step}: {shown}, "
+                f"lr {optimizer.param_groups[0]['lr']:.3g}; lower optimizer.lr or use trainer.precision=32-true"
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        if (batch_index + 1) % self._parts:
+            return
+        self.method.after_step()
+        self.moving = False
+        self.step += 1
+        lr = self._lr
+        self._remember_lr()
+        self._watcher.after_step(self._losses, lr, self.state, self._stop)
+
+    def _remember_lr(self) -> None:
+        """Keeps the learning rate of the coming step: the schedule moves on before the step's end is told."""
+        self._lr: float = self.trainer.optimizers[0].param_groups[0]["lr"]
+
+    def state(self) -> PhaseState:
+        """What the phase needs to go on from here."""
+        content = self.trainer.optimizers[0].state_dict()
+        tensors: dict[str, Tensor] = {}
+        numbers: dict[str, dict[str, Any]] = {}
+        for index, entries in content["state"].items():
+            for name, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{index}/{name}"] = value
+                else:
+                    numbers.setdefault(str(index), {})[name] = value
+        facts: dict[str, Any] = {"groups": content["param_groups"], "numbers": numbers}
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return PhaseState(self.step, tensors, facts | ({"scaler": scaler.state_dict()} if scaler is not None else {}))
+
+    def configure_optimizers(self) -> Any:
+        chosen = self.method.parameters() if self.phase.parameters is None else self.phase.parameters
+        self._trained = [parameter for parameter in chosen if parameter.requires_grad]
+        changed = {} if self.phase.lr is None else {"lr": self.phase.lr}
+        optimizer = self._training.make_optimizer(self._trained, **changed)
+        schedule, per_epoch = self._training.schedule, self._batches.steps_per_epoch
+        unit = per_epoch if schedule.interval == "epoch" else 1
+        scheduler = LambdaLR(optimizer, lambda step: schedule.factor(step // unit, self._schedule_length))
+        if self._resume.step:
+            _restore(optimizer, self._resume)
+            scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": self.step, "_step_count": self.step + 1})
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _restore(optimizer: Optimizer, state: PhaseState) -> None:
+    """Puts a saved state into a new optimiser of the same parameters."""
+    entries: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in state.facts["numbers"].items()}
+    for key, value in state.tensors.items():
+        index, _, name = key.partition("/")
+        entries.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": state.facts["groups"]})

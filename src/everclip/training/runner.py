@@ -1,0 +1,365 @@
+"""The session loop: the only place that knows the order of things."""
+
+from __future__ import annotations
+
+import logging
+import random
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from everclip.data.images import ConcatImages
+from everclip.errors import DataAccessError
+from everclip.loggers.base import RunLogger
+from everclip.methods.base import Method
+from everclip.reporting import results
+from everclip.runs.folder import RunFolder, accuracy_of, confusion_of
+from everclip.training.checkpoint import (
+    Adapted,
+    CheckpointError,
+    Progress,
+    load_progress,
+    load_session,
+    random_state,
+    restore,
+    save_progress,
+    save_session,
+    set_random_state,
+)
+from everclip.training.engine import Engine
+from everclip.training.evaluation import Evaluator
+from everclip.training.interruption import StopRequest
+from everclip.training.monitor import Cadence, Monitor
+from everclip.training.phases import PhaseState, Training
+from everclip.training.records import record_of, samples_of, scalars_of, summary_of
+from everclip.types import ImageSet, Phase, Session, SessionView, TaskSequence
+
+log = logging.getLogger("everclip")
+MINUTE = 60.0  # of work is worth a save between phases
+
+
+def seed_everything(*key: int) -> None:
+    """Seeds Python, NumPy and torch from numbers, equally on every process."""
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class Runner:
+    """Runs a method through a sequence and keeps the run folder.
+
+    What is done is written in this order, so that a run killed at any moment goes on from the last thing written:
+    progress inside a session, the session's checkpoint when its training has ended, its record when it is evaluated.
+
+    Args:
+        folder: where results go; what is done there is not done again.
+        identity: what a checkpoint must agree with to be used: digest, backbone, sequence fingerprint.
+        sequence: what to run.
+        method: on the engine's device; its parameters as they are before the first session.
+        engine: device, precision, processes.
+        training: budgets and optimiser.
+        cadence: how often a session in training is saved.
+        make_loggers: from the global step to go on from to the mirrors.
+        seed: every session's random numbers follow from it and the session's index.
+        request: the wish to stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: RunFolder,
+        identity: Mapping[str, Any],
+        sequence: TaskSequence,
+        method: Method,
+        engine: Engine,
+        training: Training,
+        cadence: Cadence,
+        make_loggers: Callable[[int], RunLogger],
+        seed: int,
+        request: StopRequest,
+    ) -> None:
+        self._folder = folder
+        self._identity = dict(identity)
+        self._sequence = sequence
+        self._method = method
+        self._engine = engine
+        self._training = training
+        self._cadence = cadence
+        self._make_loggers = make_loggers
+        self._seed = seed
+        self._request = request
+        self._evaluator = Evaluator(engine, sequence)
+        self._adapted = Adapted(method)
+        self._records: list[dict[str, Any]] = []
+        self._step = 0
+
+    def run(self) -> dict[str, Any]:
+        """All sessions that are not done yet; returns the summary."""
+        trained, progress = self._resume()
+        self._loggers = self._make_loggers(progress.global_step if progress else self._step)
+        finished = False
+        try:
+            for done in range(len(self._records)):
+                self._tell(self._records[: done + 1])
+            for session in self._sequence.sessions[len(self._records) :]:
+                trained = trained or self._train(session, progress)
+                progress = None
+                self._evaluate(session, trained)
+                trained = None
+            summary = self._finish()
+            finished = True
+            return summary
+        finally:
+            self._loggers.close(failed=not finished)
+
+    def _resume(self) -> tuple[dict[str, Any] | None, Progress | None]:
+        """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
+        self._records = self._folder.read_sessions()[: len(self._sequence.sessions)]
+        trained = None
+        if len(self._records) < len(self._sequence.sessions):
+            trained = self._restore(len(self._records), expected=False)
+        while self._records and trained is None:
+            if self._restore(len(self._records) - 1, expected=True) is not None:
+                break
+            log.warning("going back one session")
+            self._records.pop()
+        progress = None if trained else self._read_progress()
+        if self._records or trained or progress:
+            where = ""
+            if trained:
+                where = ", the next one is trained"
+            elif progress:
+                where = f", in phase {progress.phase + 1} of the next one after {progress.state.step} steps"
+            log.info("resuming after session %d of %d%s", len(self._records), len(self._sequence.sessions), where)
+        self._engine.place(self._method)
+        return trained, progress
+
+    def _restore(self, session: int, *, expected: bool) -> dict[str, Any] | None:
+        """Puts the state after the training of `session` into the method; what its checkpoint says of the training."""
+        path = self._folder.checkpoint(session)
+        if not path.is_file() and not expected:
+            return None
+        try:
+            tensors, meta = load_session(path)
+            self._check_identity(path, meta)
+            if meta["records"] != self._records[:session]:
+                raise CheckpointError(f"{path} was written after other sessions than those recorded")
+            restore(self._method, tensors)
+        except CheckpointError as error:
+            log.warning("%s", error)
+            return None
+        self._adapted.restored(tensors)
+        self._step = int(meta["global_step"])
+        return dict(meta["trained"])
+
+    def _check_identity(self, path: Path, meta: Mapping[str, Any]) -> None:
+        for key, value in self._identity.items():
+            if meta.get(key) != value:
+                raise CheckpointError(f"{path} belongs to another run: its {key} differs")
+
+    def _read_progress(self) -> Progress | None:
+        """How far the session after the records is, if that was saved."""
+        path = self._folder.progress
+        if not path.is_file():
+            return None
+        try:
+            tensors, progress, meta = load_progress(path)
+            self._check_identity(path, meta)
+        except CheckpointError as error:
+            log.warning("%s; this session begins anew", error)
+            return None
+        if progress.session != len(self._records):  # left over from a session that is done
+            return None
+        self._saved_tensors = tensors
+        return progress
+
+    def _train(self, session: Session, progress: Progress | None) -> dict[str, Any]:
+        """Hooks and phases of a session, then its checkpoint; returns facts for the record."""
+        start, before = time.monotonic() - (progress.seconds if progress else 0.0), self._step
+        self._enter("training", session)
+        seed_everything(self._seed, session.index)
+        if self._engine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        facts: dict[str, Any] = {}
+        if session.is_base:
+            facts["zero_shot_before"] = self._evaluator.held_out(Method(self._method.backbone))
+        method, extract = self._method, self._engine.extractor(self._method)
+        view = SessionView(self._visible(session), session.index)
+        seen = replace(
+            session,
+            train=view,
+            memory=self._memory(session),
+            offset=self._offset(session),
+            repeats=self._training.repeats(session),
+            augmented=self._training.augmentation != "none",
+        )
+        method.begin_session(seen, extract)
+        phases = method.phases(seen)
+        if progress is not None:
+            restore(method, self._saved_tensors)
+            set_random_state(progress.random_state)
+            self._step = progress.global_step
+        losses = self._optimise(seen, phases, progress, start)
+        self._enter("finishing training", session)
+        method.end_session(seen, extract)
+        view.close()
+        facts |= {
+            "losses": losses,
+            "train_steps": self._step - before,
+            "train_seconds": round(time.monotonic() - start, 3),
+            "peak_memory_mb": round(_peak_memory_mb(self._engine.device), 1),
+        }
+        if self._engine.rank == 0:
+            self._loggers.flush()
+            classes = [[group.ids, group.names, group.templates] for _, group in session.seen.by_templates()]
+            meta = self._meta(session) | {"trained": facts, "classes": classes, "random_state": random_state()}
+            save_session(self._folder.checkpoint(session.index), self._adapted.tensors(), meta)
+            self._folder.progress.unlink(missing_ok=True)
+        self._engine.barrier()
+        return facts
+
+    def _optimise(
+        self, session: Session, phases: Sequence[Phase], progress: Progress | None, start: float
+    ) -> dict[str, float]:
+        """The phases that are not done yet; the mean of each loss over the last epoch."""
+        losses = dict(progress.losses) if progress else {}
+        saved = time.monotonic()
+        for number, phase in enumerate(phases):
+            here = progress if progress is not None and progress.phase == number else None
+            if progress is not None and progress.phase > number:
+                continue
+            if number and time.monotonic() - saved > MINUTE:
+                self._save_progress(session, number, losses, start)
+                saved = time.monotonic()
+            monitor = Monitor(
+                f"session {session.index} {phase.name}",
+                loggers=self._loggers,
+                log_every=self._training.log_every,
+                cadence=self._cadence,
+                save=partial(self._save_progress, session, number, losses, start),
+                request=self._request,
+                step=self._step,
+                recent=here.recent if here else {},
+                random_state=here.random_state if here and here.state.step else None,
+            )
+            try:
+                with self._request.deferred():
+                    state = here.state if here else None
+                    self._engine.fit(self._method, session, phase, number, self._training, monitor, state)
+            finally:
+                means = monitor.finish()
+            losses |= means
+            self._step = monitor.step
+        if phases and time.monotonic() - saved > MINUTE:
+            self._save_progress(session, len(phases), losses, start)
+        return losses
+
+    def _save_progress(
+        self,
+        session: Session,
+        phase: int,
+        losses: dict[str, float],
+        start: float,
+        monitor: Monitor | None = None,
+        state: PhaseState | None = None,
+    ) -> None:
+        """Writes how far the session is; all processes wait until it is written."""
+        if self._engine.rank == 0:
+            self._loggers.flush()
+            progress = Progress(
+                session=session.index,
+                phase=phase,
+                global_step=monitor.step if monitor else self._step,
+                seconds=round(time.monotonic() - start, 3),
+                losses=losses,
+                recent={name: list(values) for name, values in monitor.recent.items()} if monitor else {},
+                random_state=random_state(),
+                state=state or PhaseState(),
+            )
+            save_progress(self._folder.progress, self._adapted.between_steps(), progress, self._meta(session))
+        self._engine.barrier()
+
+    def _meta(self, session: Session) -> dict[str, Any]:
+        return self._identity | {"session": session.index, "global_step": self._step, "records": self._records}
+
+    def _enter(self, stage: str, session: Session) -> None:
+        """Tells readers of the run folder what is going on."""
+        if self._engine.rank == 0:
+            self._folder.update_run(stage=stage, session=session.index, sessions=len(self._sequence.sessions))
+
+    def _evaluate(self, session: Session, trained: Mapping[str, Any]) -> None:
+        """Evaluates a trained session, records it, tells the mirrors."""
+        self._enter("evaluating", session)
+        start = time.monotonic()
+        evaluation = self._evaluator.evaluate(self._method, session.index)
+        seconds = time.monotonic() - start
+        record = (
+            record_of(session, evaluation, self._sequence, self._method)
+            | dict(trained)
+            | {
+                "eval_seconds": round(seconds, 3),
+                "eval_images_per_second": round(evaluation.num_images / max(seconds, 1e-9), 1),
+            }
+        )
+        self._records.append(record)
+        if self._engine.rank == 0:
+            self._folder.write_sessions(self._records, len(self._sequence.tasks))
+        self._engine.barrier()
+        self._tell(self._records)
+        log.info(results.session_line(record, len(self._sequence.sessions)))
+
+    def _tell(self, records: list[dict[str, Any]]) -> None:
+        """Tells the mirrors about the last of these sessions."""
+        if self._engine.rank == 0:
+            index = len(records) - 1
+            scalars = scalars_of(records, len(self._sequence.tasks))
+            samples = samples_of(records[-1], self._sequence, self._method.backbone.resize)
+            step = sum(record["train_steps"] for record in records)
+            self._loggers.checkpoint(self._folder.checkpoint(index), index)
+            self._loggers.session({f"session/{k}": v for k, v in scalars.items()}, index, step, samples)
+
+    def _offset(self, session: Session) -> int:
+        return sum(len(earlier.train) for earlier in self._sequence.sessions[: session.index])
+
+    def _memory(self, session: Session) -> ImageSet | None:
+        """The pictures of earlier sessions that the method kept."""
+        kept = self._method.kept()
+        if not len(kept):
+            return None
+        if self._method.sees != "exemplars":
+            raise DataAccessError(
+                f"{type(self._method).__name__} keeps pictures, but does not declare sees = 'exemplars'"
+            )
+        return ConcatImages([s.train for s in self._sequence.sessions[: session.index]]).subset(kept.tolist())
+
+    def _visible(self, session: Session) -> ImageSet:
+        """The pictures a method may see in this session, by its declaration."""
+        if self._method.sees != "all":
+            return session.train
+        return ConcatImages([earlier.train for earlier in self._sequence.sessions[: session.index + 1]])
+
+    def _finish(self) -> dict[str, Any]:
+        summary = summary_of(self._records, len(self._sequence.tasks))
+        if self._engine.rank == 0:
+            self._folder.write_sessions(self._records, len(self._sequence.tasks))  # a kill may have left old matrices
+            self._folder.progress.unlink(missing_ok=True)  # and what it was about to remove
+            plots = results.write_plots(self._folder)
+            self._folder.write_summary(summary)
+            scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+            self._loggers.final(scalars, plots, accuracy_of(self._records), confusion_of(self._records))
+        return summary
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """Highest memory use so far in MB: of the GPU in this session, else of the process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

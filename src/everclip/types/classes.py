@@ -1,0 +1,98 @@
+"""Classes with their names and texts, and the argument types of configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from everclip.errors import ConfigError, DataError
+
+Positive = Annotated[int, Field(ge=1)]  # an argument that a configuration must give as at least 1
+Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]  # a text with {} once, for the class name
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """An ordered set of classes with their names and text templates.
+
+    Attributes:
+        ids: global class ids, unique; labels are written in these.
+        names: one natural-language name per class.
+        templates: each with one `{}` for the name; a class's text feature is the mean over its prompts.
+        own_templates: the templates of each class where they differ between classes (several domains in one set);
+            `templates` are then those of the first class. Empty: all classes share `templates`.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    own_templates: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.names):
+            raise ConfigError(f"{len(self.ids)} class ids but {len(self.names)} names")
+        if len(set(self.ids)) != len(self.ids):
+            raise ConfigError("a class id occurs twice")
+        for template in dict.fromkeys((*self.templates, *(t for own in self.own_templates for t in own))):
+            if template.count("{}") != 1:
+                raise ConfigError(f"the template {template!r} must contain {{}} exactly once, for the class name")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, positions: Sequence[int]) -> ClassSet:
+        """The classes at these positions, in this order."""
+        ids, names = tuple(self.ids[i] for i in positions), tuple(self.names[i] for i in positions)
+        if not self.own_templates:
+            return ClassSet(ids, names, self.templates)
+        return _class_set(ids, names, tuple(self.own_templates[i] for i in positions))
+
+    @staticmethod
+    def union(parts: Sequence[ClassSet]) -> ClassSet:
+        """The classes of several sets one after the other, each with the templates it had."""
+        own = tuple(t for part in parts for t in (part.own_templates or (part.templates,) * len(part)))
+        ids, names = (tuple(v for part in parts for v in getattr(part, field)) for field in ("ids", "names"))
+        return _class_set(ids, names, own)
+
+    def by_templates(self) -> list[tuple[list[int], ClassSet]]:
+        """The classes grouped by their templates: positions in this set and the group, which shares its templates."""
+        if not self.own_templates:
+            return [(list(range(len(self))), self)]
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for position, own in enumerate(self.own_templates):
+            groups.setdefault(own, []).append(position)
+        return [(positions, self.select(positions)) for positions in groups.values()]
+
+    def prompts(self, template: str) -> list[str]:
+        """One text per class."""
+        return [template.format(name) for name in self.names]
+
+    @cached_property
+    def _position(self) -> Tensor:
+        table = torch.full((max(self.ids) + 2,), -1, dtype=torch.long)
+        table[torch.tensor(self.ids)] = torch.arange(len(self.ids))
+        return table
+
+    def columns(self, labels: Tensor) -> Tensor:
+        """Position of each global label (B,) in this set, (B,) long.
+
+        Raises:
+            DataError: a label is not in the set.
+        """
+        table = self._position.to(labels.device)
+        columns = table[labels.clamp(max=len(table) - 1)]
+        if bool((columns < 0).any()):
+            missing = sorted(set(labels[columns < 0].tolist()))
+            raise DataError(f"labels {missing} are not among the {len(self)} classes asked for")
+        return columns
+
+
+def _class_set(ids: tuple[int, ...], names: tuple[str, ...], own: tuple[tuple[str, ...], ...]) -> ClassSet:
+    """A `ClassSet` in its simplest form: templates that all classes share are not repeated per class."""
+    return ClassSet(ids, names, own[0] if own else (), own if len(set(own)) > 1 else ())
