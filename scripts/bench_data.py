@@ -26,7 +26,7 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.data.cache import cache_all
 from everclip.data.images import FileImages
 from everclip.data.loading import SeededBatches, make_loader
-from everclip.types import ImageSet
+from everclip.types import Samples
 
 log = logging.getLogger("bench_data")
 CLASSES = 10
@@ -58,7 +58,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def our_epoch(images: ImageSet, backbone: OpenClip, epoch: int) -> Iterable[torch.Tensor]:
+def our_epoch(images: Samples, backbone: OpenClip, epoch: int) -> Iterable[torch.Tensor]:
     """The normalised batches of one epoch."""
     sampler = SeededBatches(len(images), BATCH_SIZE, (0, epoch), steps=-(-len(images) // BATCH_SIZE))
     for batch in make_loader(images, backbone.resize, sampler, num_workers=0):
@@ -85,7 +85,7 @@ def compare(backbone: OpenClip, count: int, size: tuple[int, int], epochs: int, 
         memory.append(resident())
         if epoch % 4 == 1:  # among ours, so that other work on the machine slows both
             slow.append(seconds(plain))
-    difference = float((backbone.normalize(kept.images([0], backbone.resize))[0] - folder[0][0]).abs().max())
+    difference = float((backbone.normalize(kept.read([0], backbone.resize).images)[0] - folder[0][0]).abs().max())
 
     rates = [count / float(np.median(times)) for times in (slow, [cold], warm)]
     log.info("%d JPEG of %d x %d to %d px: images/s", count, *size, backbone.image_size)

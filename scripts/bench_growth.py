@@ -24,7 +24,7 @@ from omegaconf import open_dict
 from everclip.backbones.base import Backbone
 from everclip.commands import assembly
 from everclip.config import build, schema
-from everclip.data.loading import PreparedImages
+from everclip.data.loading import PreparedSamples
 from everclip.methods.base import Extract
 from everclip.methods.cpe_clip import CpeClip
 from everclip.runs.folder import RunFolder
@@ -93,7 +93,7 @@ def watch(ledger: Ledger) -> None:
     torch.Tensor.backward = ledger.counted(torch.Tensor.backward)  # type: ignore[method-assign]  # measured
     torch.optim.SGD.zero_grad = ledger.counted(torch.optim.SGD.zero_grad)  # type: ignore[method-assign]  # measured
     CpeClip.before_step = ledger.counted(CpeClip.before_step)  # type: ignore[method-assign]  # measured
-    PreparedImages.__getitems__ = ledger.counted(PreparedImages.__getitems__)  # type: ignore[method-assign]  # measured
+    PreparedSamples.__getitems__ = ledger.counted(PreparedSamples.__getitems__)  # type: ignore[method-assign]  # measured
     Backbone.normalize = ledger.counted(Backbone.normalize)  # type: ignore[method-assign]  # measured
 
 

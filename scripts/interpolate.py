@@ -29,7 +29,7 @@ from everclip.reporting.console import quieten_libraries
 from everclip.reporting.figures import save_figure
 from everclip.runs.folder import RunFolder
 from everclip.training.engine import Engine
-from everclip.training.evaluation import Evaluator
+from everclip.training.evaluation import Judge
 
 log = logging.getLogger("interpolate")
 
@@ -66,9 +66,10 @@ def curve(run: Path, start: str, end: int, alphas: list[float], engine: Engine) 
     for alpha in alphas:
         mixed = {name: first[name] * (1 - alpha) + value * alpha for name, value in last.items()}
         model.method.load_state_dict(mixed, strict=False)
-        result = Evaluator(engine, sequence).evaluate(model.method, int(model.facts["session"]))
-        tasks = [100 * result.correct[task] / result.counts[task] for task in result.correct]
-        accuracy = 100 * sum(result.correct.values()) / result.num_images
+        result = Judge(engine, sequence).evaluate(model.method, int(model.facts["session"]))
+        scores = [verdict.scores["accuracy"] for verdict in result.verdicts.values()]
+        tasks = [score.value for score in scores]
+        accuracy = sum(score.value * score.count for score in scores) / result.num_samples
         rows.append({"alpha": alpha, "accuracy": accuracy, "tasks": tasks, "zero_shot_accuracy": result.held_out})
     return rows
 

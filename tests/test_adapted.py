@@ -36,8 +36,8 @@ def sequence_of(folder: RunFolder) -> TaskSequence:
 
 
 def pictures(sequence: TaskSequence, task: int, resize: Callable[[Image.Image], torch.Tensor]) -> list[Image.Image]:
-    test = sequence.tasks[task].test
-    return [to_pil_image(image) for image in test.images(range(len(test)), resize)]
+    test = sequence.tasks[task].samples
+    return [to_pil_image(image) for image in test.read(range(len(test)), resize).images]
 
 
 def test_a_loaded_model_scores_as_the_run_did(run: Run) -> None:
@@ -51,7 +51,7 @@ def test_a_loaded_model_scores_as_the_run_did(run: Run) -> None:
         for task in record["tasks"]:
             images = pictures(sequence, task["task"], model.backbone.resize)
             predicted = model.classify(images).argmax(dim=1)
-            target = model.classes.columns(torch.from_numpy(np.asarray(sequence.tasks[task["task"]].test.labels)))
+            target = model.classes.columns(torch.from_numpy(np.asarray(sequence.tasks[task["task"]].samples.labels)))
             correct[task["task"]] = int((predicted == target).sum())
         assert correct == {task["task"]: task["correct"] for task in record["tasks"]}
 

@@ -52,7 +52,7 @@ def test_the_first_steps_tell_what_the_others_last(
 
 def test_later_sessions_are_taken_to_be_like_the_second() -> None:
     def images(count: int) -> Any:
-        return SimpleNamespace(train=range(count), test=range(count))
+        return SimpleNamespace(train=range(count), samples=range(count))
 
     sequence: Any = SimpleNamespace(
         sessions=[images(count) for count in (100, 20, 30)],

@@ -17,7 +17,7 @@ from everclip.methods.base import Extract
 from everclip.methods.finetune import Finetune
 from everclip.methods.ncm import Ncm
 from everclip.runs.folder import RunFolder
-from everclip.types import Batch, ClassSet, ImageSet, Session, SessionView
+from everclip.types import Batch, ClassSet, Samples, Session, SessionView
 
 Run = Callable[..., RunFolder]
 
@@ -159,12 +159,12 @@ def test_kept_pictures_come_back_also_after_a_stop(run: Run, monkeypatch: pytest
 def test_a_view_closes_with_its_parent() -> None:
     pictures = ArrayImages(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), "zeros")
     view = SessionView(pictures, 0)
-    inner: ImageSet = view.subset([1, 0]).subset([0])
+    inner: Samples = view.subset([1, 0]).subset([0])
     assert inner.labels.tolist() == [1]
-    inner.images([0], lambda image: torch.zeros(3, 4, 4, dtype=torch.uint8))
+    inner.read([0], lambda image: torch.zeros(3, 4, 4, dtype=torch.uint8))
     view.close()
     with pytest.raises(DataAccessError):
-        inner.images([0], lambda image: torch.zeros(3, 4, 4, dtype=torch.uint8))
+        inner.read([0], lambda image: torch.zeros(3, 4, 4, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -196,8 +196,9 @@ def test_task_label_space_compares_with_the_tasks_own_classes(run: Run, compose:
     from dataclasses import replace
 
     from everclip.commands import assembly
+    from everclip.evaluation.classification import Classification
     from everclip.training.engine import Engine
-    from everclip.training.evaluation import Evaluator
+    from everclip.training.evaluation import Judge
     from tests.conftest import SMALL
 
     config = compose(*SMALL, "method=zero_shot")
@@ -206,10 +207,11 @@ def test_task_label_space_compares_with_the_tasks_own_classes(run: Run, compose:
     asked: list[ClassSet] = []
     original = method.classifier
     method.classifier = lambda classes: (asked.append(classes), original(classes))[1]  # type: ignore[method-assign, func-returns-value]
-    Evaluator(engine, replace(sequence, label_space="task", evaluate="all", held_out=None)).evaluate(method, 0)
+    alone = tuple(replace(task, evaluator=Classification("task")) for task in sequence.tasks)
+    Judge(engine, replace(sequence, tasks=alone, evaluate="all", held_out=None)).evaluate(method, 0)
     assert [len(classes) for classes in asked] == [6, 2, 2]
     asked.clear()
-    Evaluator(engine, replace(sequence, held_out=None)).evaluate(method, 2)
+    Judge(engine, replace(sequence, held_out=None)).evaluate(method, 2)
     assert [len(classes) for classes in asked] == [10]  # once for all tasks
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everclip.commands import assembly
 from everclip.config.catalogue import read_option
-from everclip.data.images import ConcatImages
+from everclip.data.images import ConcatSamples
 from everclip.errors import Preempted
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
@@ -65,10 +65,10 @@ def train_session(parts: Parts, index: int, steps: int | None = None) -> Session
     session = sequence.sessions[index]
     if method.sees == "all":
         earlier = sequence.sessions[: index + 1]
-        session = replace(session, train=ConcatImages([past.train for past in earlier]))
+        session = replace(session, train=ConcatSamples([past.train for past in earlier]))
     earlier = sequence.sessions[:index]
     if len(method.kept()):
-        memory = ConcatImages([past.train for past in earlier]).subset(method.kept().tolist())
+        memory = ConcatSamples([past.train for past in earlier]).subset(method.kept().tolist())
         session = replace(session, memory=memory)
     session = replace(session, offset=sum(len(past.train) for past in earlier))
     budget = Budget(epochs=1, batch_size=8, max_steps=steps)
@@ -82,8 +82,8 @@ def train_session(parts: Parts, index: int, steps: int | None = None) -> Session
 
 def some_images(parts: Parts) -> Tensor:
     sequence, method, _, _ = parts
-    task = sequence.tasks[0].test
-    return method.backbone.normalize(task.images(list(range(0, 24, 2)), method.backbone.resize))
+    task = sequence.tasks[0].samples
+    return method.backbone.normalize(task.read(list(range(0, 24, 2)), method.backbone.resize).images)
 
 
 def test_config_keys_are_the_constructors_keywords(name: str) -> None:

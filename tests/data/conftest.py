@@ -9,7 +9,8 @@ from PIL import Image
 
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.images import ArrayImages, FileImages
-from everclip.types import ImageSet
+from everclip.evaluation.classification import Classification
+from everclip.types import ClassSet, Samples, TaskSequence
 
 MakeDataset = Callable[..., LabelledImages]
 CLASSES = ("black-footed_albatross", "zebra", "ästhetisches Tier 動物")
@@ -24,7 +25,7 @@ def picture(path: Path) -> Path:
     return path
 
 
-def paths(images: ImageSet) -> list[str]:
+def paths(images: Samples) -> list[str]:
     assert isinstance(images, FileImages)
     return [path.name for path in images.paths]
 
@@ -52,3 +53,10 @@ def tree(tmp_path: Path) -> Path:
         for i in range(10):
             picture(tmp_path / "tree" / name / f"{name[:1]}{i}.png")
     return tmp_path / "tree"
+
+
+def candidates(sequence: TaskSequence, session: int, index: int) -> ClassSet:
+    """The classes that samples of a task are compared with after a session."""
+    task = sequence.tasks[index]
+    assert isinstance(task.evaluator, Classification)
+    return task.evaluator.candidates(task, sequence.seen(session))

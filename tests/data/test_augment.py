@@ -119,5 +119,5 @@ def test_auxiliary_pictures_are_augmented_unless_the_phase_says_no(
     (batch,) = method.batches
     assert batch.auxiliary is not None
     for shown, changed in ((batch, True), (batch.auxiliary, augmented)):
-        plain = method.backbone.normalize(images.images(shown.indices.tolist(), method.backbone.resize))
+        plain = method.backbone.normalize(images.read(shown.indices.tolist(), method.backbone.resize).images)
         assert torch.allclose(shown.images, plain) != changed

@@ -25,9 +25,10 @@ from everclip.data.images import ArrayImages, FileImages
 from everclip.data.sequences.multi_domain import Shifted
 from everclip.digest import state_sha256
 from everclip.errors import DataError, StorageError
+from everclip.evaluation.classification import Classification
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
-from everclip.types import ClassSet, ImageSet, Session, Task, TaskSequence
+from everclip.types import ClassSet, Samples, Session, Task, TaskSequence
 
 KINDS = (("RGB", "jpg", (90, 40)), ("RGB", "png", (33, 70)), ("L", "png", (20, 31)), ("RGB", "jpg", (32, 32)))
 NOISE = np.random.Generator(np.random.PCG64(0))
@@ -48,8 +49,8 @@ def pictures(root: Path, count: int = 10) -> FileImages:
     return FileImages(paths, np.arange(count), root)
 
 
-def pixels(files: ImageSet, backbone: OpenClip) -> torch.Tensor:
-    return files.images(range(len(files)), backbone.resize)
+def pixels(files: Samples, backbone: OpenClip) -> torch.Tensor:
+    return files.read(range(len(files)), backbone.resize).images
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +77,15 @@ def test_cached_pictures_are_the_pictures(kind: str, tmp_path: Path, backbone: O
     source = pictures(tmp_path / "files", 3 * cache.CHUNK)  # more than the threads take at once
     (kept,) = cache_all([source], backbone.resize, tmp_path / "cache" if kind == "disk" else None)
     order = [5, 0, 70, 5]
-    expected = [source.images(order, backbone.resize), source.subset([9, 3, 1]).images([2, 0], backbone.resize)]
+    expected = [
+        source.read(order, backbone.resize).images,
+        source.subset([9, 3, 1]).read([2, 0], backbone.resize).images,
+    ]
     read.clear()
-    assert torch.equal(kept.images(order, backbone.resize), expected[0])
-    assert torch.equal(kept.subset([9, 3, 1]).images([2, 0], backbone.resize), expected[1])
+    assert torch.equal(kept.read(order, backbone.resize).images, expected[0])
+    assert torch.equal(kept.subset([9, 3, 1]).read([2, 0], backbone.resize).images, expected[1])
     assert read == []
-    assert kept.images(order, backbone.resize).stride() == expected[0].stride()  # convolutions may depend on it
+    assert kept.read(order, backbone.resize).images.stride() == expected[0].stride()  # convolutions may depend on it
     assert (kept.fingerprint(), kept.labels.tolist()) == (source.fingerprint(), source.labels.tolist())
     assert kept.subset([1]).fingerprint() == source.subset([1]).fingerprint()
     assert len(list(tmp_path.glob("cache/*"))) == (kind == "disk")
@@ -89,7 +93,7 @@ def test_cached_pictures_are_the_pictures(kind: str, tmp_path: Path, backbone: O
 
 def test_another_resizing_is_not_served_from_the_cache(tmp_path: Path, backbone: OpenClip) -> None:
     (kept,) = cache_all([pictures(tmp_path, 4)], backbone.resize, None)
-    assert not kept.images([0], lambda image: torch.zeros(3, 2, 2)).any()
+    assert not kept.read([0], lambda image: torch.zeros(3, 2, 2)).images.any()
     ways = [
         (32, InterpolationMode.BILINEAR),
         (32, InterpolationMode.BICUBIC),
@@ -125,7 +129,7 @@ def test_pictures_ready_in_memory_are_left_alone(tmp_path: Path, backbone: OpenC
 
 
 def test_changed_pictures_are_cached_anew(tmp_path: Path, backbone: OpenClip) -> None:
-    def check(source: ImageSet, files: int) -> None:
+    def check(source: Samples, files: int) -> None:
         (kept,) = cache_all([source], backbone.resize, tmp_path / "cache")
         assert torch.equal(pixels(kept, backbone), pixels(source, backbone))
         assert len(list(tmp_path.glob("cache/*"))) == files
@@ -172,7 +176,7 @@ def test_a_damaged_file_is_made_anew(
     assert np.load(path).shape == (10, 3, 32, 32)
 
 
-def _build(source: ImageSet, backbone: OpenClip, folder: Path) -> None:
+def _build(source: Samples, backbone: OpenClip, folder: Path) -> None:
     cache_all([source], backbone.resize, folder)
 
 
@@ -235,16 +239,19 @@ def test_what_killed_builders_left_is_removed(tmp_path: Path, backbone: OpenClip
 def test_only_what_a_sequence_uses_is_cached(tmp_path: Path, backbone: OpenClip) -> None:
     sets = [pictures(tmp_path / name, 2) for name in ("train", "seen", "later", "held_out")]
     classes = ClassSet((0, 1), ("a", "b"))
-    tasks = [Task(name, classes, files) for name, files in zip(("seen", "later", "held_out"), sets[1:], strict=True)]
+    tasks = [
+        Task(name, classes, files, Classification(), place)
+        for place, (name, files) in enumerate(zip(("seen", "later", "held_out"), sets[1:], strict=True))
+    ]
     session = Session(0, "base", classes, classes, sets[0])
     sequence = TaskSequence("made", (session,), tuple(tasks[:2]), held_out=tasks[2])
     kept = cached(sequence, backbone.resize, None)
     assert kept.held_out is not None
-    used: Sequence[ImageSet] = [kept.sessions[0].train, kept.tasks[0].test, kept.held_out.test]
+    used: Sequence[Samples] = [kept.sessions[0].train, kept.tasks[0].samples, kept.held_out.samples]
     for files, source in zip(used, (sets[0], sets[1], sets[3]), strict=True):
         assert isinstance(files, CachedImages)
         assert torch.equal(pixels(files, backbone), pixels(source, backbone))
-    assert kept.tasks[1].test is sets[2]
+    assert kept.tasks[1].samples is sets[2]
     assert kept.fingerprint() == sequence.fingerprint()
 
 

@@ -13,6 +13,7 @@ from everclip.data.sequences import orders
 from everclip.data.sequences.class_incremental import Protocol, class_incremental
 from everclip.data.sequences.shots import choose_shots, choose_test, require_shots
 from everclip.errors import ConfigError, DataError
+from everclip.evaluation.classification import Classification
 from tests.data.conftest import MakeDataset
 
 NAMES = tuple("abcdefghij")
@@ -88,11 +89,11 @@ def test_base_classes_and_steps(options: dict[str, object], sizes: list[int], ma
     sequence = class_incremental(dataset=make_dataset(10), **options)  # type: ignore[arg-type]  # keywords of one test
     assert [len(session.new) for session in sequence.sessions] == sizes
     assert [len(session.train) for session in sequence.sessions] == [3 * size for size in sizes]
-    assert [len(task.test) for task in sequence.tasks] == [2 * size for size in sizes]
+    assert [len(task.samples) for task in sequence.tasks] == [2 * size for size in sizes]
     seen = [class_id for session in sequence.sessions for class_id in session.new.ids]
     assert len(set(seen)) == len(seen) == sum(sizes)
     assert sequence.sessions[-1].seen.ids == tuple(seen)
-    assert (sequence.label_space, sequence.evaluate) == ("seen", "seen")
+    assert ({task.evaluator for task in sequence.tasks}, sequence.evaluate) == ({Classification("seen")}, "seen")
 
 
 @pytest.mark.parametrize(

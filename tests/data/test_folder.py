@@ -50,8 +50,8 @@ def test_folders_become_a_sequence(photos: Path) -> None:
     sequence = folder(root=str(photos), base_classes=2, way=1, shots=2)
     assert sequence.sessions[-1].seen.names == NAMES
     assert [len(session.train) for session in sequence.sessions] == [8, 2]
-    assert [len(task.test) for task in sequence.tasks] == [4, 2]
-    assert sequence.tasks[1].test.images([0], PILToTensor()).shape == (1, 3, 3, 4)
+    assert [len(task.samples) for task in sequence.tasks] == [4, 2]
+    assert sequence.tasks[1].samples.read([0], PILToTensor()).images.shape == (1, 3, 3, 4)
 
 
 def test_without_numbers_all_classes_are_in_the_base_session(photos: Path) -> None:
@@ -63,7 +63,7 @@ def test_one_tree_is_divided_with_a_seed_of_its_own(tree: Path, caplog: pytest.L
     def make(**options: object) -> tuple[list[str], list[str]]:
         sequence = folder(root=str(tree), base_classes=2, way=1, **options)  # type: ignore[arg-type]  # keywords
         return tuple([n for p in parts for n in paths(p)] for parts in (  # type: ignore[return-value]  # two parts
-            [session.train for session in sequence.sessions], [task.test for task in sequence.tasks],
+            [session.train for session in sequence.sessions], [task.samples for task in sequence.tasks],
         ))  # fmt: skip
 
     with caplog.at_level(logging.INFO, "everclip"):

@@ -50,13 +50,13 @@ def test_cifar100_sessions(compose: Compose, tmp_path: Path) -> None:
     sequence = make(compose, "fscil_cifar100", tmp_path)
     assert [len(session.new) for session in sequence.sessions] == [60, *[5] * 8]
     assert [len(session.train) for session in sequence.sessions[1:]] == [25] * 8
-    assert np.cumsum([len(task.test) for task in sequence.tasks]).tolist() == list(range(600, 1001, 50))
+    assert np.cumsum([len(task.samples) for task in sequence.tasks]).tolist() == list(range(600, 1001, 50))
     assert sequence.sessions[1].new.names == tuple(f"class {i}" for i in range(60, 65))
     for session in sequence.sessions[1:]:
         assert np.bincount(session.train.labels)[list(session.new.ids)].tolist() == [5] * 5
-    picture = sequence.tasks[8].test.images([0], PILToTensor())
+    picture = sequence.tasks[8].samples.read([0], PILToTensor()).images
     assert picture.shape[1:] == (3, 32, 32)
-    assert picture[0, :, 0, 0].tolist() == [2 * sequence.tasks[8].test.labels[0], 0, 0]
+    assert picture[0, :, 0, 0].tolist() == [2 * sequence.tasks[8].samples.labels[0], 0, 0]
 
 
 def test_lists_of_another_order_are_refused(compose: Compose, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_cub200_sessions(compose: Compose, tmp_path: Path) -> None:
     sequence = make(compose, "fscil_cub200", tmp_path)
     assert [len(session.new) for session in sequence.sessions] == [100, *[10] * 10]
     assert [len(session.train) for session in sequence.sessions] == [200, *[50] * 10]
-    assert [len(task.test) for task in sequence.tasks] == [100, *[10] * 10]
+    assert [len(task.samples) for task in sequence.tasks] == [100, *[10] * 10]
     assert sequence.sessions[1].new.names[0] == "White Pelican"
     assert sequence.sessions[0].new.templates == ("a photo of a {}, a type of bird.",)
     assert sequence.fingerprint() == make(compose, "fscil_cub200", tmp_path).fingerprint()
@@ -164,7 +164,7 @@ def test_mini_imagenet_sessions(compose: Compose, tmp_path: Path, monkeypatch: p
                 (folder / f"{wnid}{int(number):08d}.jpg").touch()
     sequence = make(compose, "fscil_miniimagenet", tmp_path)
     assert [len(session.train) for session in sequence.sessions] == [180, *[25] * 8]
-    assert [len(task.test) for task in sequence.tasks] == [120, *[10] * 8]
+    assert [len(task.samples) for task in sequence.tasks] == [120, *[10] * 8]
     assert sequence.sessions[0].new.names[0] == "house finch"
     assert sequence.sessions[1].new.names[0] == "hourglass"
     chosen = sequence.sessions[1].train

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from everclip.backbones.base import Backbone
-from everclip.data.images import ArrayImages, ConcatImages, FileImages, read_image
+from everclip.data.images import ArrayImages, ConcatSamples, FileImages, read_image
 from everclip.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
@@ -27,8 +27,8 @@ def files(tmp_path: Path) -> FileImages:
 def test_files_and_arrays_give_the_same_pictures(files: FileImages, tiny: Callable[[], Backbone]) -> None:
     resize = tiny().resize
     arrays = ArrayImages(PIXELS, LABELS, "random")
-    assert torch.equal(files.images([4, 1], resize), arrays.images([4, 1], resize))
-    assert torch.equal(arrays.images([4], resize)[0], torch.from_numpy(PIXELS[4]).permute(2, 0, 1))
+    assert torch.equal(files.read([4, 1], resize).images, arrays.read([4, 1], resize).images)
+    assert torch.equal(arrays.read([4], resize).images[0], torch.from_numpy(PIXELS[4]).permute(2, 0, 1))
 
 
 def test_other_sizes_are_resized_as_open_clip_does(tiny: Callable[[], Backbone]) -> None:
@@ -36,7 +36,7 @@ def test_other_sizes_are_resized_as_open_clip_does(tiny: Callable[[], Backbone])
 
     backbone = tiny()
     large = np.random.default_rng(0).integers(0, 256, (2, 50, 70, 3), dtype=np.uint8)
-    ours = backbone.normalize(ArrayImages(large, np.zeros(2, np.int64), "large").images([0, 1], backbone.resize))
+    ours = backbone.normalize(ArrayImages(large, np.zeros(2, np.int64), "large").read([0, 1], backbone.resize).images)
     theirs = image_transform_v2(PreprocessCfg(**backbone.model.visual.preprocess_cfg), is_train=False)
     torch.testing.assert_close(ours, torch.stack([theirs(Image.fromarray(picture)) for picture in large]))
 
@@ -44,11 +44,11 @@ def test_other_sizes_are_resized_as_open_clip_does(tiny: Callable[[], Backbone])
 def test_subsets_of_subsets_and_concatenations(tiny: Callable[[], Backbone]) -> None:
     resize = tiny().resize
     arrays = ArrayImages(PIXELS, LABELS, "random")
-    both = ConcatImages([arrays.subset([5, 4]), arrays.subset([0, 2, 1])])
+    both = ConcatSamples([arrays.subset([5, 4]), arrays.subset([0, 2, 1])])
     assert both.labels.tolist() == [2, 2, 0, 1, 0]
     chosen = both.subset([3, 0, 1, 4])
     assert chosen.labels.tolist() == [1, 2, 2, 0]
-    assert torch.equal(chosen.images([0, 3, 1], resize), arrays.images([2, 1, 5], resize))
+    assert torch.equal(chosen.read([0, 3, 1], resize).images, arrays.read([2, 1, 5], resize).images)
 
 
 def test_fingerprints_tell_sets_apart(files: FileImages, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_list_becomes_a_sequence(write_list: Callable[..., Path]) -> None:
     sequence = manifest(file=str(write_list("path", "label", "split")), base_classes=1, way=1, shots=3)
     assert sequence.sessions[-1].seen.names == NAMES
     assert [len(session.train) for session in sequence.sessions] == [8, 3, 3]
-    assert [paths(task.test) for task in sequence.tasks] == [
+    assert [paths(task.samples) for task in sequence.tasks] == [
         ["b0.png", "b1.png"],
         ["z0.png", "z1.png"],
         ["ä0.png", "ä1.png"],
@@ -53,7 +53,7 @@ def test_a_list_becomes_a_sequence(write_list: Callable[..., Path]) -> None:
 def test_a_list_without_a_split_is_divided(write_list: Callable[..., Path]) -> None:
     sequence = manifest(file=str(write_list("label", "path", encoding="utf-8-sig")), base_classes=1)
     assert [len(session.train) for session in sequence.sessions] == [7, 14]
-    assert [len(task.test) for task in sequence.tasks] == [3, 6]
+    assert [len(task.samples) for task in sequence.tasks] == [3, 6]
 
 
 def test_a_list_may_say_the_sessions(write_list: Callable[..., Path], tree: Path) -> None:
@@ -73,7 +73,7 @@ def test_numbers_as_labels_are_in_order_of_size(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("one\nnine\nten\n")
     sequence = manifest(file=str(tmp_path / "list.csv"), names=str(tmp_path / "names.txt"))
     assert sequence.sessions[0].new.names == ("one", "nine", "ten")
-    assert [name.split("_")[0] for name in paths(sequence.tasks[0].test)] == ["10", "9", "1"]
+    assert [name.split("_")[0] for name in paths(sequence.tasks[0].samples)] == ["10", "9", "1"]
 
 
 @pytest.mark.parametrize(

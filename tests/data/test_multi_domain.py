@@ -23,7 +23,7 @@ from everclip.data.sequences.shapes import DOMAINS, multi_domain_shapes
 from everclip.errors import ConfigError
 from everclip.runs.folder import RunFolder
 from everclip.types import ClassSet, TaskSequence
-from tests.data.conftest import MakeDataset
+from tests.data.conftest import MakeDataset, candidates
 
 Compose = Callable[..., DictConfig]
 
@@ -42,7 +42,7 @@ def test_shapes_mtil_is_six_domains_of_unseen_classes(compose: Compose) -> None:
     sequence: TaskSequence = build("sequence", config.sequence)
     assert [session.name for session in sequence.sessions] == list(DOMAINS)
     assert [len(session.train) for session in sequence.sessions] == [160] * 6
-    assert [len(task.test) for task in sequence.tasks] == [150] * 6
+    assert [len(task.samples) for task in sequence.tasks] == [150] * 6
     assert sequence.sessions[-1].seen.ids == tuple(range(60))
     assert [len(session.seen) for session in sequence.sessions] == [10, 20, 30, 40, 50, 60]
     names = sequence.sessions[-1].seen.names
@@ -57,10 +57,10 @@ def test_every_domain_keeps_its_style_labels_and_templates(cache_dir: Path) -> N
     for index, (name, task) in enumerate(zip(["quilts", "night_sky"], sequence.tasks, strict=True)):
         session = sequence.sessions[index]
         assert task.classes == session.new == ClassSet(task.classes.ids, task.classes.names, DOMAINS[name][1])
-        assert task.test.labels.tolist() == np.repeat(range(3 * index, 3 * index + 3), 2).tolist()
+        assert task.samples.labels.tolist() == np.repeat(range(3 * index, 3 * index + 3), 2).tolist()
         assert set(session.train.labels) == set(session.new.ids)
         drawn = shapes.render(task.classes.names[1], 2, seed=0, split=1, style=shapes.STYLES[name])
-        pictures = task.test.images([3], lambda image: torch.zeros(3, 32, 32))
+        pictures = task.samples.read([3], lambda image: torch.zeros(3, 32, 32)).images
         assert torch.equal(pictures[0].permute(1, 2, 0), torch.from_numpy(drawn[1]))
     seen = sequence.sessions[1].seen
     assert seen == ClassSet.union([sequence.sessions[0].new, sequence.sessions[1].new])
@@ -71,8 +71,8 @@ def test_all_domains_are_evaluated_among_their_own_classes_or_the_union(cache_di
     known, unknown = small(cache_dir), small(cache_dir, candidates="union")
     assert [list(known.evaluated(session)) for session in (0, 1)] == [[0, 1], [0, 1]]
     for session, task in product((0, 1), (0, 1)):
-        assert known.candidates(session, task) == known.sessions[task].new
-        assert unknown.candidates(session, task) == unknown.sessions[1].seen
+        assert candidates(known, session, task) == known.sessions[task].new
+        assert candidates(unknown, session, task) == unknown.sessions[1].seen
     assert known.fingerprint() != unknown.fingerprint()
 
 
@@ -116,7 +116,7 @@ def test_subsets_of_a_domain_keep_its_labels() -> None:
     sequence = multi_domain.build("two", [LabelledImages(n, ("a", "b"), ("{}",), images, images) for n in "xy"])
     part = sequence.sessions[1].train.subset([3, 0])
     assert part.labels.tolist() == [3, 2]
-    assert part.images([0], lambda image: torch.zeros(3, 2, 2))[0, 0, 0, 0] == 36
+    assert part.read([0], lambda image: torch.zeros(3, 2, 2)).images[0, 0, 0, 0] == 36
 
 
 def test_any_data_sets_become_domains(make_dataset: MakeDataset) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from everclip.config import build, checks, identity
 from everclip.config.catalogue import option_names
-from everclip.data import references, shapes
+from everclip.data import references
+from everclip.data.drawing import shapes
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Reference
 
@@ -45,7 +46,7 @@ def test_drawn_pictures_are_those_of_their_classes_and_split(tmp_path: Path) -> 
     reference = references.drawn_shapes(cache_dir=str(tmp_path), num_classes=2, per_class=2, seed=5)
     name = shapes.all_class_names()[121]
     expected = shapes.render(name, 2, seed=5, split=2, style=shapes.STYLES["cards"])
-    drawn = reference.images.images([2, 3], lambda image: torch.zeros(3, 32, 32))
+    drawn = reference.images.read([2, 3], lambda image: torch.zeros(3, 32, 32)).images
     assert np.array_equal(drawn.permute(0, 2, 3, 1).numpy(), expected)
 
 

@@ -29,7 +29,7 @@ def test_shapes_fscil_has_the_protocols_sizes(cache_dir: Path) -> None:
     assert [len(session.new) for session in sequence.sessions] == [60, *[5] * 8]
     assert [len(session.train) for session in sequence.sessions] == [360, *[25] * 8]
     assert [len(session.seen) for session in sequence.sessions] == list(range(60, 101, 5))
-    assert [len(task.test) for task in sequence.tasks] == [120, *[10] * 8]
+    assert [len(task.samples) for task in sequence.tasks] == [120, *[10] * 8]
     assert sequence.held_out is not None
     assert set(sequence.held_out.classes.names).isdisjoint(sequence.sessions[-1].seen.names)
 
@@ -37,7 +37,7 @@ def test_shapes_fscil_has_the_protocols_sizes(cache_dir: Path) -> None:
 def test_sessions_hold_only_their_own_classes(cache_dir: Path) -> None:
     seen: set[int] = set()
     for session, task in zip(small(cache_dir).sessions, small(cache_dir).tasks, strict=True):
-        assert set(session.train.labels) == set(task.test.labels) == set(session.new.ids)
+        assert set(session.train.labels) == set(task.samples.labels) == set(session.new.ids)
         assert seen.isdisjoint(session.new.ids)
         seen |= set(session.new.ids)
         assert set(session.seen.ids) == seen
@@ -59,7 +59,7 @@ def test_pictures_depend_on_seed_split_and_class_alone(tmp_path: Path) -> None:
         assert not np.array_equal(first, shapes.render(name, 3, style=style, **other))
     drawn, cached = small(tmp_path), small(tmp_path)
     for before, after in zip(drawn.sessions, cached.sessions, strict=True):
-        pictures = [s.train.images([0, 1], lambda im: torch.zeros(3, 32, 32)) for s in (before, after)]
+        pictures = [s.train.read([0, 1], lambda im: torch.zeros(3, 32, 32)).images for s in (before, after)]
         assert torch.equal(*pictures)
     assert drawn.fingerprint() == cached.fingerprint()
 

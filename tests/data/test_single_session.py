@@ -16,7 +16,7 @@ from everclip.config.identity import choices, digest
 from everclip.data.sequences.shots import choose_shots
 from everclip.data.sequences.single_session import base_to_novel, few_shot
 from everclip.types import TaskSequence
-from tests.data.conftest import MakeDataset
+from tests.data.conftest import MakeDataset, candidates
 
 Compose = Callable[..., DictConfig]
 
@@ -25,9 +25,9 @@ def test_few_shot_is_one_session_of_all_classes(make_dataset: MakeDataset) -> No
     sequence = few_shot(dataset=make_dataset(5, train=8), shots=4, seed=2)
     assert (len(sequence.sessions), len(sequence.tasks)) == (1, 1)
     session = sequence.sessions[0]
-    assert session.new == session.seen == sequence.candidates(0, 0)
+    assert session.new == session.seen == candidates(sequence, 0, 0)
     assert np.bincount(session.train.labels).tolist() == [4] * 5
-    assert len(sequence.tasks[0].test) == 10
+    assert len(sequence.tasks[0].samples) == 10
     assert len(few_shot(dataset=make_dataset(5, train=8), shots=16).sessions[0].train) == 40
 
 
@@ -38,10 +38,10 @@ def test_base_to_novel_halves_the_classes(classes: int, base: int, make_dataset:
     session, (of_base, of_novel) = sequence.sessions[0], sequence.tasks
     assert session.new.ids == session.seen.ids == of_base.classes.ids == tuple(range(base))
     assert of_novel.classes.ids == tuple(range(base, classes))
-    assert set(session.train.labels) == set(of_base.test.labels) == set(range(base))
-    assert set(of_novel.test.labels) == set(range(base, classes))
+    assert set(session.train.labels) == set(of_base.samples.labels) == set(range(base))
+    assert set(of_novel.samples.labels) == set(range(base, classes))
     assert list(sequence.evaluated(0)) == [0, 1]
-    assert [sequence.candidates(0, task) for task in (0, 1)] == [of_base.classes, of_novel.classes]
+    assert [candidates(sequence, 0, task) for task in (0, 1)] == [of_base.classes, of_novel.classes]
 
 
 def test_base_classes_get_the_pictures_that_coop_draws_for_all(make_dataset: MakeDataset) -> None:

@@ -23,7 +23,7 @@ from everclip.errors import DataError, EverclipError, LockedError, Preempted
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import CheckpointError, load_progress, load_session
 from everclip.training.monitor import Monitor
-from everclip.types import ImageSet
+from everclip.types import Samples
 from tests.faults.chaos import differences
 
 Run = Callable[..., RunFolder]
@@ -122,13 +122,13 @@ def test_a_list_and_its_pictures(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("\n".join(["path,label,split,session", *rows]))
 
-    def listed(images: ImageSet) -> set[tuple[str, int]]:
+    def listed(images: Samples) -> set[tuple[str, int]]:
         assert isinstance(images, FileImages)
         return {(file.name, int(label)) for file, label in zip(images.paths, images.labels, strict=True)}
 
     def parts() -> list[set[tuple[str, int]]]:
         sequence = manifest(file=str(path))
-        return [listed(s.train) for s in sequence.sessions] + [listed(task.test) for task in sequence.tasks]
+        return [listed(s.train) for s in sequence.sessions] + [listed(task.samples) for task in sequence.tasks]
 
     whole = parts()  # a list that is cut off is a list of fewer pictures
     found = outcomes(path, parts, lambda v: all(a <= b for a, b in zip(v, whole, strict=True)), EverclipError)

@@ -32,7 +32,7 @@ def test_both_ways_give_the_features_of_the_batch(keep: bool, tiny: Callable[[],
 
     features = frozen_features(encode, IMAGES, engine.extractor(Method(backbone)), keep=keep)
     rows = torch.tensor([7, 2, 2])
-    batch = Batch(backbone.normalize(IMAGES.images(rows.tolist(), backbone.resize)), rows, rows)
+    batch = Batch(backbone.normalize(IMAGES.read(rows.tolist(), backbone.resize).images), rows, rows)
     for _ in range(2):
         seen = features(batch)
         assert not seen.requires_grad

@@ -89,7 +89,7 @@ def test_it_follows_the_official_code(backbone: OpenClip) -> None:
 
         def batch_at(step: int) -> Batch:
             rows = [4 * (step % (len(session.train) // 4)) + i for i in range(4)]  # noqa: B023 (used in this pass)
-            images = session.train.images(rows, backbone.resize)  # noqa: B023
+            images = session.train.read(rows, backbone.resize).images  # noqa: B023
             return Batch(images, torch.from_numpy(session.train.labels[rows]), torch.tensor(rows))  # noqa: B023
 
         losses = train(method, batch_at)

@@ -26,7 +26,7 @@ from everclip.data.loading import SeededBatches
 from everclip.methods.cpe_clip import CpeClip
 from everclip.training.engine import Engine
 from everclip.training.phases import Budget
-from everclip.types import ClassSet, ImageSet, Indices, Resize, Session
+from everclip.types import Batch, ClassSet, Draw, Indices, Prepare, Samples, Session
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cpe_clip_official.json").read_text())
 # float32 figures of two programs differ by rounding; the official run itself differs from float64 by up to 9e-5.
@@ -34,14 +34,14 @@ LOGITS = {"rtol": 0, "atol": 3e-4}
 NAMES = ("g", "proj.weight", "proj.bias")
 
 
-class TensorImages(ImageSet):
+class TensorImages(Samples):
     """Pictures that are normalised already."""
 
     def __init__(self, pixels: Tensor, labels: Indices) -> None:
         self.pixels, self.labels = pixels, labels
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        return self.pixels[list(indices)]
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        return self.batch(self.pixels[list(indices)], indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> TensorImages:
         return TensorImages(self.pixels[list(indices)], self.labels[list(indices)])

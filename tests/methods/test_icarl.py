@@ -16,7 +16,7 @@ from everclip.losses.distillation import distillation
 from everclip.methods.base import Extract
 from everclip.methods.finetune import Finetune
 from everclip.methods.icarl import Icarl
-from everclip.types import ClassSet, ImageSet, Session
+from everclip.types import ClassSet, Samples, Session
 from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch, make_session, no_extract
 
 # 60 pictures, 12 of each of 5 classes; the first byte of a picture is its number.
@@ -30,8 +30,8 @@ def make_extract(method: Icarl, index: int) -> Extract:
     """Features by number, other ones in every session."""
     features = FEATURES @ torch.from_numpy(np.random.RandomState(10 + index).standard_normal((8, 8)))
 
-    def extract(images: ImageSet, encode: object) -> tuple[Tensor, Tensor]:
-        numbers = images.images(range(len(images)), method.backbone.resize)[:, 0, 0, 0].long()
+    def extract(images: Samples, encode: object) -> tuple[Tensor, Tensor]:
+        numbers = images.read(range(len(images)), method.backbone.resize).images[:, 0, 0, 0].long()
         return features[numbers], torch.from_numpy(images.labels)
 
     return extract

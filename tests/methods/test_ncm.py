@@ -9,7 +9,7 @@ from torch import Tensor
 
 from everclip.data.images import ArrayImages
 from everclip.methods.ncm import Ncm
-from everclip.types import ClassSet, ImageSet, Session
+from everclip.types import ClassSet, Samples, Session
 from tests.methods.test_cpe_clip import EVERY, Tiny
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
@@ -17,8 +17,8 @@ LABELS = np.arange(10) % 5
 
 
 def make_extract(method: Ncm) -> Callable[..., tuple[Tensor, Tensor]]:
-    def extract(images: ImageSet, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        pictures = images.images(range(len(images)), method.backbone.resize)
+    def extract(images: Samples, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        pictures = images.read(range(len(images)), method.backbone.resize).images
         with torch.no_grad():
             return encode(method.backbone.normalize(pictures)), torch.from_numpy(images.labels)
 
@@ -39,7 +39,7 @@ def test_a_class_with_one_picture_is_that_picture(tiny: Tiny) -> None:
     new = EVERY.select([3])
     method.end_session(Session(0, "s", new, new, images), make_extract(method))
     with torch.no_grad():
-        picture = method.backbone.normalize(images.images([0], method.backbone.resize))
+        picture = method.backbone.normalize(images.read([0], method.backbone.resize).images)
         logit = method.logits(picture, new)
     torch.testing.assert_close(logit, method.backbone.logit_scale.reshape(1, 1))
 
@@ -55,7 +55,7 @@ def test_a_mean_is_the_normalised_mean_of_normalised_features(tiny: Tiny) -> Non
     method = Ncm(tiny())
     learn(method, [[0, 1, 2, 3, 4]])
     with torch.no_grad():
-        pictures = ArrayImages(PIXELS, LABELS, "random").images([2, 7], method.backbone.resize)
+        pictures = ArrayImages(PIXELS, LABELS, "random").read([2, 7], method.backbone.resize).images
         features = method.backbone.encode_image(method.backbone.normalize(pictures))
     expected = features.sum(0) / features.sum(0).norm()
     torch.testing.assert_close(method.means.of(EVERY.select([2]))[0], expected)

@@ -236,7 +236,7 @@ def test_important_weights_keep_more(tiny: Tiny) -> None:
     method.begin_session(session, make_extract(method))
     with torch.no_grad():
         tokens = method.backbone.tokenize(session.new.prompts("a photo of a {}."))
-        shown = method.backbone.normalize(session.train.images([0], method.backbone.resize))
+        shown = method.backbone.normalize(session.train.read([0], method.backbone.resize).images)
         found = [
             token_similarity(method.backbone.encode_image, method.places["vision"])(shown),
             token_similarity(method.backbone.encode_text, method.places["text"])(tokens),

@@ -27,7 +27,7 @@ from everclip.errors import ConfigError
 from everclip.methods.rail import Rail
 from everclip.modules import ridge
 from everclip.modules.ridge import KernelRidge, RecursiveRidge
-from everclip.types import ClassSet, ImageSet, Indices, Resize, Session
+from everclip.types import Batch, ClassSet, Draw, Indices, Prepare, Samples, Session
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rail_official.json").read_text())
 WIDTH, HIDDEN = 16, 64
@@ -74,12 +74,12 @@ class GivenFeatures(Backbone):
 
 
 @dataclass
-class Features(ImageSet):
+class Features(Samples):
     rows: Tensor
     labels: Indices = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        return self.rows[list(indices)]
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        return self.batch(self.rows[list(indices)], indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> Features:
         return Features(self.rows[list(indices)], self.labels[list(indices)])
@@ -88,7 +88,7 @@ class Features(ImageSet):
         return "golden"
 
 
-def extract(images: ImageSet, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def extract(images: Samples, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     assert isinstance(images, Features)
     return encode(images.rows), torch.from_numpy(images.labels)
 

@@ -50,7 +50,7 @@ def move(method: Method, size: float = 0.01) -> None:
 
 def batch_of(method: Method, labels: list[int], rows: list[int]) -> Batch:
     """Pictures with reference pictures beside them."""
-    shown = method.backbone.normalize(REFERENCE.images.images(rows, method.backbone.resize))
+    shown = method.backbone.normalize(REFERENCE.images.read(rows, method.backbone.resize).images)
     return replace(make_batch(labels), auxiliary=Batch(shown, torch.zeros(len(rows)), torch.tensor(rows)))
 
 

@@ -85,6 +85,10 @@ class Backbone(nn.Module, ABC):
         Without `project`, the features (B, D) of the image tower that the projection to the joint embedding reads.
         """
 
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Patch features (B, G, G, E) of length 1 in the joint space, for normalised pictures (B, 3, S, S)."""
+        raise NotImplementedError
+
     @abstractmethod
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         """Text features (N, E) of token ids (N, L), of length 1 if `normalize`."""

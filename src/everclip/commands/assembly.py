@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -36,7 +37,7 @@ from everclip.reporting.console import log_file, quieten_libraries
 from everclip.runs.folder import RunFolder, now
 from everclip.runs.provenance import environment
 from everclip.training.engine import Engine
-from everclip.training.evaluation import Evaluator
+from everclip.training.evaluation import Judge, check_fit
 from everclip.training.interruption import StopRequest
 from everclip.training.monitor import Cadence
 from everclip.training.phases import Budget, Training
@@ -83,9 +84,11 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     sequence = make_sequence(config)
     if config.max_sessions is not None and config.max_sessions > len(sequence.sessions):
         raise ConfigError(f"max_sessions={config.max_sessions}, but the sequence has {len(sequence.sessions)} sessions")
+    check_fit(get_object(config.method._target_), sequence, config.train.augment)
     backbone = build("backbone", config.backbone, load=load)
     seed_everything(config.seed)
     method = build("method", config.method, backbone)
+    check_fit(method, sequence, config.train.augment)
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
 
@@ -97,7 +100,7 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
         training = make_training(config)
         sequence, backbone, method = make_parts(config, load=False)
     sizes = [len(session.new) for session in sequence.sessions]
-    test = sum(len(task.test) for task in sequence.tasks)
+    test = sum(len(task.samples) for task in sequence.tasks)
     judges = "test" if config.validation is None else "held-out training"
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
@@ -196,13 +199,14 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     if not same and not model.method.open_vocabulary:
         raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")
     session = int(model.facts["session"]) if same else len(sequence.sessions) - 1
-    result = Evaluator(engine, sequence).evaluate(model.method, session)
+    result = Judge(engine, sequence).evaluate(model.method, session)
+    rows = task_rows(result, sequence)
     facts: dict[str, Any] = {
         "checkpoint": path.name,
         "sequence": sequence.name,
         "fingerprint": sequence.fingerprint(),
-        "accuracy": 100 * sum(result.correct.values()) / result.num_images,
-        "tasks": task_rows(result, sequence),
+        "accuracy": sum(row["accuracy"] * row["count"] for row in rows) / result.num_samples,
+        "tasks": rows,
         "zero_shot_accuracy": result.held_out,
     }
     if engine.rank == 0:

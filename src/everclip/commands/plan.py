@@ -166,5 +166,5 @@ def seconds(sequence: TaskSequence, records: list[dict[str, Any]], left: dict[in
     measured = records[min(session, len(records) - 1)]
     share = len(sequence.sessions[session].train) / measured["train_images"]
     training = measured["train_seconds"] + left.get(measured["index"], 0.0)
-    tested = sum(len(sequence.tasks[task].test) for task in sequence.evaluated(session))
+    tested = sum(len(sequence.tasks[task].samples) for task in sequence.evaluated(session))
     return share * training + tested / measured["eval_images_per_second"]

@@ -24,7 +24,7 @@ def augment(images: Tensor, kind: Augmentation, key: Sequence[int], indices: Ten
     """Flipped, or cropped, resized and flipped pictures.
 
     Args:
-        images: (B, 3, S, S) uint8.
+        images: (B, 3, S, S) or clips (B, T, 3, S, S), whose frames are all treated alike; uint8.
         kind: `flip`: mirrored with probability 1/2; `crop`: a rectangle of 90 to 100 % of the area, its sides in a
             ratio between 3/4 and 4/3, resized bilinearly to S (as open_clip trains); `crop_flip`: one of 8 to 100 %
             (the defaults of torchvision's `RandomResizedCrop`), then mirrored with probability 1/2.
@@ -32,10 +32,12 @@ def augment(images: Tensor, kind: Augmentation, key: Sequence[int], indices: Ten
         indices: (B,) numbers of the pictures in their data set.
 
     Returns:
-        (B, 3, S, S) uint8.
+        As `images`.
     """
     if kind == "none":
         return images
+    if images.ndim == 5:
+        return augment(images.flatten(1, 2), kind, key, indices).view_as(images)
     numbers = [np.random.Generator(np.random.PCG64([*key, i])).random(3 + 2 * ATTEMPTS) for i in indices.tolist()]
     draws = torch.from_numpy(np.stack(numbers))
     if kind != "crop":

@@ -22,7 +22,7 @@ from torch import Tensor
 from everclip.digest import json_sha256, tensor_sha256
 from everclip.errors import StorageError
 from everclip.storage import replacing
-from everclip.types import ImageSet, Indices, Resize, TaskSequence
+from everclip.types import Batch, Draw, Indices, Prepare, Samples, TaskSequence
 
 log = logging.getLogger("everclip")
 
@@ -36,7 +36,7 @@ PROBES = ((97, 61), (40, 83), (600, 400))  # (width, height)
 Pixels = NDArray[np.uint8]
 
 
-class CachedImages(ImageSet):
+class CachedImages(Samples):
     """A set whose pictures lie resized in an array; in all else it is its source.
 
     Args:
@@ -46,14 +46,14 @@ class CachedImages(ImageSet):
         rows: (N,) where each picture of the source is in `pixels`.
     """
 
-    def __init__(self, source: ImageSet, resize: Resize, pixels: Pixels, rows: Indices) -> None:
+    def __init__(self, source: Samples, resize: Prepare, pixels: Pixels, rows: Indices) -> None:
         self._source, self._resize, self._pixels, self._rows = source, resize, pixels, rows
         self.labels = source.labels
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        if resize != self._resize:
-            return self._source.images(indices, resize)
-        return torch.from_numpy(self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]])
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        if prepare != self._resize:
+            return self._source.read(indices, prepare, draw)
+        return self.batch(torch.from_numpy(self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]]), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> CachedImages:
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
@@ -63,7 +63,7 @@ class CachedImages(ImageSet):
         return self._source.fingerprint()
 
 
-def cached(sequence: TaskSequence, resize: Resize, folder: Path | None) -> TaskSequence:
+def cached(sequence: TaskSequence, resize: Prepare, folder: Path | None) -> TaskSequence:
     """The sequence with the pictures of its sessions, and of the tasks they are evaluated on, from a cache.
 
     Args:
@@ -77,27 +77,27 @@ def cached(sequence: TaskSequence, resize: Resize, folder: Path | None) -> TaskS
     """
     evaluated = [sequence.tasks[index] for index in sequence.evaluated(len(sequence.sessions) - 1)]
     held_out = [sequence.held_out] if sequence.held_out else []
-    sets = [*(session.train for session in sequence.sessions), *(task.test for task in (*evaluated, *held_out))]
+    sets = [*(session.train for session in sequence.sessions), *(task.samples for task in (*evaluated, *held_out))]
     ready = {id(images): kept for images, kept in zip(sets, cache_all(sets, resize, folder), strict=True)}
     return replace(
         sequence,
         sessions=tuple(replace(session, train=ready[id(session.train)]) for session in sequence.sessions),
-        tasks=tuple(replace(task, test=ready.get(id(task.test), task.test)) for task in sequence.tasks),
-        held_out=replace(sequence.held_out, test=ready[id(sequence.held_out.test)]) if sequence.held_out else None,
+        tasks=tuple(replace(task, samples=ready.get(id(task.samples), task.samples)) for task in sequence.tasks),
+        held_out=replace(held_out[0], samples=ready[id(held_out[0].samples)]) if held_out else None,
     )
 
 
-def cache_all(sets: Sequence[ImageSet], resize: Resize, folder: Path | None) -> list[ImageSet]:
+def cache_all(sets: Sequence[Samples], resize: Prepare, folder: Path | None) -> list[Samples]:
     """The sets from a cache; those that lie in memory at the right size already as they are. As `cached`."""
     transform = _identity(resize)
     keys: list[str] = []
     arrays: dict[str, Pixels] = {}
-    missing: dict[str, ImageSet] = {}
+    missing: dict[str, Samples] = {}
     for images in sets:
         keys.append("")
         if not _needs_work(images, resize):
             continue
-        sample = images.images(_sampled(len(images)), resize).numpy()
+        sample = images.read(_sampled(len(images)), resize).images.numpy()
         keys[-1] = key = _key(images, sample, transform)
         kept = None if folder is None else _open(folder / f"{key}.npy", sample, len(images))
         if kept is None:
@@ -114,7 +114,7 @@ def cache_all(sets: Sequence[ImageSet], resize: Resize, folder: Path | None) -> 
     ]
 
 
-def _identity(resize: Resize) -> str:
+def _identity(resize: Prepare) -> str:
     """Hex digest of what `resize` does to pictures of noise: wide, tall, large."""
     noise = np.random.Generator(np.random.PCG64(0))
     probes = (noise.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in PROBES)
@@ -126,7 +126,7 @@ def _sampled(count: int) -> list[int]:
     return [0, count // 2, count - 1]
 
 
-def _needs_work(images: ImageSet, resize: Resize) -> bool:
+def _needs_work(images: Samples, resize: Prepare) -> bool:
     """Whether the set resizes every picture: one in memory at the right size only looks at the first of a batch."""
     if not len(images):
         return False
@@ -137,11 +137,11 @@ def _needs_work(images: ImageSet, resize: Resize) -> bool:
         resized += 1
         return resize(image)
 
-    images.images([0, 0], count)
+    images.read([0, 0], count)
     return resized > 1
 
 
-def _key(images: ImageSet, sample: Pixels, transform: str) -> str:
+def _key(images: Samples, sample: Pixels, transform: str) -> str:
     """Name of a set's array; Pillow's version is in it because another may decode other pixels.
 
     So are the pixels of some pictures: the files of two data sets may have the same names and sizes.
@@ -166,7 +166,7 @@ def _open(path: Path, sample: Pixels, count: int) -> Pixels | None:
     return np.asarray(pixels)
 
 
-def _announce(sets: Sequence[ImageSet], resize: Resize, folder: Path | None) -> None:
+def _announce(sets: Sequence[Samples], resize: Prepare, folder: Path | None) -> None:
     """Says how much will be kept and where.
 
     Raises:
@@ -188,11 +188,11 @@ def _announce(sets: Sequence[ImageSet], resize: Resize, folder: Path | None) -> 
         )
 
 
-def _shape(images: ImageSet, resize: Resize) -> tuple[int, ...]:
-    return tuple(images.images([0], resize).shape[1:])
+def _shape(images: Samples, resize: Prepare) -> tuple[int, ...]:
+    return tuple(images.read([0], resize).images.shape[1:])
 
 
-def _build(images: ImageSet, resize: Resize, path: Path | None) -> Pixels:
+def _build(images: Samples, resize: Prepare, path: Path | None) -> Pixels:
     """Decodes a set into an array: in memory, or in a file that is written aside and then renamed.
 
     The file is written, not mapped, so that a full disk is an error and not the end of the process.
@@ -222,7 +222,7 @@ def _remove_abandoned(path: Path) -> None:
                 aside.unlink()
 
 
-def _decoded(images: ImageSet, resize: Resize) -> Iterator[Pixels]:
+def _decoded(images: Samples, resize: Prepare) -> Iterator[Pixels]:
     """The pictures in order, some at a time, decoded by as many threads as there are cores to use."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     said = time.monotonic()
@@ -230,7 +230,7 @@ def _decoded(images: ImageSet, resize: Resize) -> Iterator[Pixels]:
         for start in range(0, len(images), CHUNK * threads):
             stop = min(start + CHUNK * threads, len(images))
             chunks = [range(first, min(first + CHUNK, stop)) for first in range(start, stop, CHUNK)]
-            yield from pool.map(lambda chunk: images.images(chunk, resize).contiguous().numpy(), chunks)
+            yield from pool.map(lambda chunk: images.read(chunk, resize).images.contiguous().numpy(), chunks)
             if time.monotonic() - said > PATIENCE:
                 log.info("%d of %d pictures cached", stop, len(images))
                 said = time.monotonic()

@@ -1,8 +1,9 @@
-"""The kinds of `ImageSet`: arrays in memory, files on disk, several sets as one."""
+"""Labelled pictures: arrays in memory, files on disk, several sets as one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from everclip.digest import json_sha256
 from everclip.errors import DataError
-from everclip.types import ImageSet, Indices, Resize
+from everclip.types import Batch, Draw, Indices, Prepare, Samples
 
 
-class ArrayImages(ImageSet):
+class ArrayImages(Samples):
     """Pictures of one size in memory.
 
     Args:
@@ -33,12 +34,9 @@ class ArrayImages(ImageSet):
         self._identity = identity
         self._rows: Indices = np.arange(len(labels))
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         chosen = self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]]
-        first = resize(Image.fromarray(chosen[0]))
-        if first.shape[1:] == chosen.shape[1:3]:  # already of the right size: resizing would change nothing
-            return torch.from_numpy(chosen).permute(0, 3, 1, 2)
-        return torch.stack([first, *(resize(Image.fromarray(picture)) for picture in chosen[1:])])
+        return self.batch(prepare_pixels(chosen, prepare), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> ArrayImages:
         chosen = ArrayImages.__new__(ArrayImages)
@@ -51,7 +49,7 @@ class ArrayImages(ImageSet):
         return json_sha256([self._identity, self._rows.tolist(), self.labels.tolist()])
 
 
-class FileImages(ImageSet):
+class FileImages(Samples):
     """Pictures as files, decoded when asked for.
 
     Args:
@@ -67,8 +65,8 @@ class FileImages(ImageSet):
         self.labels = labels
         self._root = root
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        return torch.stack([resize(read_image(self.paths[i])) for i in indices])
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        return self.batch(torch.stack([prepare(read_image(self.paths[i])) for i in indices]), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> FileImages:
         return FileImages([self.paths[i] for i in indices], self.labels[np.asarray(indices, np.int64)], self._root)
@@ -78,37 +76,47 @@ class FileImages(ImageSet):
         return json_sha256([files, self.labels.tolist()])
 
 
-class ConcatImages(ImageSet):
+class ConcatSamples(Samples):
     """Several sets one after the other."""
 
-    def __init__(self, parts: Sequence[ImageSet]) -> None:
+    def __init__(self, parts: Sequence[Samples]) -> None:
         self._parts = tuple(parts)
         self.labels = np.concatenate([part.labels for part in parts])
+        self.texts = tuple(own for part in parts for own in part.texts)
+        self.num_frames = parts[0].num_frames if parts else None
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         wanted = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
-        pictures: list[Tensor] = [torch.empty(0)] * len(wanted)
+        read, places = [], []
         for part in np.unique(owner):
-            at = np.flatnonzero(owner == part)
-            for position, picture in zip(
-                at, self._parts[part].images((wanted[at] - self._starts[part]).tolist(), resize), strict=True
-            ):
-                pictures[position] = picture
-        return torch.stack(pictures)
+            at, start = np.flatnonzero(owner == part), int(self._starts[part])
+            own = draw and draw.shifted(start)
+            read.append(self._parts[part].read((wanted[at] - start).tolist(), prepare, own))
+            places.append(at)
+        joined = Batch.union(read, np.argsort(np.concatenate(places)).tolist())
+        return replace(joined, indices=torch.from_numpy(wanted))
 
-    def subset(self, indices: Sequence[int] | Indices) -> ConcatImages:
+    def subset(self, indices: Sequence[int] | Indices) -> ConcatSamples:
         wanted = np.asarray(indices, dtype=np.int64)
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         cuts = np.flatnonzero(np.diff(owner)) + 1
         runs = [run for run in np.split(np.arange(len(wanted)), cuts) if len(run)]
-        return ConcatImages(
+        return ConcatSamples(
             [self._parts[owner[run[0]]].subset(wanted[run] - self._starts[owner[run[0]]]) for run in runs]
         )
 
     def fingerprint(self) -> str:
         return json_sha256([part.fingerprint() for part in self._parts])
+
+
+def prepare_pixels(pixels: NDArray[np.uint8], prepare: Prepare) -> Tensor:
+    """Pictures (N, H, W, 3) of one size as the backbone wants them, (N, 3, S, S) uint8."""
+    first = prepare(Image.fromarray(pixels[0]))
+    if first.shape[1:] == pixels.shape[1:3]:  # already of the right size: preparing would change nothing
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return torch.stack([first, *(prepare(Image.fromarray(picture)) for picture in pixels[1:])])
 
 
 def read_image(path: Path) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,44 +12,59 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from everclip.errors import EverclipError, LoaderError
-from everclip.types import Batch, Draws, ImageSet, Indices, Resize
+from everclip.types import Batch, Draw, Draws, Indices, Prepare, Samples
+
+READING = 2  # apart from the draws of augmentation, which have keys like these
 
 
-class PreparedImages(Dataset[Any]):
-    """An `ImageSet` that gives whole batches of resized, not yet normalised pictures (uint8).
+@dataclass(frozen=True)
+class Request:
+    """What a loader is asked for.
 
-    Indices from `len(images)` on mean pictures of `auxiliary`. In a loader process an error that a user can cause is
-    returned, not raised, so that it arrives as it is.
+    Attributes:
+        indices: positions of the samples.
+        draw: decides what is random about them.
+        auxiliary: the same of the auxiliary samples, where there are any.
     """
 
-    def __init__(self, images: ImageSet, resize: Resize, auxiliary: ImageSet | None = None) -> None:
-        self._images = images
+    indices: list[int]
+    draw: Draw | None = None
+    auxiliary: Request | None = None
+
+
+class PreparedSamples(Dataset[Any]):
+    """`Samples` that give whole batches of prepared, not yet normalised pictures (uint8).
+
+    In a loader process an error that a user can cause is returned, not raised, so that it arrives as it is.
+    """
+
+    def __init__(self, samples: Samples, prepare: Prepare, auxiliary: Samples | None = None) -> None:
+        self._samples = samples
         self._auxiliary = auxiliary
-        self._resize = resize
+        self._prepare = prepare
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._samples)
 
     def __getitem__(self, index: int) -> Batch | EverclipError:
-        return self.__getitems__([index])
+        return self.__getitems__(Request([index]))
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch | EverclipError:
-        """Called by `DataLoader` with all indices of a batch."""
-        own = [index for index in indices if index < len(self)]
-        other = [index - len(self) for index in indices if index >= len(self)]
+    def __getitems__(self, request: Request) -> Batch | EverclipError:
+        """Called by `DataLoader` with what its batch sampler yields."""
         try:
-            auxiliary = self._batch(self._auxiliary, other) if self._auxiliary is not None else None
-            return self._batch(self._images, own, auxiliary)
+            batch = self._read(self._samples, request)
+            if self._auxiliary is None or request.auxiliary is None:
+                return batch
+            return replace(batch, auxiliary=self._read(self._auxiliary, request.auxiliary))
         except EverclipError as error:
             if get_worker_info() is None:
                 raise
             return error
 
-    def _batch(self, images: ImageSet, indices: list[int], auxiliary: Batch | None = None) -> Batch:
-        rows = torch.tensor(indices, dtype=torch.long)
-        labels = torch.from_numpy(images.labels[np.asarray(indices, dtype=np.int64)])
-        pictures = images.images(indices or [0], self._resize)[: len(indices)]
-        return Batch(pictures, labels, rows, auxiliary)
+    def _read(self, samples: Samples, request: Request) -> Batch:
+        if request.indices:
+            return samples.read(request.indices, self._prepare, request.draw)
+        return samples.read([0], self._prepare).first(0)  # the last batch of some processes is empty
 
 
 class SeededBatches(Sampler[list[int]]):
@@ -103,6 +119,11 @@ class SeededBatches(Sampler[list[int]]):
         share = len(range(self._rank + part * self._world_size, whole, self._world_size * self._parts))
         return share * self._world_size / whole
 
+    def draw(self, index: int) -> Draw:
+        """What is random about the samples of micro-batch `index` of the stream: other in each pass."""
+        step = self._start + index // self._parts
+        return Draw((*self._key, step if self._draws else step // self.steps_per_epoch, READING))
+
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self._drawn(self._draws) if self._draws else self._shuffled():
             for part in range(self._parts):
@@ -127,18 +148,26 @@ class SeededBatches(Sampler[list[int]]):
         return np.random.Generator(np.random.PCG64([*self._key, number]))
 
 
-class PairedBatches(Sampler[list[int]]):
-    """Two streams side by side; indices of the second count on from `offset`."""
+class Requests(Sampler[Request]):
+    """What a loader is asked for, one batch after the other.
 
-    def __init__(self, batches: SeededBatches, auxiliary: SeededBatches, offset: int) -> None:
-        self._batches, self._auxiliary, self._offset = batches, auxiliary, offset
+    Args:
+        batches: positions of the samples.
+        auxiliary: a stream of equally many batches of the auxiliary samples, None without any.
+    """
+
+    def __init__(self, batches: SeededBatches | OrderedBatches, auxiliary: SeededBatches | None = None) -> None:
+        self._batches, self._auxiliary = batches, auxiliary
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for own, other in zip(self._batches, self._auxiliary, strict=True):
-            yield own + [self._offset + index for index in other]
+    def __iter__(self) -> Iterator[Request]:
+        beside = self._auxiliary
+        others = iter(beside) if beside else None
+        for number, own in enumerate(self._batches):
+            second = None if others is None or beside is None else Request(next(others), beside.draw(number))
+            yield Request(own, self._batches.draw(number), second)
 
 
 class OrderedBatches(Sampler[list[int]]):
@@ -154,6 +183,9 @@ class OrderedBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return math.ceil(self._largest_share / self._batch_size)
+
+    def draw(self, index: int) -> None:
+        """Nothing is random here."""
 
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, self._largest_share, self._batch_size):
@@ -184,16 +216,17 @@ class BatchLoader(DataLoader[Any]):
 
 
 def make_loader(
-    images: ImageSet,
-    resize: Resize,
-    batches: Sampler[list[int]],
+    samples: Samples,
+    prepare: Prepare,
+    batches: SeededBatches | OrderedBatches,
     num_workers: int,
-    auxiliary: ImageSet | None = None,
+    auxiliary: tuple[Samples, SeededBatches] | None = None,
 ) -> BatchLoader:
-    """A loader of `Batch`es with uint8 pictures, in the order of `batches`."""
+    """A loader of `Batch`es with uint8 pictures, in the order of `batches`, with a stream of other samples beside."""
+    others, stream = auxiliary or (None, None)
     return BatchLoader(
-        PreparedImages(images, resize, auxiliary),
-        batch_sampler=batches,
+        PreparedSamples(samples, prepare, others),
+        batch_sampler=Requests(batches, stream),  # type: ignore[arg-type]  # read by `PreparedSamples`
         collate_fn=_identity,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),

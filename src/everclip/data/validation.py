@@ -12,34 +12,36 @@ from everclip.types import Indices, Session, Task, TaskSequence
 
 
 def hold_out(sequence: TaskSequence, share: float) -> TaskSequence:
-    """The sequence with a part of every class's training pictures as its tasks' test sets.
+    """The sequence with a part of every session's training samples as its tasks' test sets.
 
-    No test picture is left in it, and no class that is never trained on. The choice depends on the sequence alone: all
-    runs of a search are judged by the same pictures.
+    No test sample is left in it, and no class that is never trained on. The choice depends on the sequence alone: all
+    runs of a search are judged by the same samples. Samples of a class are chosen class by class.
 
     Args:
-        sequence: with its training pictures.
-        share: of each class's pictures, rounded up, but one stays for training.
+        sequence: with its training samples.
+        share: of each class's samples, rounded up, but one stays for training.
 
     Raises:
-        DataError: a class has a single picture.
+        DataError: a class has a single sample.
     """
     sessions, tasks = [], []
     for session in sequence.sessions:
         held = _choose(session, share)
         kept = np.setdiff1d(np.arange(len(session.train)), held)
         sessions.append(replace(session, train=session.train.subset(kept)))
-        tasks.append(Task(session.name, session.new, session.train.subset(held)))
+        evaluator = next(task.evaluator for task in sequence.tasks if task.session == session.index)
+        tasks.append(Task(session.name, session.new, session.train.subset(held), evaluator, session.index))
     return replace(sequence, sessions=tuple(sessions), tasks=tuple(tasks), held_out=None)
 
 
 def _choose(session: Session, share: float) -> Indices:
-    """Positions of the pictures that are held out of a session's."""
+    """Positions of the samples that are held out of a session's."""
     labels, chosen = session.train.labels, []
-    for class_id, name in zip(session.new.ids, session.new.names, strict=True):
-        own = np.flatnonzero(labels == class_id)
+    for label in np.unique(labels).tolist():
+        own = np.flatnonzero(labels == label)
         if len(own) < 2:
+            name = session.new.names[session.new.ids.index(label)] if label in session.new.ids else session.name
             raise DataError(f"validation needs two training pictures of each class, {name} has {len(own)}")
-        order = np.random.Generator(np.random.PCG64([session.index, class_id])).permutation(len(own))
+        order = np.random.Generator(np.random.PCG64([session.index, max(label, 0)])).permutation(len(own))
         chosen.append(own[order[: min(math.ceil(share * len(own)), len(own) - 1)]])
     return np.sort(np.concatenate(chosen))

@@ -15,7 +15,7 @@ from everclip.data.datasets.spec import DataSpec, Part, Split
 from everclip.data.downloads import file_md5
 from everclip.data.images import FileImages, read_image
 from everclip.errors import DataError, MissingError
-from everclip.types import ImageSet
+from everclip.types import Samples
 
 AT_ONCE = 256
 Watch = Callable[[range], Iterable[int]]
@@ -52,7 +52,7 @@ def problems_of(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch 
 def _counts(data: LabelledImages, published: Split) -> Iterator[str]:
     if len(data.names) != published.classes:
         yield f"{len(data.names)} classes, published are {published.classes}"
-    parts: dict[Part, ImageSet | None] = {"train": data.train, "val": data.val, "test": data.test}
+    parts: dict[Part, Samples | None] = {"train": data.train, "val": data.val, "test": data.test}
     for part, images in parts.items():
         count = 0 if images is None else len(images)
         if part in published.counts and count != published.counts[part]:

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everclip.data.images import ConcatImages
+from everclip.data.images import ConcatSamples
 from everclip.errors import ConfigError
-from everclip.types import ImageSet, Session
+from everclip.types import Samples, Session
 
 
-def with_memory(session: Session) -> ImageSet:
+def with_memory(session: Session) -> Samples:
     """The session's pictures, followed by those of earlier sessions that were kept."""
-    return session.train if session.memory is None else ConcatImages([session.train, session.memory])
+    return session.train if session.memory is None else ConcatSamples([session.train, session.memory])
 
 
 def share(size: int, num_classes: int) -> int:

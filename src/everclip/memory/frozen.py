@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from everclip.types import Batch, ImageSet
+from everclip.types import Batch, Samples
 
 Encode = Callable[[Tensor], Tensor]
 
 
 def frozen_features(
-    encode: Encode, images: ImageSet, extract: Callable[[ImageSet, Encode], tuple[Tensor, Tensor]], *, keep: bool
+    encode: Encode, images: Samples, extract: Callable[[Samples, Encode], tuple[Tensor, Tensor]], *, keep: bool
 ) -> Callable[[Batch], Tensor]:
     """A function from batches of `images` to their features (B, D), without gradient.
 

@@ -12,11 +12,11 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
-from everclip.types import Batch, ClassSet, ImageSet, Phase, Session
+from everclip.types import Batch, ClassSet, Phase, Samples, Session
 
 # extract(pictures, encode) -> features (N, D), labels (N,): `encode` maps normalised pictures (B, 3, S, S) to (B, D);
 # it runs without gradients, in evaluation precision, over all pictures in their order, and is complete on every rank.
-Extract = Callable[[ImageSet, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+Extract = Callable[[Samples, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 Classifier = Callable[[Tensor], Tensor]
 
 
@@ -37,6 +37,8 @@ class Method(nn.Module):
         sees: which training pictures may be read: those of the current `session`; `exemplars` too, those that `kept`
             names, which come as `session.memory`; or `all` sessions so far, in which case `session.train` holds them.
         open_vocabulary: whether classes that were never trained on can be scored.
+        any_objective: whether it learns whatever a session's objective asks for; else it learns class labels.
+        takes_clips: whether a sample may be a clip, whose features are the mean over its frames.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
         shardable: whether frozen weights may be divided among processes: nothing but passes through the backbone reads
             them, and every batch makes the same passes whatever its pictures are.
@@ -46,6 +48,8 @@ class Method(nn.Module):
 
     sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"
     open_vocabulary: bool = True
+    any_objective: ClassVar[bool] = False
+    takes_clips: ClassVar[bool] = True
     all_parameters_used: ClassVar[bool] = True
     shardable: bool = True
     couples_batch: bool = False
@@ -89,8 +93,12 @@ class Method(nn.Module):
         return torch.empty(0, dtype=torch.long)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Image features (B, E) of length 1 for normalised pictures (B, 3, S, S)."""
+        """Image features (B, E) of length 1 for normalised pictures (B, 3, S, S) or clips (B, T, 3, S, S)."""
         return self.backbone.encode_image(images)
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Patch features (B, G, G, E) of length 1 in the joint space, for normalised pictures (B, 3, S, S)."""
+        return self.backbone.encode_patches(images)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Text features (N, E) of length 1."""

@@ -61,6 +61,8 @@ class CodaPrompt(Method):
 
     opened: Tensor
 
+    takes_clips = False  # a prompt is chosen for a picture
+
     def __init__(
         self,
         backbone: Backbone,

@@ -51,6 +51,8 @@ class DualPrompt(Method):
 
     opened: Tensor
 
+    takes_clips = False  # a prompt is chosen for a picture
+
     def __init__(
         self,
         backbone: Backbone,

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
+from everclip.objectives.classification import Classification
 from everclip.types import Batch, Session
 
 
@@ -29,6 +30,8 @@ class Finetune(Method):
         label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
         label_smoothing: share of the target spread over all classes.
     """
+
+    any_objective = True
 
     def __init__(
         self,
@@ -44,8 +47,9 @@ class Finetune(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
+        self.objective = session.objective or Classification()
         self.classes = session.new if self.label_space == "current" else session.seen
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+        return self.objective.loss(self, batch, self.classes, self.label_smoothing)

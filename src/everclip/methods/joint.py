@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
-from everclip.types import Batch, ImageSet, Phase, Session
+from everclip.types import Batch, Phase, Samples, Session
 
 
 class Joint(Method):
@@ -50,7 +50,7 @@ class Joint(Method):
         return {"cross_entropy": self.cross_entropy(batch, self.classes)}
 
 
-def _balance(images: ImageSet) -> ImageSet:
+def _balance(images: Samples) -> Samples:
     """The pictures of every class repeated in turn until all classes have as many as the largest."""
     _, labels, counts = np.unique(images.labels, return_inverse=True, return_counts=True)
     members = [np.flatnonzero(labels == label) for label in range(len(counts))]

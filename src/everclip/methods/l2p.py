@@ -54,6 +54,8 @@ class L2p(Method):
             tokens.
     """
 
+    takes_clips = False  # a prompt is chosen for a picture
+
     def __init__(
         self,
         backbone: Backbone,

@@ -20,6 +20,7 @@ from everclip.methods.base import Extract, Method
 from everclip.modules.fine_tuning import first_template
 from everclip.modules.lora import EVERY_TARGET, Target, add_low_rank
 from everclip.modules.tower_blocks import Towers
+from everclip.objectives.classification import Classification
 from everclip.types import Batch, Positive, Session
 
 
@@ -36,6 +37,8 @@ class Lora(Method):
         label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
         label_smoothing: share of the target spread over all classes.
     """
+
+    any_objective = True
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Lora(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
+        self.objective = session.objective or Classification()
         self.classes = first_template(session.new if self.label_space == "current" else session.seen)
         for update in self.updates:
             if self.merge and not session.is_base:
@@ -68,4 +72,4 @@ class Lora(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+        return self.objective.loss(self, batch, self.classes, self.label_smoothing)

@@ -15,6 +15,8 @@ from everclip.types import Phase, Session
 class ZeroShot(Method):
     """The frozen backbone."""
 
+    any_objective = True
+
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
         return ()

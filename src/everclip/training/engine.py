@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from everclip.data.augment import Augmentation, augment
-from everclip.data.loading import OrderedBatches, PairedBatches, SeededBatches, make_loader
+from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
 from everclip.errors import ConfigError, MemoryFullError
 from everclip.methods.base import Method
 from everclip.training.phases import PhaseModule, PhaseState, Training, Watcher
-from everclip.types import Batch, ImageSet, Phase, Session
+from everclip.types import Batch, Passes, Phase, Samples, Session
 
 log = logging.getLogger("everclip")
 
@@ -125,10 +125,10 @@ class Engine:
             MemoryFullError: the device's memory does not hold a step.
         """
         budget = training.budget(session)
-        images = session.train if phase.data is None else phase.data
+        samples = session.train if phase.data is None else phase.data
         epochs = budget.epochs if phase.epochs is None else phase.epochs
         batch_size = phase.batch_size or budget.batch_size
-        steps_per_epoch = phase.draws.steps if phase.draws else math.ceil(len(images) / batch_size)
+        steps_per_epoch = phase.draws.steps if phase.draws else math.ceil(len(samples) / batch_size)
         steps = min(epochs * steps_per_epoch, budget.max_steps or epochs * steps_per_epoch)
         state = resume or PhaseState()
         if state.step >= steps:
@@ -141,13 +141,12 @@ class Engine:
                 "steps": steps, "start": state.step, "rank": self.rank, "world_size": self.world_size,
                 "parts": self._parts,
             }  # fmt: skip
-            batches = SeededBatches(len(images), batch_size, key, **shares, draws=phase.draws)
-            sampler: SeededBatches | PairedBatches = batches
+            batches = SeededBatches(len(samples), batch_size, key, **shares, draws=phase.draws)
+            auxiliary = None
             if phase.auxiliary is not None:
                 beside = phase.auxiliary_batch_size or batch_size
-                second = SeededBatches(len(phase.auxiliary), beside, (*key, 1), **shares)
-                sampler = PairedBatches(batches, second, len(images))
-            loader = make_loader(images, method.backbone.resize, sampler, self._num_workers, phase.auxiliary)
+                auxiliary = phase.auxiliary, SeededBatches(len(phase.auxiliary), beside, (*key, 1), **shares)
+            loader = make_loader(samples, method.backbone.resize, batches, self._num_workers, auxiliary)
             module = PhaseModule(
                 method,
                 phase,
@@ -213,30 +212,34 @@ class Engine:
             use_distributed_sampler=False,
         )
 
-    def batches(self, images: ImageSet, method: Method) -> Iterable[Batch]:
-        """This process's share of all pictures, in order, on the device and normalised; as many batches everywhere."""
-        sampler = OrderedBatches(len(images), self._eval_batch_size, self.rank, self.world_size)
-        for batch in make_loader(images, method.backbone.resize, sampler, self._num_workers):
+    def batches(self, samples: Samples, method: Method) -> Iterable[Batch]:
+        """This process's share of all samples, in order, on the device and normalised; as many batches everywhere."""
+        sampler = OrderedBatches(len(samples), self._eval_batch_size, self.rank, self.world_size)
+        for batch in make_loader(samples, method.backbone.resize, sampler, self._num_workers):
             yield batch.to(self.device).with_images(method.backbone.normalize)
 
     def inference(self) -> Any:
         """Context of a forward pass in the run's precision."""
         return self._fabric.autocast()
 
-    def extractor(self, method: Method) -> Callable[[ImageSet, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]:
+    def extractor(self, method: Method) -> Callable[[Samples, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]:
         """The feature pass handed to a method's hooks, see `everclip.methods.base.Extract`."""
+        passes = self.passes(method)
 
-        def extract(images: ImageSet, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-            features, labels, indices = [], [], []
-            with torch.no_grad(), self.inference():
-                for batch in self.batches(images, method):
-                    features.append(encode(batch.images).float())
-                    labels.append(batch.labels)
-                    indices.append(batch.indices)
-            order = self.gather(torch.cat(indices)).argsort()
-            return self.gather(torch.cat(features))[order], self.gather(torch.cat(labels))[order]
+        def extract(samples: Samples, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+            features = passes.samples(samples, lambda batch: encode(batch.images))
+            return features, torch.from_numpy(samples.labels).to(features.device)
 
         return extract
+
+    def passes(self, method: Method) -> Passes:
+        """Passes of a method over samples and texts."""
+        return EnginePasses(self, method)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Samples per forward pass without gradients."""
+        return self._eval_batch_size
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (N_r, ...) of all processes one after the other, on every process; shares may differ in length."""
@@ -266,6 +269,38 @@ class Engine:
         """Ends the processes that this one has started; of use when it stops early."""
         for process in getattr(self._fabric.strategy.launcher, "procs", []):
             process.terminate()
+
+
+class EnginePasses:
+    """Passes over everything there is, shared by all processes; see `everclip.types.Passes`."""
+
+    def __init__(self, engine: Engine, method: Method) -> None:
+        self._engine, self._method = engine, method
+
+    def samples(self, samples: Samples, function: Callable[[Batch], Tensor]) -> Tensor:
+        """What a function gives for batches of samples: rows (N, ...) in their order, on every process."""
+        rows, indices = [], []
+        with torch.no_grad(), self._engine.inference():
+            for batch in self._engine.batches(samples, self._method):
+                rows.append(_plain(function(batch)))
+                indices.append(batch.indices)
+        order = self._engine.gather(torch.cat(indices)).argsort()
+        return self._engine.gather(torch.cat(rows))[order]
+
+    def texts(self, texts: Sequence[str], function: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """What a function gives for texts: rows (N, ...) in their order, on every process."""
+        engine, size = self._engine, self._engine.eval_batch_size
+        rows = []
+        with torch.no_grad(), engine.inference():
+            for positions in OrderedBatches(len(texts), size, engine.rank, engine.world_size):
+                shown = [texts[position] for position in positions] or [texts[0]]
+                rows.append(_plain(function(shown))[: len(positions)])
+        order = engine.gather(torch.arange(engine.rank, len(texts), engine.world_size, device=engine.device)).argsort()
+        return engine.gather(torch.cat(rows))[order]
+
+
+def _plain(rows: Tensor) -> Tensor:
+    return rows.float() if rows.is_floating_point() else rows
 
 
 def _augmented(kind: Augmentation, key: tuple[int, ...], all_of_it: bool, batch: Batch, epoch: int) -> Batch:

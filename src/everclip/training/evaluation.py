@@ -1,158 +1,144 @@
-"""Counts correct predictions per task: one row of the accuracy matrix."""
+"""Judges a method by the tasks that are due after a session: one row of the table of scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from everclip.errors import DataError
-from everclip.methods.base import Classifier, Method
+from everclip.errors import ConfigError
+from everclip.methods.base import Method
 from everclip.training.engine import Engine
-from everclip.types import ClassSet, Task, TaskSequence
+from everclip.types import ClassSet, Guess, TaskSequence, Verdict
 
 SHOWN = 8
 
 
-class CorrectCount(Metric):
-    """Correct pictures, and tested ones by the group of the predicted class, summed over all processes.
-
-    Args:
-        groups: (C,) group of each class.
-    """
-
-    correct: Tensor
-    predicted: Tensor
-
-    def __init__(self, groups: Tensor) -> None:
-        super().__init__()
-        self._groups = groups
-        self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("predicted", torch.zeros(int(groups.max()) + 1, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, predicted: Tensor, target: Tensor) -> None:
-        self.correct += (predicted == target).sum()
-        groups = self._groups.to(predicted.device)[predicted]
-        self.predicted += torch.nn.functional.one_hot(groups, len(self.predicted)).sum(dim=0)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        return self.correct, self.predicted
-
-
 @dataclass(frozen=True)
-class Guess:
-    """What a method takes one test picture for.
-
-    Attributes:
-        task: index.
-        image: position in the task's test set.
-        label: true class name.
-        names: the likeliest class names with their probability, best first.
-    """
+class Shown:
+    """A guess, and which sample it is about: index of the task and position in its samples."""
 
     task: int
-    image: int
-    label: str
-    names: tuple[tuple[str, float], ...]
+    sample: int
+    guess: Guess
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Correct and tested pictures per task after a session.
+    """How the tasks that are due were done.
 
     Attributes:
-        correct: by task index.
-        counts: by task index.
-        predicted: by task index, how many pictures were taken for a class of each session so far.
-        held_out: accuracy in % on the classes never trained on; None where it does not apply.
-        guesses: some pictures, spread evenly over the test sets.
+        verdicts: by task index.
+        num_samples: judged.
+        held_out: the entry score of the classes never trained on, in %; None where it does not apply.
+        guesses: about some samples, spread evenly over the tasks.
     """
 
-    correct: dict[int, int]
-    counts: dict[int, int]
-    predicted: dict[int, list[int]]
+    verdicts: dict[int, Verdict]
+    num_samples: int
     held_out: float | None
-    guesses: tuple[Guess, ...]
-
-    @property
-    def num_images(self) -> int:
-        """Pictures classified for the matrix."""
-        return sum(self.counts.values())
+    guesses: tuple[Shown, ...]
 
 
-class Evaluator:
-    """Evaluates a method on a sequence; what depends on classes alone is computed once per evaluation."""
+class Evaluated:
+    """A method as evaluators see it: what depends on classes alone is computed once per evaluation."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
+        self._classifiers: dict[ClassSet, Callable[[Tensor], Tensor]] = {}
+        self._features: dict[ClassSet, Tensor] = {}
+        self.backbone = method.backbone
+        self.encode_image, self.encode_text = method.encode_image, method.encode_text
+        self.encode_patches = method.encode_patches
+
+    def classifier(self, classes: ClassSet) -> Callable[[Tensor], Tensor]:
+        """A function from normalised pictures to logits (B, C)."""
+        if classes not in self._classifiers:
+            self._classifiers[classes] = self._method.classifier(classes)
+        return self._classifiers[classes]
+
+    def class_features(self, classes: ClassSet) -> Tensor:
+        """One text feature (C, E) of length 1 per class."""
+        if classes not in self._features:
+            self._features[classes] = self._method.class_features(classes)
+        return self._features[classes]
+
+
+class Judge:
+    """Evaluates methods on a sequence."""
 
     def __init__(self, engine: Engine, sequence: TaskSequence) -> None:
         self._engine = engine
         self._sequence = sequence
-        self._session_of = {c: session.index for session in reversed(sequence.sessions) for c in session.new.ids}
 
     def evaluate(self, method: Method, session: int) -> Evaluation:
         """All tasks that are due after `session`, and the held-out classes."""
         method.eval()
-        classifiers: dict[ClassSet, Classifier] = {}
-        correct, counts, predicted = {}, {}, {}
-        due = self._sequence.evaluated(session)
-        due = due if method.open_vocabulary else due[: session + 1]
+        sequence, seen, model = self._sequence, self._sequence.seen(session), Evaluated(method)
+        due = sequence.evaluated(session)
+        due = due if method.open_vocabulary else [task for task in due if task in sequence.trained(session)]
+        passes = self._engine.passes(method)
+        verdicts, guesses = {}, []
         with torch.no_grad(), self._engine.inference():
             for index in due:
-                classes = self._sequence.candidates(session, index)
-                if classes not in classifiers:
-                    classifiers[classes] = method.classifier(classes)
-                task = self._sequence.tasks[index]
-                correct[index], predicted[index] = self._count(method, task, classes, classifiers[classes])
-                counts[index] = sum(predicted[index])
-            guesses: list[Guess] = []
-            for index, images in self._shown(due).items():
-                classes = self._sequence.candidates(session, index)
-                guesses += self._guess(method, index, images, classes, classifiers[classes])
-        return Evaluation(correct, counts, predicted, self.held_out(method), tuple(guesses))
+                task = sequence.tasks[index]
+                verdicts[index] = task.evaluator.evaluate(model, task, passes, seen)
+            for index, positions in self._shown(due).items():
+                guesses += self._guess(model, index, positions, seen)
+        judged = sum(len(sequence.tasks[index].samples) for index in due)
+        return Evaluation(verdicts, judged, self.held_out(method), tuple(guesses))
 
     def _shown(self, due: Sequence[int]) -> dict[int, list[int]]:
-        """Positions of `SHOWN` pictures by task, spread evenly over the pictures of these tasks."""
-        places = [(index, image) for index in due for image in range(len(self._sequence.tasks[index].test))]
+        """Positions of `SHOWN` samples by task, spread evenly over the samples of these tasks."""
+        places = [(index, sample) for index in due for sample in range(len(self._sequence.tasks[index].samples))]
         shown: dict[int, list[int]] = {}
         for position in sorted({round(float(p)) for p in np.linspace(0, len(places) - 1, SHOWN)}):
-            index, image = places[position]
-            shown.setdefault(index, []).append(image)
+            index, sample = places[position]
+            shown.setdefault(index, []).append(sample)
         return shown
 
-    def _guess(
-        self, method: Method, task: int, images: list[int], classes: ClassSet, classify: Classifier
-    ) -> Iterator[Guess]:
-        test = self._sequence.tasks[task].test
-        pictures = method.backbone.normalize(test.images(images, method.backbone.resize).to(self._engine.device))
-        best = classify(pictures).float().softmax(dim=-1).topk(min(3, len(classes)))
-        labels = classes.columns(torch.as_tensor(test.labels[images])).tolist()
-        for image, label, columns, values in zip(
-            images, labels, best.indices.tolist(), best.values.tolist(), strict=True
-        ):
-            names = tuple((classes.names[c], round(v, 4)) for c, v in zip(columns, values, strict=True))
-            yield Guess(task, image, classes.names[label], names)
+    def _guess(self, model: Evaluated, index: int, positions: list[int], seen: Sequence[ClassSet]) -> list[Shown]:
+        task = self._sequence.tasks[index]
+        batch = task.samples.read(positions, model.backbone.resize).to(self._engine.device)
+        found = task.evaluator.guesses(model, task, batch.with_images(model.backbone.normalize), seen)
+        return [Shown(index, position, guess) for position, guess in zip(positions, found, strict=False)]
 
     def held_out(self, method: Method) -> float | None:
-        """Accuracy in % on the held-out classes among themselves."""
+        """The entry score in % of the held-out classes among themselves."""
         task = self._sequence.held_out
         if task is None or not method.open_vocabulary:
             return None
         with torch.no_grad(), self._engine.inference():
-            correct, tested = self._count(method, task, task.classes, method.classifier(task.classes))
-        return 100 * correct / sum(tested)
+            verdict = task.evaluator.evaluate(Evaluated(method), task, self._engine.passes(method), ())
+        return verdict.scores[task.evaluator.entry].value
 
-    def _count(self, method: Method, task: Task, classes: ClassSet, classify: Classifier) -> tuple[int, list[int]]:
-        """Correct pictures, and tested ones by the session of the predicted class."""
-        sessions = torch.tensor([self._session_of.get(class_id, 0) for class_id in classes.ids])
-        count = CorrectCount(sessions).to(self._engine.device)
-        for batch in self._engine.batches(task.test, method):
-            logits = classify(batch.images)
-            count.update(logits.argmax(dim=-1), classes.columns(batch.labels))
-        correct, predicted = count.compute()
-        tested = int(predicted.sum())
-        if tested != len(task.test):
-            raise DataError(f"task {task.name} has {len(task.test)} test pictures, but {tested} were counted")
-        return int(correct), predicted.reshape(-1).tolist()  # torchmetrics squeezes a single group
+
+def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: str) -> None:
+    """Refuses a method that cannot learn or be judged by what a sequence holds, before anything is loaded.
+
+    Raises:
+        ConfigError: says what the method would need.
+    """
+    kind = method if isinstance(method, type) else type(method)
+    name = kind.__name__
+    # A method with image features of its own has none for patches, unless it says so.
+    patches = kind.encode_patches is not Method.encode_patches or kind.encode_image is Method.encode_image
+    for session in sequence.sessions:
+        objective = session.objective
+        if objective is not None and objective.needs != "class labels" and not method.any_objective:
+            raise ConfigError(
+                f"{name} learns from class labels, but {sequence.name} has {objective.needs}; "
+                "`everclip-list methods` says which methods learn what a sequence asks for"
+            )
+        if objective is not None and objective.patches and augment != "none":
+            raise ConfigError(f"train.augment={augment} moves pictures away from their masks; use train.augment=none")
+        if session.train.num_frames is not None and not method.takes_clips:
+            raise ConfigError(f"{name} adapts to single pictures, but {sequence.name} has clips of several frames")
+    for task in sequence.tasks:
+        if task.evaluator.open_vocabulary and not method.open_vocabulary:
+            raise ConfigError(f"{name} scores trained classes only, but {sequence.name} compares pictures with texts")
+        if task.evaluator.patches and not patches:
+            raise ConfigError(f"{name} adapts features of whole pictures, but {sequence.name} needs those of patches")

@@ -12,22 +12,17 @@ from everclip.loggers.base import Sample
 from everclip.methods.base import Method
 from everclip.runs.folder import matrix_of
 from everclip.training.evaluation import Evaluation
-from everclip.types import Resize, Session, TaskSequence
+from everclip.types import Prepare, Session, TaskSequence
 
 
 def task_rows(evaluation: Evaluation, sequence: TaskSequence) -> list[dict[str, Any]]:
     """One entry per evaluated task: number, name, accuracy in %, correct and tested pictures, guesses by session."""
-    return [
-        {
-            "task": task,
-            "name": sequence.tasks[task].name,
-            "accuracy": 100 * evaluation.correct[task] / count,
-            "correct": evaluation.correct[task],
-            "count": count,
-            "predicted": evaluation.predicted[task],
-        }
-        for task, count in evaluation.counts.items()
-    ]
+    rows = []
+    for task, verdict in evaluation.verdicts.items():
+        score = verdict.scores["accuracy"]
+        facts = {"accuracy": score.value, "correct": round(score.value * score.count / 100), "count": score.count}
+        rows.append({"task": task, "name": sequence.tasks[task].name, **facts, **verdict.facts})
+    return rows
 
 
 def record_of(session: Session, evaluation: Evaluation, sequence: TaskSequence, method: Method) -> dict[str, Any]:
@@ -50,7 +45,7 @@ def record_of(session: Session, evaluation: Evaluation, sequence: TaskSequence, 
         "novel_accuracy": pooled(novel),
         "zero_shot_accuracy": evaluation.held_out,
         "tasks": tasks,
-        "guesses": [asdict(guess) for guess in evaluation.guesses],
+        "guesses": [{"task": shown.task, "image": shown.sample, **asdict(shown.guess)} for shown in evaluation.guesses],
         "trainable_parameters": method.num_trainable(),
         "total_parameters": sum(p.numel() for p in method.parameters()),
     }
@@ -62,11 +57,11 @@ def scalars_of(records: list[dict[str, Any]], num_tasks: int) -> dict[str, float
     return numbers | matrix_of(records, num_tasks).metrics()
 
 
-def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Resize) -> list[Sample]:
+def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Prepare) -> list[Sample]:
     """The guesses of a session with their pictures as the backbone sees them."""
 
     def picture(task: int, image: int) -> NDArray[np.uint8]:
-        return sequence.tasks[task].test.images([image], resize)[0].permute(1, 2, 0).numpy()
+        return sequence.tasks[task].samples.read([image], resize).images[0].permute(1, 2, 0).numpy()
 
     return [
         Sample(picture(guess["task"], guess["image"]), guess["label"], tuple(map(tuple, guess["names"])))

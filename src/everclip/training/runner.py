@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from everclip.data.images import ConcatImages
+from everclip.data.images import ConcatSamples
 from everclip.errors import DataAccessError
 from everclip.loggers.base import RunLogger
 from everclip.methods.base import Method
@@ -34,12 +34,12 @@ from everclip.training.checkpoint import (
     set_random_state,
 )
 from everclip.training.engine import Engine
-from everclip.training.evaluation import Evaluator
+from everclip.training.evaluation import Judge
 from everclip.training.interruption import StopRequest
 from everclip.training.monitor import Cadence, Monitor
 from everclip.training.phases import PhaseState, Training
 from everclip.training.records import record_of, samples_of, scalars_of, summary_of
-from everclip.types import ImageSet, Phase, Session, SessionView, TaskSequence
+from everclip.types import Phase, Samples, Session, SessionView, TaskSequence
 
 log = logging.getLogger("everclip")
 MINUTE = 60.0  # of work is worth a save between phases
@@ -96,7 +96,7 @@ class Runner:
         self._make_loggers = make_loggers
         self._seed = seed
         self._request = request
-        self._evaluator = Evaluator(engine, sequence)
+        self._judge = Judge(engine, sequence)
         self._adapted = Adapted(method)
         self._records: list[dict[str, Any]] = []
         self._step = 0
@@ -190,7 +190,7 @@ class Runner:
             torch.cuda.reset_peak_memory_stats()
         facts: dict[str, Any] = {}
         if session.is_base:
-            facts["zero_shot_before"] = self._evaluator.held_out(Method(self._method.backbone))
+            facts["zero_shot_before"] = self._judge.held_out(Method(self._method.backbone))
         method, extract = self._method, self._engine.extractor(self._method)
         view = SessionView(self._visible(session), session.index)
         seen = replace(
@@ -299,14 +299,14 @@ class Runner:
         """Evaluates a trained session, records it, tells the mirrors."""
         self._enter("evaluating", session)
         start = time.monotonic()
-        evaluation = self._evaluator.evaluate(self._method, session.index)
+        evaluation = self._judge.evaluate(self._method, session.index)
         seconds = time.monotonic() - start
         record = (
             record_of(session, evaluation, self._sequence, self._method)
             | dict(trained)
             | {
                 "eval_seconds": round(seconds, 3),
-                "eval_images_per_second": round(evaluation.num_images / max(seconds, 1e-9), 1),
+                "eval_images_per_second": round(evaluation.num_samples / max(seconds, 1e-9), 1),
             }
         )
         self._records.append(record)
@@ -329,7 +329,7 @@ class Runner:
     def _offset(self, session: Session) -> int:
         return sum(len(earlier.train) for earlier in self._sequence.sessions[: session.index])
 
-    def _memory(self, session: Session) -> ImageSet | None:
+    def _memory(self, session: Session) -> Samples | None:
         """The pictures of earlier sessions that the method kept."""
         kept = self._method.kept()
         if not len(kept):
@@ -338,13 +338,13 @@ class Runner:
             raise DataAccessError(
                 f"{type(self._method).__name__} keeps pictures, but does not declare sees = 'exemplars'"
             )
-        return ConcatImages([s.train for s in self._sequence.sessions[: session.index]]).subset(kept.tolist())
+        return ConcatSamples([s.train for s in self._sequence.sessions[: session.index]]).subset(kept.tolist())
 
-    def _visible(self, session: Session) -> ImageSet:
+    def _visible(self, session: Session) -> Samples:
         """The pictures a method may see in this session, by its declaration."""
         if self._method.sees != "all":
             return session.train
-        return ConcatImages([earlier.train for earlier in self._sequence.sessions[: session.index + 1]])
+        return ConcatSamples([earlier.train for earlier in self._sequence.sessions[: session.index + 1]])
 
     def _finish(self) -> dict[str, Any]:
         summary = summary_of(self._records, len(self._sequence.tasks))

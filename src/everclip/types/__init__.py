@@ -1,23 +1,32 @@
 """The concepts that everything else is written in: classes, samples, sessions, tasks, phases."""
 
 from everclip.types.classes import ClassSet, Positive, Template
-from everclip.types.samples import Batch, ImageSet, Indices, Reference, Resize, SessionView
+from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
+from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView
 from everclip.types.sequence import Session, Task, TaskSequence
 from everclip.types.training import Draws, Phase
 
 __all__ = [
+    "NO_CLASS",
     "Batch",
     "ClassSet",
+    "Draw",
     "Draws",
-    "ImageSet",
+    "Evaluator",
+    "Guess",
     "Indices",
+    "Model",
+    "Objective",
+    "Passes",
     "Phase",
     "Positive",
+    "Prepare",
     "Reference",
-    "Resize",
+    "Samples",
     "Session",
     "SessionView",
     "Task",
     "TaskSequence",
     "Template",
+    "Verdict",
 ]

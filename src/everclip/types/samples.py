@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,63 +16,101 @@ from everclip.errors import DataAccessError
 from everclip.types.classes import ClassSet
 
 Indices = NDArray[np.int64]
-Resize = Callable[[Image.Image], Tensor]
+Prepare = Callable[[Image.Image], Tensor]
+NO_CLASS = -1
 
 
-class ImageSet(ABC):
-    """Labelled pictures as they lie on disk or in memory, before any backbone's preprocessing.
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers of samples as they are read for training: they follow from a key and a sample's number alone.
 
     Attributes:
-        labels: (N,) global class ids.
+        key: seeds the numbers: run, session, phase, pass.
+        offset: number of the set's first sample, where it is part of a larger one.
+    """
+
+    key: tuple[int, ...]
+    offset: int = 0
+
+    def stream(self, position: int) -> np.random.Generator:
+        """The random numbers of the sample at a position."""
+        return np.random.Generator(np.random.PCG64([*self.key, self.offset + position]))
+
+    def shifted(self, offset: int) -> Draw:
+        """The same for a part whose first sample is number `offset`."""
+        return Draw(self.key, self.offset + offset)
+
+
+class Samples(ABC):
+    """What is trained on or judged by, as it lies on disk or in memory, before any backbone's preprocessing.
+
+    Attributes:
+        labels: (N,) global class ids, `NO_CLASS` for a sample without one.
+        texts: the texts of every sample (its captions), empty for samples without any.
+        num_frames: pictures of a sample that is a clip, None for single pictures.
     """
 
     labels: Indices
+    texts: tuple[tuple[str, ...], ...] = ()
+    num_frames: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        """The pictures at `indices` as the backbone wants them, (len(indices), 3, S, S) uint8."""
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        """The samples at `indices` as one batch.
+
+        Args:
+            indices: B positions.
+            prepare: a picture as the backbone wants it, (3, S, S) uint8.
+            draw: decides what is random about a sample in training (which caption, which frames); None in evaluation,
+                where it is the same every time (first caption, middle frames).
+        """
 
     @abstractmethod
-    def subset(self, indices: Sequence[int] | Indices) -> ImageSet:
-        """These pictures, in this order."""
+    def subset(self, indices: Sequence[int] | Indices) -> Samples:
+        """These samples, in this order."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digest of what identifies the pictures and labels, without decoding them."""
+        """Hex digest of what identifies the samples, without decoding pictures."""
 
     def indices_of(self, classes: ClassSet) -> Indices:
-        """Where the pictures of these classes are, in their order."""
+        """Where the samples of these classes are, in their order."""
         return np.flatnonzero(np.isin(self.labels, classes.ids))
 
+    def batch(self, images: Tensor, indices: Sequence[int]) -> Batch:
+        """A batch of prepared pictures (B, ...) of these samples, with the labels that belong to them."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return Batch(images, torch.from_numpy(self.labels[rows]), torch.from_numpy(rows))
 
-class SessionView(ImageSet):
-    """The training pictures of one session as a method sees them; closed, with all its subsets, when the session ends.
+
+class SessionView(Samples):
+    """The training samples of one session as a method sees them; closed, with all its subsets, when the session ends.
 
     Args:
         source: the pictures.
         session: index, for the message.
     """
 
-    def __init__(self, source: ImageSet, session: int) -> None:
+    def __init__(self, source: Samples, session: int) -> None:
         self._source = source
         self._session = session
         self._closed: list[bool] = []  # shared with the subsets; closed once it holds anything
-        self.labels = source.labels
+        self.labels, self.texts, self.num_frames = source.labels, source.texts, source.num_frames
 
     def close(self) -> None:
         """Ends access."""
         self._closed.append(True)
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         if self._closed:
             raise DataAccessError(
                 f"pictures of session {self._session} were read after it ended; a method that keeps pictures must "
                 "declare sees = 'exemplars' and name them in kept(), one that trains on everything so far sees = 'all'"
             )
-        return self._source.images(indices, resize)
+        return self._source.read(indices, prepare, draw)
 
     def subset(self, indices: Sequence[int] | Indices) -> SessionView:
         view = SessionView(self._source.subset(indices), self._session)
@@ -92,38 +130,71 @@ class Reference:
         texts: captions or other sentences.
     """
 
-    images: ImageSet = field(repr=False)
+    images: Samples = field(repr=False)
     texts: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What `Method.loss` gets.
+    """Samples that go through a model together.
 
     Attributes:
-        images: (B, 3, S, S) float32, normalised for the backbone.
-        labels: (B,) global class ids.
+        images: (B, 3, S, S), or clips (B, T, 3, S, S); uint8 as read, float32 and normalised in `Method.loss`.
+        labels: (B,) global class ids, `NO_CLASS` where a sample has none.
         indices: (B,) positions in the data set of the phase.
-        auxiliary: a batch of the phase's auxiliary pictures, None if it has none.
+        auxiliary: a batch of the phase's auxiliary samples, None if it has none.
+        texts: B texts, None for samples without any.
+        targets: what else is to be learnt or judged, by name: `mask` (B, H, W) long of global class ids or `NO_CLASS`.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     auxiliary: Batch | None = None
+    texts: tuple[str, ...] | None = None
+    targets: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @staticmethod
+    def union(parts: Sequence[Batch], order: Sequence[int]) -> Batch:
+        """The samples of several batches of one kind in an order: that of their positions one after the other."""
+        rows = torch.tensor(order, dtype=torch.long)
+        texts = [text for part in parts for text in part.texts or ()]
+        names = parts[0].targets or {}
+        joined = {n: torch.cat([part.targets[n] for part in parts if part.targets is not None])[rows] for n in names}
+        images, labels, indices = (
+            torch.cat([getattr(part, name) for part in parts])[rows] for name in ("images", "labels", "indices")
+        )
+        return Batch(
+            images,
+            labels,
+            indices,
+            texts=tuple(texts[row] for row in order) if texts else None,
+            targets=joined or None,
+        )
+
+    def first(self, count: int) -> Batch:
+        """The first samples of the batch."""
+        texts = None if self.texts is None else self.texts[:count]
+        return replace(self.map(lambda tensor: tensor[:count]), texts=texts)
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with every tensor changed."""
-        auxiliary = None if self.auxiliary is None else self.auxiliary.map(change)
-        return Batch(change(self.images), change(self.labels), change(self.indices), auxiliary)
+        return replace(
+            self,
+            images=change(self.images),
+            labels=change(self.labels),
+            indices=change(self.indices),
+            auxiliary=None if self.auxiliary is None else self.auxiliary.map(change),
+            targets=None if self.targets is None else {name: change(value) for name, value in self.targets.items()},
+        )
 
     def with_images(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with its pictures changed, the auxiliary ones too."""
         auxiliary = None if self.auxiliary is None else self.auxiliary.with_images(change)
-        return Batch(change(self.images), self.labels, self.indices, auxiliary)
+        return replace(self, images=change(self.images), auxiliary=auxiliary)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory; `DataLoader` asks for it."""

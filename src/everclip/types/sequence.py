@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from everclip.digest import json_sha256
 from everclip.types.classes import ClassSet
-from everclip.types.samples import ImageSet
+from everclip.types.judging import Evaluator, Objective
+from everclip.types.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -16,25 +17,27 @@ class Session:
     Attributes:
         index: 0 for the base session.
         name: shown on the console and in files.
-        new: the classes that appear in this session.
+        new: the classes that appear in this session; none where samples have no classes.
         seen: all classes up to and including this session, in order of appearance.
         train: what may be trained on.
-        memory: pictures of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
-        offset: number of training pictures of all earlier sessions; picture i of `train` is number `offset + i` of the
+        memory: samples of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
+        offset: number of training samples of all earlier sessions; sample i of `train` is number `offset + i` of the
             sequence, which is how `Method.kept` names it.
-        repeats: how often a picture of `train` comes in training.
+        repeats: how often a sample of `train` comes in training.
         augmented: whether it then looks different each time.
+        objective: how `train` is learnt by methods that leave that to the sequence; None: they cannot learn it.
     """
 
     index: int
     name: str
     new: ClassSet
     seen: ClassSet
-    train: ImageSet
-    memory: ImageSet | None = None
+    train: Samples
+    memory: Samples | None = None
     offset: int = 0
     repeats: float = 0.0
     augmented: bool = False
+    objective: Objective | None = None
 
     @property
     def is_base(self) -> bool:
@@ -43,17 +46,27 @@ class Session:
 
     @property
     def recurs(self) -> bool:
-        """Whether a picture of `train` comes more than once in training, the same every time."""
+        """Whether a sample of `train` comes more than once in training, the same every time."""
         return self.repeats > 1 and not self.augmented
 
 
 @dataclass(frozen=True)
 class Task:
-    """Test pictures of one session's classes (or of one domain)."""
+    """What a model is judged by.
+
+    Attributes:
+        name: shown.
+        classes: of the samples; none where they have no classes.
+        samples: test samples of one session's classes, or of one domain.
+        evaluator: how they judge.
+        session: index of the session that trains for it, None if none does.
+    """
 
     name: str
     classes: ClassSet
-    test: ImageSet
+    samples: Samples
+    evaluator: Evaluator
+    session: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,9 @@ class TaskSequence:
     Attributes:
         name: of the sequence.
         sessions: in order.
-        tasks: one per session.
-        label_space: what a test picture is compared with: all classes `seen` so far, or its own `task`'s classes.
-        evaluate: after each session the tasks `seen` so far, or `all` of them.
+        tasks: in order of their sessions.
+        protocol: module of `everclip.metrics` that says what is read from the scores.
+        evaluate: after each session the tasks of the sessions `seen` so far, or `all` of them.
         held_out: classes never trained on, to follow what is left of zero-shot recognition; None if there are none.
         class_order: name of the class order.
     """
@@ -73,31 +86,35 @@ class TaskSequence:
     name: str
     sessions: tuple[Session, ...]
     tasks: tuple[Task, ...]
-    label_space: str = "seen"
+    protocol: str = "class_incremental"
     evaluate: str = "seen"
     held_out: Task | None = None
     class_order: str = "identity"
 
-    def candidates(self, session: int, task: int) -> ClassSet:
-        """The classes a picture of `task` is compared with after `session`."""
-        return self.sessions[session].seen if self.label_space == "seen" else self.tasks[task].classes
+    def seen(self, session: int) -> tuple[ClassSet, ...]:
+        """The new classes of each session up to `session`."""
+        return tuple(earlier.new for earlier in self.sessions[: session + 1])
 
-    def evaluated(self, session: int) -> range:
+    def trained(self, session: int) -> list[int]:
+        """The tasks that sessions up to `session` train for."""
+        return [index for index, task in enumerate(self.tasks) if task.session is not None and task.session <= session]
+
+    def evaluated(self, session: int) -> list[int]:
         """The tasks evaluated after `session`."""
-        return range(session + 1) if self.evaluate == "seen" else range(len(self.tasks))
+        return self.trained(session) if self.evaluate == "seen" else list(range(len(self.tasks)))
 
     def fingerprint(self) -> str:
-        """Hex digest of everything that can change a result: pictures, labels, names, templates, order, protocol."""
+        """Hex digest of everything that can change a result: samples, names, templates, order, way of judging."""
 
-        def facts(classes: ClassSet, images: ImageSet) -> list[object]:
-            return [classes.ids, classes.names, classes.own_templates or classes.templates, images.fingerprint()]
+        def facts(classes: ClassSet, samples: Samples) -> list[object]:
+            return [classes.ids, classes.names, classes.own_templates or classes.templates, samples.fingerprint()]
 
         tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]
         return json_sha256(
             [
-                self.label_space,
+                "+".join(dict.fromkeys(task.evaluator.identity for task in self.tasks)),
                 self.evaluate,
                 [[s.name, *facts(s.new, s.train)] for s in self.sessions],
-                [[t.name, *facts(t.classes, t.test)] for t in tasks],
+                [[t.name, *facts(t.classes, t.samples)] for t in tasks],
             ]
         )

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from everclip.types.samples import Batch, ImageSet, Indices
+from everclip.types.samples import Batch, Indices, Samples
 
 
 class Draws(Protocol):
@@ -48,11 +48,11 @@ class Phase:
     name: str = "train"
     parameters: tuple[nn.Parameter, ...] | None = None
     loss: Callable[[Batch], dict[str, Tensor]] | None = None
-    data: ImageSet | None = field(default=None, repr=False)
+    data: Samples | None = field(default=None, repr=False)
     draws: Draws | None = None
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
-    auxiliary: ImageSet | None = field(default=None, repr=False)
+    auxiliary: Samples | None = field(default=None, repr=False)
     auxiliary_batch_size: int | None = None
     augment_auxiliary: bool = True

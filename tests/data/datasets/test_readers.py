@@ -18,7 +18,7 @@ from everclip.data.datasets import imagenet100
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import keys, spec
 from everclip.data.images import FileImages
-from everclip.types import ImageSet
+from everclip.types import Samples
 from tests.data.datasets import replicas
 
 
@@ -29,7 +29,7 @@ def load(key: str, root: Path, split: str | None = None) -> LabelledImages:
     return data
 
 
-def items(images: ImageSet | None, folder: Path) -> list[tuple[str, int]]:
+def items(images: Samples | None, folder: Path) -> list[tuple[str, int]]:
     assert isinstance(images, FileImages)
     files = [path.relative_to(folder).as_posix() for path in images.paths]
     return list(zip(files, images.labels.tolist(), strict=True))
@@ -45,7 +45,7 @@ def test_coops_split_file_is_read_as_it_is(key: str, tmp_path: Path) -> None:
     assert items(data.train, folder) == [("b/2.jpg", 1), ("a/1.jpg", 0), ("c/1.jpg", 2), ("b/1.jpg", 1)]
     assert items(data.val, folder) == [("a/2.jpg", 0)]
     assert items(data.test, folder) == [("c/2.jpg", 2), ("a/3.jpg", 0)]
-    picture = data.train.images([0], PILToTensor())
+    picture = data.train.read([0], PILToTensor()).images
     assert abs(picture.float().mean().item() - 40) < 2  # the fifth file in the alphabet
 
 
@@ -153,7 +153,7 @@ def test_cifar10_joins_its_batches_in_order(tmp_path: Path) -> None:
     assert data.names[0] == "airplane"
     assert data.train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
     assert data.test.labels.tolist() == [5, 4]
-    assert data.train.images([5], PILToTensor())[0, :, 31, 7].tolist() == [2, 100, 2]
+    assert data.train.read([5], PILToTensor()).images[0, :, 31, 7].tolist() == [2, 100, 2]
 
 
 def test_cifar100_splits_differ_in_templates_only(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_mnist_equals_torchvisions(zipped: bool, tmp_path: Path) -> None:
     for part, train in ((data.train, True), (data.test, False)):
         reference = theirs.MNIST(tmp_path, train=train)
         assert part.labels.tolist() == reference.targets.tolist()
-        pixels = part.images(range(len(part)), PILToTensor())
+        pixels = part.read(range(len(part)), PILToTensor()).images
         assert torch.equal(pixels, reference.data[:, None].expand(-1, 3, -1, -1))
     assert data.names[3] == "3 - three"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from everclip.types import ImageSet
+from everclip.types import Samples
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class LabelledImages:
     name: str
     names: tuple[str, ...]
     templates: tuple[str, ...]
-    train: ImageSet
-    test: ImageSet
+    train: Samples
+    test: Samples
     train_keys: tuple[str, ...] = ()
-    val: ImageSet | None = None
+    val: Samples | None = None
 
 
 def split_lines(*parts: str) -> list[str]:

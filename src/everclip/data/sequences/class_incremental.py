@@ -17,7 +17,9 @@ from everclip.data.sequences import orders
 from everclip.data.sequences.orders import ClassOrder
 from everclip.data.sequences.shots import choose_shots, require_shots
 from everclip.errors import ConfigError
-from everclip.types import ClassSet, ImageSet, Positive, Session, Task, TaskSequence, Template
+from everclip.evaluation.classification import Classification
+from everclip.objectives.classification import Classification as LabelObjective
+from everclip.types import ClassSet, Positive, Samples, Session, Task, TaskSequence, Template
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ def class_incremental(
 def build(
     name: str,
     protocol: Protocol,
-    train: ImageSet,
-    test: ImageSet,
+    train: Samples,
+    test: Samples,
     names: Sequence[str],
     templates: Sequence[str],
     held_out: Task | None = None,
@@ -140,7 +142,7 @@ def build(
         require_shots(own.labels, shots, names)
         session_name = "base" if index == 0 else f"session_{index:02d}"
         chosen = own.subset(choose_shots(own.labels, shots, protocol.seed))
-        sessions.append(Session(index, session_name, new, everything.select(seen), chosen))
-        tasks.append(Task(session_name, new, test.subset(test.indices_of(new))))
+        sessions.append(Session(index, session_name, new, everything.select(seen), chosen, objective=LabelObjective()))
+        tasks.append(Task(session_name, new, test.subset(test.indices_of(new)), Classification(), index))
     order = orders.describe(protocol.class_order)
     return TaskSequence(name, tuple(sessions), tuple(tasks), held_out=held_out, class_order=order)

@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from torch import Tensor
-
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.sequences.shots import Draw, choose_shots
+from everclip.data.sequences.shots import ShotDraw, choose_shots
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
+from everclip.evaluation.classification import Classification
+from everclip.objectives.classification import Classification as LabelObjective
 from everclip.types import (
+    Batch,
     ClassSet,
-    ImageSet,
+    Draw,
     Indices,
     Positive,
-    Resize,
+    Prepare,
+    Samples,
     Session,
     Task,
     TaskSequence,
@@ -30,15 +32,16 @@ from everclip.types import (
 Candidates = Literal["domain", "union"]
 
 
-class Shifted(ImageSet):
+class Shifted(Samples):
     """Pictures whose labels count from `first` instead of 0."""
 
-    def __init__(self, source: ImageSet, first: int) -> None:
+    def __init__(self, source: Samples, first: int) -> None:
         self._source, self._first = source, first
         self.labels = source.labels + first
 
-    def images(self, indices: Sequence[int], resize: Resize) -> Tensor:
-        return self._source.images(indices, resize)
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        batch = self._source.read(indices, prepare, draw)
+        return replace(batch, labels=batch.labels + self._first)
 
     def subset(self, indices: Sequence[int] | Indices) -> Shifted:
         return Shifted(self._source.subset(indices), self._first)
@@ -53,7 +56,7 @@ def multi_domain(
     domains: Sequence[LabelledImages],
     shots: Positive | None = None,
     candidates: Candidates = "domain",
-    draw: Draw = "seeded",
+    draw: ShotDraw = "seeded",
     templates: Sequence[Template] | None = None,
     seed: int = 0,
 ) -> TaskSequence:
@@ -78,7 +81,7 @@ def build(
     *,
     shots: int | None = None,
     candidates: Candidates = "domain",
-    draw: Draw = "seeded",
+    draw: ShotDraw = "seeded",
     seed: int = 0,
     held_out: Task | None = None,
 ) -> TaskSequence:
@@ -109,6 +112,8 @@ def build(
     for index, (domain, own) in enumerate(zip(domains, classes, strict=True)):
         train = domain.train.subset(choose_shots(domain.train.labels, shots, seed, draw))
         seen = ClassSet.union(classes[: index + 1])
-        sessions.append(Session(index, domain.name, own, seen, Shifted(train, own.ids[0])))
-        tasks.append(Task(domain.name, own if candidates == "domain" else union, Shifted(domain.test, own.ids[0])))
-    return TaskSequence(name, tuple(sessions), tuple(tasks), label_space="task", evaluate="all", held_out=held_out)
+        shifted = Shifted(train, own.ids[0])
+        sessions.append(Session(index, domain.name, own, seen, shifted, objective=LabelObjective()))
+        compared = own if candidates == "domain" else union
+        tasks.append(Task(domain.name, compared, Shifted(domain.test, own.ids[0]), Classification("task"), index))
+    return TaskSequence(name, tuple(sessions), tuple(tasks), "multi_domain", evaluate="all", held_out=held_out)

@@ -17,6 +17,7 @@ from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
+from everclip.evaluation.classification import Classification
 from everclip.storage import write_npy
 from everclip.types import ClassSet, Positive, Task, TaskSequence, Template
 
@@ -170,7 +171,7 @@ def _held_out(templates: Sequence[str], *, seed: int, style: str, cache: Path) -
     names = shapes.all_class_names()[part]
     classes = ClassSet(tuple(range(part.start, part.stop)), names, tuple(templates))
     images = draw(names, HELD_OUT_TEST, seed=seed, split=1, style=style, cache=cache, first=part.start)
-    return Task("held_out", classes, images)
+    return Task("held_out", classes, images, Classification("task"))
 
 
 def draw(

@@ -11,10 +11,10 @@ import numpy as np
 from everclip.errors import DataError
 from everclip.types import Indices
 
-Draw = Literal["seeded", "coop"]
+ShotDraw = Literal["seeded", "coop"]
 
 
-def choose_shots(labels: Indices, shots: int | None, seed: int, draw: Draw = "seeded") -> Indices:
+def choose_shots(labels: Indices, shots: int | None, seed: int, draw: ShotDraw = "seeded") -> Indices:
     """Positions of `shots` pictures of every class, all of a class that has fewer.
 
     Args:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.sequences.shots import Draw, choose_shots
+from everclip.data.sequences.shots import ShotDraw, choose_shots
+from everclip.evaluation.classification import Classification
+from everclip.objectives.classification import Classification as LabelObjective
 from everclip.types import ClassSet, Positive, Session, Task, TaskSequence, Template
 
 
@@ -16,7 +18,7 @@ def few_shot(
     *,
     dataset: LabelledImages,
     shots: Positive | None = 16,
-    draw: Draw = "coop",
+    draw: ShotDraw = "coop",
     templates: Sequence[Template] | None = None,
     seed: int = 1,
 ) -> TaskSequence:
@@ -31,15 +33,16 @@ def few_shot(
     """
     classes = _classes(dataset, templates)
     train = dataset.train.subset(choose_shots(dataset.train.labels, shots, seed, draw))
-    session = Session(0, dataset.name, classes, classes, train)
-    return TaskSequence(f"few_shot_{dataset.name}", (session,), (Task(dataset.name, classes, dataset.test),))
+    session = Session(0, dataset.name, classes, classes, train, objective=LabelObjective())
+    task = Task(dataset.name, classes, dataset.test, Classification(), 0)
+    return TaskSequence(f"few_shot_{dataset.name}", (session,), (task,))
 
 
 def base_to_novel(
     *,
     dataset: LabelledImages,
     shots: Positive | None = 16,
-    draw: Draw = "coop",
+    draw: ShotDraw = "coop",
     templates: Sequence[Template] | None = None,
     seed: int = 1,
 ) -> TaskSequence:
@@ -56,13 +59,14 @@ def base_to_novel(
     half = (len(classes) + 1) // 2
     base, novel = classes.select(range(half)), classes.select(range(half, len(classes)))
     drawn = dataset.train.subset(choose_shots(dataset.train.labels, shots, seed, draw))
-    session = Session(0, "base", base, base, drawn.subset(drawn.indices_of(base)))
+    train = drawn.subset(drawn.indices_of(base))
+    session = Session(0, "base", base, base, train, objective=LabelObjective())
     tasks = [
-        Task(title, part, dataset.test.subset(dataset.test.indices_of(part)))
-        for title, part in (("base", base), ("novel", novel))
+        Task(title, part, dataset.test.subset(dataset.test.indices_of(part)), Classification("task"), trained)
+        for title, part, trained in (("base", base, 0), ("novel", novel, None))
     ]
     name = f"base_to_novel_{dataset.name}"
-    return TaskSequence(name, (session,), tuple(tasks), label_space="task", evaluate="all")
+    return TaskSequence(name, (session,), tuple(tasks), "base_to_novel", evaluate="all")
 
 
 def _classes(dataset: LabelledImages, templates: Sequence[str] | None) -> ClassSet:

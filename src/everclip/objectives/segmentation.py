@@ -1,0 +1,44 @@
+"""Learning from masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import override
+
+from everclip.errors import DataError
+from everclip.types import NO_CLASS, Batch, ClassSet, Model, Objective
+
+
+@dataclass(frozen=True)
+class Segmentation(Objective):
+    """Cross-entropy of every pixel of a class among classes, from patch features."""
+
+    needs = "masks"
+    patches = True
+
+    @override
+    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
+        if batch.targets is None:
+            raise DataError("masks are to be learnt, but the samples have none")
+        target = mask_columns(batch.targets["mask"], classes)
+        features = model.encode_patches(batch.images)
+        logits = model.backbone.logit_scale * patch_logits(features, model.class_features(classes), target.shape[-2:])
+        loss = F.cross_entropy(logits, target, ignore_index=NO_CLASS, label_smoothing=label_smoothing)
+        return {"cross_entropy": loss}
+
+
+def patch_logits(patches: Tensor, classes: Tensor, size: torch.Size) -> Tensor:
+    """Cosine similarities (B, C, H, W) of patches (B, G, G, E) with classes (C, E), resized bilinearly."""
+    similar = torch.einsum("bhwe,ce->bchw", patches.float(), classes.float())
+    return F.interpolate(similar, size, mode="bilinear", align_corners=False)
+
+
+def mask_columns(mask: Tensor, classes: ClassSet) -> Tensor:
+    """Positions (B, H, W) of a mask's global class ids among classes; `NO_CLASS` where a pixel has none of them."""
+    columns = torch.full((max((*classes.ids, int(mask.max()))) + 2,), NO_CLASS, device=mask.device)
+    columns[torch.tensor(classes.ids, device=mask.device)] = torch.arange(len(classes), device=mask.device)
+    return columns[mask]  # the last entry is that of NO_CLASS

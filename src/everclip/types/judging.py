@@ -1,0 +1,138 @@
+"""How a task is judged, and how a session's samples are learnt: the interfaces of evaluators and objectives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from everclip.metrics.scores import Score
+from everclip.types.classes import ClassSet
+from everclip.types.samples import Batch, Samples
+
+if TYPE_CHECKING:
+    from everclip.types.sequence import Task
+
+
+class Model(Protocol):
+    """What evaluators and objectives ask of a method."""
+
+    @property
+    def backbone(self) -> Any:
+        """The backbone, whose `logit_scale` is the factor of cosine similarities."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image features (B, E) of length 1 for normalised pictures (B, 3, S, S) or clips (B, T, 3, S, S)."""
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Patch features (B, G, G, E) of length 1 for normalised pictures (B, 3, S, S)."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text features (N, E) of length 1."""
+
+    def class_features(self, classes: ClassSet) -> Tensor:
+        """One text feature (C, E) of length 1 per class."""
+
+    def classifier(self, classes: ClassSet) -> Callable[[Tensor], Tensor]:
+        """A function from normalised pictures to logits (B, C)."""
+
+
+class Passes(Protocol):
+    """Passes over everything there is, shared by all processes, without gradients, in the run's precision."""
+
+    def samples(self, samples: Samples, function: Callable[[Batch], Tensor]) -> Tensor:
+        """What a function gives for batches of samples (normalised, on the device): rows (N, ...) in their order.
+
+        Complete on every process; floating-point rows as float32.
+        """
+
+    def texts(self, texts: Sequence[str], function: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """The same for texts: rows (N, ...)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a task was done.
+
+    Attributes:
+        scores: by name.
+        facts: JSON-like details beside them.
+    """
+
+    scores: dict[str, Score]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a model takes one sample for.
+
+    Attributes:
+        label: what is right.
+        names: the likeliest answers with their probability, best first.
+    """
+
+    label: str
+    names: tuple[tuple[str, float], ...]
+
+
+class Evaluator(ABC):
+    """A way to judge a model by a task's samples; knows no engine and no method.
+
+    Attributes:
+        entry: the score that is the task's entry A[t, j].
+        open_vocabulary: whether any text is compared, so that a method that scores trained classes only is refused.
+        patches: whether it reads patch features.
+    """
+
+    entry: ClassVar[str]
+    open_vocabulary: ClassVar[bool] = False
+    patches: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What a sequence's fingerprint names it by."""
+
+    @abstractmethod
+    def evaluate(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
+        """The scores of a task.
+
+        Args:
+            model: in evaluation mode.
+            task: what it is judged by.
+            passes: over the task's samples.
+            seen: the new classes of each session so far.
+        """
+
+    def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:
+        """What the model takes some of the task's samples for, to look at; none where that is not defined."""
+        return []
+
+
+class Objective(ABC):
+    """How a session's samples are learnt by methods that leave that to the sequence.
+
+    Attributes:
+        needs: what its samples must have, for messages.
+        couples_batch: whether samples of a batch are compared with each other, see `Method.couples_batch`.
+        patches: whether it reads patch features.
+    """
+
+    needs: ClassVar[str]
+    couples_batch: ClassVar[bool] = False
+    patches: ClassVar[bool] = False
+
+    @abstractmethod
+    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
+        """Named scalar terms.
+
+        Args:
+            model: in training.
+            batch: normalised.
+            classes: that samples are compared with, where the objective compares with classes.
+            label_smoothing: share of the target spread over all that a sample is compared with.
+        """
