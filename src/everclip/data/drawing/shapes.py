@@ -171,24 +171,76 @@ HELD_OUT_CLASSES = slice(100, 120)
 PRETRAINING_CLASSES = slice(120, 500)
 
 
-def _background(draw: Callable[..., Array], style: Style, grid: tuple[Array, Array]) -> Array:
-    """Background colours (n, S, S, 3): a flat tone, a tint, a linear gradient."""
+@dataclass(frozen=True)
+class Place:
+    """Where objects are: arrays (n, 1, 1); x and y in [-1, 1] with y upwards, sizes relative to half the picture."""
+
+    scale: Array
+    angle: Array
+    x: Array
+    y: Array
+
+
+def drawer(stream: np.random.Generator, count: int) -> Callable[..., Array]:
+    """A function that gives uniform draws (count, *shape) in [0, 1), the only randomness of pictures."""
+    return lambda *shape: stream.random((count, *shape), dtype=np.float32)
+
+
+def canvas() -> tuple[Array, Array]:
+    """Coordinates x and y of every point that is drawn, finer than pixels by `SUPERSAMPLE`."""
+    axis = (np.arange(SIZE * SUPERSAMPLE, dtype=np.float32) + 0.5) / (SIZE * SUPERSAMPLE) * 2 - 1
+    x, y = np.meshgrid(axis, -axis)
+    return x, y
+
+
+def background(draw: Callable[..., Array], style: Style, grid: tuple[Array, Array]) -> Array:
+    """Backgrounds (n, S, S, 3): a flat tone, a tint, a linear gradient, thin random lines."""
     x, y = grid
     low, high = style.background
     tone = low + (high - low) * draw(1, 1, 1) + style.background_tint * (2 * draw(1, 1, 3) - 1)
     angle = 2 * math.pi * draw(1, 1, 1)
     slope = style.gradient * draw(1, 1, 3)
-    return tone + slope * (x[None, ..., None] * np.cos(angle) + y[None, ..., None] * np.sin(angle))
-
-
-def _add_clutter(picture: Array, draw: Callable[..., Array], style: Style, grid: tuple[Array, Array]) -> None:
-    """Draws thin random lines behind the object, in place."""
-    x, y = grid
+    picture = tone + slope * (x[None, ..., None] * np.cos(angle) + y[None, ..., None] * np.sin(angle))
     for _ in range(style.clutter):
         angle, offset = math.pi * draw(1, 1), 2 * draw(1, 1) - 1
         colour = draw(1, 1, 3)
         line = np.abs(x[None] * np.cos(angle) + y[None] * np.sin(angle) - offset) < 0.05
-        picture[...] = np.where(line[..., None], 0.5 * picture + 0.5 * colour, picture)
+        picture = np.where(line[..., None], 0.5 * picture + 0.5 * colour, picture)
+    return picture
+
+
+def paint(
+    picture: Array, name: str, place: Place, draw: Callable[..., Array], style: Style, grid: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The pictures with an object of class `name` over them, and where it is (n, S, S), true inside."""
+    texture, colour, shape = name.split()
+    shifted_x, shifted_y = (grid[0][None] - place.x) / place.scale, (grid[1][None] - place.y) / place.scale
+    u = shifted_x * np.cos(place.angle) + shifted_y * np.sin(place.angle)
+    v = shifted_y * np.cos(place.angle) - shifted_x * np.sin(place.angle)
+    gauge = SHAPES[shape](u, v)
+    pattern = TEXTURES[texture](u, v, gauge)[..., None]
+    tone = np.asarray(COLOURS[colour], np.float32) + style.colour_jitter * (2 * draw(1, 1, 3) - 1)
+    second = 0.3 * tone + 0.7 * style.second_tone
+    inside = gauge < 1
+    return np.where(inside[..., None], tone * (1 - pattern) + second * pattern, picture), inside
+
+
+def brightness(draw: Callable[..., Array], style: Style) -> Array:
+    """Factors (n, 1, 1, 1) of all tones of a picture."""
+    low, high = style.brightness
+    return low + (high - low) * draw(1, 1, 1)
+
+
+def shrink(picture: Array) -> Array:
+    """(n, 32, 32, ...) means of the points (n, S, S, ...) of every pixel."""
+    count, _, _, *channels = picture.shape
+    return picture.reshape(count, SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, *channels).mean((2, 4))
+
+
+def develop(picture: Array, draw: Callable[..., Array], style: Style) -> NDArray[np.uint8]:
+    """Finished pictures (n, 32, 32, 3), RGB, with noise."""
+    noisy = shrink(picture) + style.noise * 3.46 * (draw(SIZE, SIZE, 3) - 0.5)
+    return (np.clip(noisy, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def render(name: str, count: int, *, seed: int, split: int, style: Style) -> NDArray[np.uint8]:
@@ -204,34 +256,13 @@ def render(name: str, count: int, *, seed: int, split: int, style: Style) -> NDA
     Returns:
         (count, 32, 32, 3) uint8, RGB.
     """
-    texture, colour, shape = name.split()
     index = all_class_names().index(name)
-    stream = np.random.Generator(np.random.PCG64([VERSION, seed, split, index]))
-
-    def draw(*shape: int) -> Array:
-        return stream.random((count, *shape), dtype=np.float32)
-
-    axis = (np.arange(SIZE * SUPERSAMPLE, dtype=np.float32) + 0.5) / (SIZE * SUPERSAMPLE) * 2 - 1
-    x, y = np.meshgrid(axis, -axis)
-    picture = _background(draw, style, (x, y))
-    _add_clutter(picture, draw, style, (x, y))
-
+    draw = drawer(np.random.Generator(np.random.PCG64([VERSION, seed, split, index])), count)
+    grid = canvas()
+    picture = background(draw, style, grid)
     low, high = style.scale
     scale = low + (high - low) * draw(1, 1)
     angle = math.radians(style.rotation) * (2 * draw(1, 1) - 1)
-    centre_x, centre_y = (1 - scale) * (2 * draw(1, 1) - 1), (1 - scale) * (2 * draw(1, 1) - 1)
-    shifted_x, shifted_y = (x[None] - centre_x) / scale, (y[None] - centre_y) / scale
-    u = shifted_x * np.cos(angle) + shifted_y * np.sin(angle)
-    v = shifted_y * np.cos(angle) - shifted_x * np.sin(angle)
-
-    gauge = SHAPES[shape](u, v)
-    pattern = TEXTURES[texture](u, v, gauge)[..., None]
-    tone = np.asarray(COLOURS[colour], np.float32) + style.colour_jitter * (2 * draw(1, 1, 3) - 1)
-    second = 0.3 * tone + 0.7 * style.second_tone
-    picture = np.where((gauge < 1)[..., None], tone * (1 - pattern) + second * pattern, picture)
-
-    low, high = style.brightness
-    picture = picture * (low + (high - low) * draw(1, 1, 1))
-    picture = picture.reshape(count, SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, 3).mean((2, 4))
-    picture = picture + style.noise * 3.46 * (draw(SIZE, SIZE, 3) - 0.5)
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    place = Place(scale, angle, (1 - scale) * (2 * draw(1, 1) - 1), (1 - scale) * (2 * draw(1, 1) - 1))
+    picture, _ = paint(picture, name, place, draw, style, grid)
+    return develop(picture * brightness(draw, style), draw, style)
