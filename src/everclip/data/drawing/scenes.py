@@ -67,9 +67,7 @@ class Scenes:
     style: str
 
 
-def draw_scenes(
-    count: int, *, seed: int, split: int, style: str, classes: Sequence[str] | None = None
-) -> Scenes:
+def draw_scenes(count: int, *, seed: int, split: int, style: str, classes: Sequence[str] | None = None) -> Scenes:
     """The first `count` scenes.
 
     Args:

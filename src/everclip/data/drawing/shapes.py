@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]  # float32 throughout
+Draw = Callable[..., Array]  # uniform draws (n, *shape) in [0, 1)
 
 VERSION = 1  # raise when the same arguments give other pictures
 SIZE = 32
@@ -181,8 +182,8 @@ class Place:
     y: Array
 
 
-def drawer(stream: np.random.Generator, count: int) -> Callable[..., Array]:
-    """A function that gives uniform draws (count, *shape) in [0, 1), the only randomness of pictures."""
+def drawer(stream: np.random.Generator, count: int) -> Draw:
+    """Uniform draws (count, *shape) of a stream, the only randomness of pictures."""
     return lambda *shape: stream.random((count, *shape), dtype=np.float32)
 
 
@@ -193,7 +194,7 @@ def canvas() -> tuple[Array, Array]:
     return x, y
 
 
-def background(draw: Callable[..., Array], style: Style, grid: tuple[Array, Array]) -> Array:
+def background(draw: Draw, style: Style, grid: tuple[Array, Array]) -> Array:
     """Backgrounds (n, S, S, 3): a flat tone, a tint, a linear gradient, thin random lines."""
     x, y = grid
     low, high = style.background
@@ -210,7 +211,7 @@ def background(draw: Callable[..., Array], style: Style, grid: tuple[Array, Arra
 
 
 def paint(
-    picture: Array, name: str, place: Place, draw: Callable[..., Array], style: Style, grid: tuple[Array, Array]
+    picture: Array, name: str, place: Place, draw: Draw, style: Style, grid: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     """The pictures with an object of class `name` over them, and where it is (n, S, S), true inside."""
     texture, colour, shape = name.split()
@@ -225,7 +226,7 @@ def paint(
     return np.where(inside[..., None], tone * (1 - pattern) + second * pattern, picture), inside
 
 
-def brightness(draw: Callable[..., Array], style: Style) -> Array:
+def brightness(draw: Draw, style: Style) -> Array:
     """Factors (n, 1, 1, 1) of all tones of a picture."""
     low, high = style.brightness
     return low + (high - low) * draw(1, 1, 1)
@@ -237,7 +238,7 @@ def shrink(picture: Array) -> Array:
     return picture.reshape(count, SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, *channels).mean((2, 4))
 
 
-def develop(picture: Array, draw: Callable[..., Array], style: Style) -> NDArray[np.uint8]:
+def develop(picture: Array, draw: Draw, style: Style) -> NDArray[np.uint8]:
     """Finished pictures (n, 32, 32, 3), RGB, with noise."""
     noisy = shrink(picture) + style.noise * 3.46 * (draw(SIZE, SIZE, 3) - 0.5)
     return (np.clip(noisy, 0, 1) * 255 + 0.5).astype(np.uint8)
