@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -14,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.utils import parametrize
@@ -26,8 +23,9 @@ from everclip.backbones.blocks import fuse_activations, run_block, run_block_nai
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.sharded import run_sharded, shard
+from everclip.backbones.weights import check_weights, create, create_meta
 from everclip.digest import state_sha256
-from everclip.errors import ConfigError, MissingError
+from everclip.errors import ConfigError
 
 END_OF_TEXT = 49407
 RECOMPUTE_FROM = 2**18  # values in the residual stream of an edited text pass
@@ -56,11 +54,11 @@ class OpenClip(Backbone):
             raise ConfigError(f"backbone.model={model} is no open_clip model; list: open_clip.list_models()")
         tags = open_clip.list_pretrained_tags_by_model(model)
         tag = weights if weights in tags else tag
-        _check_weights(model, weights, tag, tags)
+        check_weights(model, weights, tag, tags)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
             warnings.filterwarnings("ignore", message="No pretrained weights.*")
-            self.model: Any = _create(model, weights) if load else _create_meta(model)
+            self.model: Any = create(model, weights) if load else create_meta(model)
         self.model.requires_grad_(False)
         fuse_activations(self.model)
         self.tokenizer = open_clip.get_tokenizer(model)
@@ -231,61 +229,3 @@ def _tower(module: Any) -> Tower | None:
     if blocks is None:
         return None
     return Tower(width=blocks[0].ln_1.normalized_shape[0], layers=len(blocks), heads=blocks[0].attn.num_heads)
-
-
-def _check_weights(model: str, weights: str, tag: str | None, tags: Sequence[str]) -> None:
-    """Refuses weights that cannot be right before anything is loaded.
-
-    Raises:
-        ConfigError: unknown tag, or QuickGELU weights for a GELU model and the reverse.
-        MissingError: a local file that is not there.
-    """
-    if tag is not None and tag not in tags:
-        raise ConfigError(f"backbone.tag={tag} is no tag of {model}; tags: {', '.join(tags) or 'none'}; or null")
-    if weights == "embedded":
-        if not embedded.weights_path(model).is_file():
-            raise ConfigError(f"no embedded weights for backbone.model={model}; give a tag, a file or `random`")
-    elif "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors"):
-        if not Path(weights).is_file():
-            raise MissingError(f"backbone.weights={weights}: no such file; give a checkpoint of {model} or a tag")
-    elif weights != "random" and weights not in tags:
-        raise ConfigError(
-            f"backbone.weights={weights} is no tag of {model}; tags: {', '.join(tags) or 'none'}; "
-            "a local file or `random` are possible too"
-        )
-    if tag is None or "timm_model_name" in open_clip.get_model_config(model)["vision_cfg"]:
-        return
-    wanted = bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False))
-    if wanted != bool(open_clip.get_model_config(model).get("quick_gelu", False)):
-        other = f"{model}-quickgelu" if wanted else model.removesuffix("-quickgelu")
-        raise ConfigError(
-            f"weights {tag} were trained with {'QuickGELU' if wanted else 'GELU'} and "
-            f"backbone.model={model} is not; use backbone.model={other}"
-        )
-
-
-def _create_meta(model: str) -> Any:
-    with torch.device("meta"):
-        return open_clip.create_model(model, load_weights=False, device="meta")
-
-
-def _create(model: str, weights: str) -> Any:
-    if weights == "random":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return open_clip.create_model(model)
-    if weights == "embedded":
-        created = open_clip.create_model(model)
-        created.load_state_dict(embedded.load_weights(model))
-        return created
-    try:
-        return open_clip.create_model(model, pretrained=weights)
-    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
-        if Path(weights).is_file():
-            raise MissingError(f"backbone.weights={weights} is no checkpoint of {model}: {error}") from error
-        raise MissingError(
-            f"weights {weights} of {model} are not in the cache and could not be fetched ({type(error).__name__}); "
-            f"on a machine with network run `python -c \"import open_clip; open_clip.create_model('{model}', "
-            f"pretrained='{weights}')\"` and copy its Hugging Face cache (HF_HOME), or give a file: "
-            "backbone.weights=/path/to/checkpoint.safetensors"
-        ) from error
