@@ -82,7 +82,38 @@ class Backbone(nn.Module, ABC):
     ) -> Tensor:
         """Image features (B, E) of normalised pictures (B, 3, S, S), of length 1 if `normalize`.
 
-        Without `project`, the features (B, D) of the image tower that the projection to the joint embedding reads.
+        Those of a clip (B, T, 3, S, S) are the mean over its frames, taken before the length becomes 1; an edit acts on
+        every frame.
+
+        Without `project`, the features (B, D) of the image tower that the projection to the joint embedding reads: of
+        the class token, the mean patch or the attention pooling, as the backbone pools, after the last norm.
+
+        Raises:
+            ConfigError: an edit, or features before the projection, of a tower without access to its tokens.
+        """
+
+    @abstractmethod
+    def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """All tokens (B, 1 + G * G, D) of the image tower after some of its blocks.
+
+        The class token comes first, then the patches, row by row; it is the residual stream, before any later norm.
+
+        Args:
+            images: (B, 3, S, S), normalised.
+            layers: numbers of blocks, from 0, or negative ones, from the last; in any order, as the result's.
+
+        Raises:
+            ConfigError: a block that does not exist, or a tower without access to its tokens.
+        """
+
+    @abstractmethod
+    def encode_patches(self, images: Tensor, *, normalize: bool = True) -> Tensor:
+        """Features (B, G, G, E) in the joint embedding of the patches of normalised pictures (B, 3, S, S).
+
+        The last block's patch tokens, through the last norm and the projection, as the class token goes.
+
+        Raises:
+            ConfigError: a tower without access to its tokens, or whose projection reads no single token.
         """
 
     def encode_patches(self, images: Tensor) -> Tensor:
@@ -94,7 +125,7 @@ class Backbone(nn.Module, ABC):
         """Text features (N, E) of token ids (N, L), of length 1 if `normalize`."""
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Model input (B, 3, S, S) float32 of raw pictures (B, 3, S, S) uint8."""
+        """Model input (..., 3, S, S) float32 of raw pictures or clips (..., 3, S, S) uint8."""
         # In one copy: batches are large, and every temporary of their size costs as much as the arithmetic.
         floats = images.to(torch.float32, copy=True)
         return floats.div_(255).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -141,28 +142,79 @@ class OpenClip(Backbone):
     def encode_image(
         self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
     ) -> Tensor:
+        if images.ndim == 4:
+            features = self._features(images, edit, project)
+        elif edit is None:
+            features = self._features(images.flatten(0, 1), None, project).unflatten(0, images.shape[:2]).mean(dim=1)
+        else:  # one frame after another: an edit's rows may belong to the clips
+            frames = [self._features(frame, copy(edit), project) for frame in images.unbind(1)]
+            features = torch.stack(frames).mean(dim=0)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def _features(self, images: Tensor, edit: TokenEdit | None, project: bool) -> Tensor:
+        """Features (B, E) of pictures, or (B, D) before the projection, of any length."""
         if edit is None and project:
             some = images if len(images) else images.new_zeros(1, *images.shape[1:])  # open_clip cannot reshape none
-            features = self.model.encode_image(some)[: len(images)]
-        else:
-            features = self._encode_edited_image(images, edit or TokenEdit())
-            features = features @ self.model.visual.proj if project else features
-        return F.normalize(features, dim=-1) if normalize else features
+            return self.model.encode_image(some)[: len(images)]
+        visual = self.model.visual
+        if edit is None and self.vision is not None and not self._reads_class_token:
+            return visual._pool(self.hidden(images, [-1])[0])[0]
+        features = self._encode_edited_image(images, edit or TokenEdit())
+        return features @ visual.proj if project else features
+
+    @property
+    def _reads_class_token(self) -> bool:
+        """Whether the image tower's feature is its class token's."""
+        return self.vision is not None and self.model.visual.pool_type == "tok" and self.model.visual.attn_pool is None
+
+    def _refuse_tokens(self) -> ConfigError:
+        return ConfigError(
+            f"backbone {self.provenance['model']} gives no access to its image tokens, which this method needs; "
+            "use a ViT with a class token, for example backbone=vit_b16_openai"
+        )
+
+    def _embed_image(self, images: Tensor, edit: TokenEdit) -> Tensor:
+        """The residual stream (B, L, D) that the first block of the image tower reads."""
+        visual = self.model.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
+        return visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
 
     def _encode_edited_image(self, images: Tensor, edit: TokenEdit) -> Tensor:
         """Features (B, D) before the projection."""
+        if not self._reads_class_token:
+            raise self._refuse_tokens()
         visual = self.model.visual
-        if self.vision is None or visual.pool_type != "tok" or visual.attn_pool is not None:
-            raise ConfigError(
-                f"backbone {self.provenance['model']} gives no access to its image tokens, which this method needs; "
-                "use a ViT with a class token, for example backbone=vit_b16_openai"
-            )
-        patches = visual.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
-        x = visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
+        x = self._embed_image(images, edit)
         read = torch.arange(edit.readout.start, edit.readout.stop, device=x.device).expand(len(x), -1)
         x = self._run_blocks(visual.transformer.resblocks, x, edit, read, causal=False)
         return visual.ln_post(x).mean(dim=1)
+
+    @parametrize.cached()
+    def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        if self.vision is None:
+            raise self._refuse_tokens()
+        count = self.vision.layers
+        unknown = [layer for layer in layers if not -count <= layer < count]
+        if unknown or not layers:
+            model = self.provenance["model"]
+            raise ConfigError(f"layers={list(layers)}: the blocks of the image tower of {model} are 0 to {count - 1}")
+        wanted = [layer % count for layer in layers]
+        run = run_block_naively if self.naive else self._run_block
+        x, outputs = self._embed_image(images, TokenEdit()), []
+        for block in self.model.visual.transformer.resblocks[: max(wanted) + 1]:
+            x = run(block, x)
+            outputs.append(x)
+        return tuple(outputs[layer] for layer in wanted)
+
+    @parametrize.cached()
+    def encode_patches(self, images: Tensor, *, normalize: bool = True) -> Tensor:
+        visual = self.model.visual
+        if self.vision is None or visual.attn_pool is not None:
+            raise self._refuse_tokens()
+        features = visual.ln_post(self.hidden(images, [-1])[0][:, 1:]) @ visual.proj
+        features = features.unflatten(1, visual.grid_size)
+        return F.normalize(features, dim=-1) if normalize else features
 
     @parametrize.cached()
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:

@@ -1,0 +1,127 @@
+"""All tokens, patches in the joint space, clips, and features before the projection of every pooling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from everclip.backbones.insertion import TokenEdit
+from everclip.backbones.open_clip import OpenClip
+from everclip.errors import ConfigError
+from everclip.modules.prompts import DeepPrompts
+
+
+@pytest.fixture(scope="module")
+def backbone() -> OpenClip:
+    return OpenClip(model="everclip-tiny", weights="embedded")
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@torch.no_grad()
+def test_hidden_gives_what_open_clips_blocks_put_out(tiny: Callable[[], OpenClip], naive: bool) -> None:
+    backbone = tiny()
+    backbone.naive = naive
+    images, outputs = noise(2, 3, 32, 32), []
+    for block in backbone.model.visual.transformer.resblocks:
+        block.register_forward_hook(lambda module, given, output: outputs.append(output))
+    backbone.model.visual(images)
+    expected = list(outputs)
+    for layers, wanted in (([0, 1, 2, 3], [0, 1, 2, 3]), ([3, 0], [3, 0]), ([-1, -4, 1], [3, 0, 1])):
+        found = backbone.hidden(images, layers)
+        assert [tuple(tokens.shape) for tokens in found] == [(2, 17, 160)] * len(layers)
+        for tokens, layer in zip(found, wanted, strict=True):
+            torch.testing.assert_close(tokens, expected[layer], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("layers", [[4], [0, -5], []])
+def test_blocks_that_do_not_exist_are_refused(backbone: OpenClip, layers: list[int]) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"layers={layers}: the blocks") + ".*everclip-tiny are 0 to 3"):
+        backbone.hidden(noise(1, 3, 32, 32), layers)
+
+
+@torch.no_grad()
+def test_patches_go_the_way_of_the_class_token(backbone: OpenClip) -> None:
+    images, visual = noise(2, 3, 32, 32), backbone.model.visual
+    patches = backbone.encode_patches(images, normalize=False)
+    assert patches.shape == (2, 4, 4, 96)
+    tokens = visual.ln_post(backbone.hidden(images, [-1])[0]) @ visual.proj
+    torch.testing.assert_close(tokens[:, 0], backbone.encode_image(images, normalize=False), rtol=0, atol=2e-5)
+    torch.testing.assert_close(patches[:, 1, 2], tokens[:, 1 + 4 * 1 + 2])  # row by row
+    torch.testing.assert_close(backbone.encode_patches(images), F.normalize(patches, dim=-1))
+
+
+@torch.no_grad()
+def test_a_clip_is_the_mean_of_its_frames_before_the_length_becomes_one(backbone: OpenClip) -> None:
+    clips = noise(3, 5, 3, 32, 32)
+    expected = []
+    for clip in clips:  # as in ViFi-CLIP, arXiv 2212.03640: pool, then normalise
+        frames = [backbone.encode_image(frame[None], normalize=False)[0] for frame in clip]
+        expected.append(F.normalize(sum(frames) / 5, dim=-1))  # type: ignore[arg-type]  # tensors add up to a tensor
+    torch.testing.assert_close(backbone.encode_image(clips), torch.stack(expected), rtol=0, atol=2e-6)
+    torch.testing.assert_close(backbone.encode_image(clips.flip(1)), torch.stack(expected), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["for_all", "for_each_row"])
+@torch.no_grad()
+def test_an_edit_acts_on_every_frame_of_a_clip(backbone: OpenClip, shared: bool) -> None:
+    clips = noise(2, 3, 3, 32, 32)
+    prompts = noise(2, 4, 160) if shared else noise(2, 2, 4, 160)
+
+    def edit() -> TokenEdit:
+        return DeepPrompts(prompts, "accumulate", "start")
+
+    frames = [backbone.encode_image(frame, edit(), normalize=False) for frame in clips.unbind(1)]
+    assert torch.equal(backbone.encode_image(clips, edit(), normalize=False), torch.stack(frames).mean(dim=0))
+
+
+@pytest.mark.parametrize("project", [True, False])
+@pytest.mark.parametrize("edit", [None, TokenEdit()], ids=["plain", "edited"])
+@torch.no_grad()
+def test_a_clip_that_does_not_move_is_its_picture(backbone: OpenClip, edit: TokenEdit | None, project: bool) -> None:
+    raw = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    clips = backbone.normalize(raw[:, None].expand(-1, 4, -1, -1, -1))
+    picture, still = (backbone.encode_image(x, edit, project=project) for x in (backbone.normalize(raw), clips))
+    torch.testing.assert_close(still, picture, rtol=0, atol=2e-6)
+    assert backbone.encode_image(clips[:0], edit).shape == (0, 96)
+
+
+@pytest.mark.parametrize(
+    ("change", "width"),
+    [
+        pytest.param({"pool_type": "avg", "final_ln_after_pool": True}, 160, id="mean_patch"),
+        pytest.param({"attentional_pool": True, "attn_pooler_queries": 4}, 96, id="attention_pooling"),
+    ],
+)
+@torch.no_grad()
+def test_features_before_the_projection_of_other_poolings(
+    tiny: Callable[[], OpenClip], change: dict[str, object], width: int
+) -> None:
+    from open_clip.transformer import VisionTransformer
+
+    backbone = tiny()
+    size = {"image_size": 32, "patch_size": 8, "width": 160, "layers": 4, "heads": 5, "mlp_ratio": 4.0}
+    visual = VisionTransformer(**size, output_dim=96, **change).eval()
+    backbone.model.visual = visual
+    images = noise(2, 3, 32, 32)
+    features = backbone.encode_image(images, normalize=False, project=False)
+    assert features.shape == (2, width)
+    torch.testing.assert_close(features @ visual.proj, visual(images), rtol=0, atol=2e-5)
+    with pytest.raises(ConfigError, match="gives no access to its image tokens"):
+        backbone.encode_image(images, TokenEdit())
+
+
+def test_a_backbone_without_tokens_names_one_that_has_them() -> None:
+    backbone = OpenClip(model="MobileCLIP2-S0", weights="random", load=False)
+    images = torch.zeros(1, 3, 256, 256)
+    for ask in (lambda: backbone.hidden(images, [0]), lambda: backbone.encode_patches(images)):
+        with pytest.raises(ConfigError, match=r"MobileCLIP2-S0 gives no access.*backbone=vit_b16_openai"):
+            ask()
