@@ -60,6 +60,17 @@ def test_patches_go_the_way_of_the_class_token(backbone: OpenClip) -> None:
 
 
 @torch.no_grad()
+def test_patches_by_values_see_themselves_alone(backbone: OpenClip) -> None:
+    images, visual = noise(2, 3, 32, 32), backbone.model.visual
+    block = visual.transformer.resblocks[-1]
+    normed = block.ln_1(backbone.hidden(images, [-2])[0])
+    attended = block.attn(normed, normed, normed, attn_mask=~torch.eye(17, dtype=torch.bool), need_weights=False)[0]
+    expected = (visual.ln_post(attended) @ visual.proj)[:, 1:].unflatten(1, (4, 4))
+    found = backbone.encode_patches(images, values=True, normalize=False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
 def test_a_clip_is_the_mean_of_its_frames_before_the_length_becomes_one(backbone: OpenClip) -> None:
     clips = noise(3, 5, 3, 32, 32)
     expected = []

@@ -107,10 +107,16 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_patches(self, images: Tensor, *, normalize: bool = True) -> Tensor:
-        """Features (B, G, G, E) in the joint embedding of the patches of normalised pictures (B, 3, S, S).
+    def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
+        """Features (B, G, G, E) in the joint embedding of the patches of pictures.
 
-        The last block's patch tokens, through the last norm and the projection, as the class token goes.
+        Args:
+            images: (B, 3, S, S), normalised.
+            values: instead of the last block's patch tokens, what its attention would put out if every patch saw itself
+                alone, without residual stream and MLP; then through the last norm and the projection, as the class
+                token goes. Attention and residual stream spread over all patches what the whole picture shows
+                (arXiv 2112.01071, 2407.12442).
+            normalize: to length 1.
 
         Raises:
             ConfigError: a tower without access to its tokens, or whose projection reads no single token.

@@ -105,6 +105,13 @@ def mix(attention: Any, x: Tensor, causal: bool, prefix: Prefix | None) -> Tenso
     return mixed.transpose(1, 2).flatten(2)
 
 
+def attend_to_self(block: Any, x: Tensor) -> Tensor:
+    """What a plain block's attention would add to the residual stream (N, L, D) if every token saw itself alone."""
+    attention = block.attn
+    weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
+    return attention.out_proj(F.linear(block.ln_1(x), weight, bias))
+
+
 def run_block_naively(block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None) -> Tensor:
     """What `run_block` computes, written out: three projections, materialised mask and weights, unfused QuickGELU.
 

@@ -20,7 +20,7 @@ from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
 from everclip.backbones.base import Backbone, Tower
-from everclip.backbones.blocks import fuse_activations, run_block, run_block_naively
+from everclip.backbones.blocks import attend_to_self, fuse_activations, run_block, run_block_naively
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.sharded import run_sharded, shard
@@ -208,11 +208,13 @@ class OpenClip(Backbone):
         return tuple(outputs[layer] for layer in wanted)
 
     @parametrize.cached()
-    def encode_patches(self, images: Tensor, *, normalize: bool = True) -> Tensor:
+    def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
         visual = self.model.visual
         if self.vision is None or visual.attn_pool is not None:
             raise self._refuse_tokens()
-        features = visual.ln_post(self.hidden(images, [-1])[0][:, 1:]) @ visual.proj
+        (tokens,) = self.hidden(images, [-2 if values else -1])
+        tokens = attend_to_self(visual.transformer.resblocks[-1], tokens) if values else tokens
+        features = visual.ln_post(tokens[:, 1:]) @ visual.proj
         features = features.unflatten(1, visual.grid_size)
         return F.normalize(features, dim=-1) if normalize else features
 
