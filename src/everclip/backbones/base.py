@@ -122,10 +122,6 @@ class Backbone(nn.Module, ABC):
             ConfigError: a tower without access to its tokens, or whose projection reads no single token.
         """
 
-    def encode_patches(self, images: Tensor) -> Tensor:
-        """Patch features (B, G, G, E) of length 1 in the joint space, for normalised pictures (B, 3, S, S)."""
-        raise NotImplementedError
-
     @abstractmethod
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         """Text features (N, E) of token ids (N, L), of length 1 if `normalize`."""

@@ -39,7 +39,7 @@ from everclip.training.interruption import StopRequest
 from everclip.training.monitor import Cadence, Monitor
 from everclip.training.phases import PhaseState, Training
 from everclip.training.records import record_of, samples_of, scalars_of, summary_of
-from everclip.types import Phase, Samples, Session, SessionView, TaskSequence
+from everclip.types import Phase, Session, SessionView, TaskSequence
 
 log = logging.getLogger("everclip")
 MINUTE = 60.0  # of work is worth a save between phases
@@ -51,6 +51,28 @@ def seed_everything(*key: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def session_view(sequence: TaskSequence, index: int, method: Method, training: Training) -> tuple[Session, SessionView]:
+    """A session as a method may see it by its declaration, and its training pictures, to be closed when it ends.
+
+    Raises:
+        DataAccessError: the method keeps pictures without having declared so.
+    """
+    session, earlier = sequence.sessions[index], [past.train for past in sequence.sessions[:index]]
+    kept = method.kept()
+    if len(kept) and method.sees != "exemplars":
+        raise DataAccessError(f"{type(method).__name__} keeps pictures, but does not declare sees = 'exemplars'")
+    view = SessionView(ConcatSamples([*earlier, session.train]) if method.sees == "all" else session.train, index)
+    seen = replace(
+        session,
+        train=view,
+        memory=ConcatSamples(earlier).subset(kept.tolist()) if len(kept) else None,
+        offset=sum(len(pictures) for pictures in earlier),
+        repeats=training.repeats(session),
+        augmented=training.augmentation != "none",
+    )
+    return seen, view
 
 
 class Runner:
@@ -192,15 +214,7 @@ class Runner:
         if session.is_base:
             facts["zero_shot_before"] = self._judge.held_out(Method(self._method.backbone))
         method, extract = self._method, self._engine.extractor(self._method)
-        view = SessionView(self._visible(session), session.index)
-        seen = replace(
-            session,
-            train=view,
-            memory=self._memory(session),
-            offset=self._offset(session),
-            repeats=self._training.repeats(session),
-            augmented=self._training.augmentation != "none",
-        )
+        seen, view = session_view(self._sequence, session.index, method, self._training)
         method.begin_session(seen, extract)
         phases = method.phases(seen)
         if progress is not None:
@@ -325,26 +339,6 @@ class Runner:
             step = sum(record["train_steps"] for record in records)
             self._loggers.checkpoint(self._folder.checkpoint(index), index)
             self._loggers.session({f"session/{k}": v for k, v in scalars.items()}, index, step, samples)
-
-    def _offset(self, session: Session) -> int:
-        return sum(len(earlier.train) for earlier in self._sequence.sessions[: session.index])
-
-    def _memory(self, session: Session) -> Samples | None:
-        """The pictures of earlier sessions that the method kept."""
-        kept = self._method.kept()
-        if not len(kept):
-            return None
-        if self._method.sees != "exemplars":
-            raise DataAccessError(
-                f"{type(self._method).__name__} keeps pictures, but does not declare sees = 'exemplars'"
-            )
-        return ConcatSamples([s.train for s in self._sequence.sessions[: session.index]]).subset(kept.tolist())
-
-    def _visible(self, session: Session) -> Samples:
-        """The pictures a method may see in this session, by its declaration."""
-        if self._method.sees != "all":
-            return session.train
-        return ConcatSamples([earlier.train for earlier in self._sequence.sessions[: session.index + 1]])
 
     def _finish(self) -> dict[str, Any]:
         summary = summary_of(self._records, len(self._sequence.tasks))
