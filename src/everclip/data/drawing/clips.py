@@ -69,8 +69,9 @@ def _parse(name: str) -> tuple[list[str], str | None]:
     """The words of the look and the motion, if the name has one."""
     motion = next((motion for motion in MOTIONS if name.endswith(f" {motion}")), None)
     look = name.removesuffix(f" {motion}").split()
-    order = [next((k for k, kind in enumerate((TEXTURES, COLOURS, {*SHAPES, ANY})) if w in kind), -1) for w in look]
-    if order != sorted(set(order)) or order[-1:] != [2] or -1 in order:
+    kinds = (set(TEXTURES), set(COLOURS), {*SHAPES, ANY})
+    order = [next((number for number, kind in enumerate(kinds) if word in kind), -1) for word in look]
+    if -1 in order or order != sorted(set(order)) or order[-1:] != [2]:
         raise ValueError(
             f"{name!r} is no class of clips; write [texture] [colour] shape [motion], with the words of TEXTURES, "
             f"COLOURS, SHAPES or {ANY!r}, and MOTIONS"
