@@ -18,7 +18,7 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "digest": set(),
     "storage": {"errors"},
-    "metrics": set(),
+    "metrics": {"errors"},
     "types": {"metrics", "digest", "errors"},
     "losses": set(),
     "objectives": {"losses", "types", "errors"},
@@ -33,12 +33,12 @@ BELOW: dict[str, set[str]] = {
     "loggers": {"storage"},
     "reporting": {"config", "runs", "metrics", "storage", "digest", "errors"},
     "training": {
-        "reporting", "loggers", "runs", "methods", "data", "types",
+        "reporting", "loggers", "runs", "metrics", "methods", "data", "types",
         "storage", "digest", "errors",
     },
     "sweeps": {"reporting", "runs", "storage", "digest", "errors"},
     "commands": {
-        "training", "sweeps", "reporting", "loggers", "config", "runs", "methods", "backbones",
+        "training", "sweeps", "reporting", "loggers", "config", "runs", "metrics", "methods", "backbones",
         "data", "types", "storage", "errors",
     },
 }  # fmt: skip

@@ -21,6 +21,7 @@ from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
 from everclip.types import Indices
 from tests.conftest import run_in
+from tests.correct import correct
 from tests.two_processes import DIVIDED, WORDS, text_gradient
 
 NAMES = option_names("method")
@@ -47,7 +48,7 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path
     assert (one.path / "counts.csv").read_text() == (two.path / "counts.csv").read_text()
     for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
         for task, other in zip(ours["tasks"], theirs["tasks"], strict=True):
-            assert abs(task["correct"] - other["correct"]) <= 1
+            assert abs(correct(task) - correct(other)) <= 1
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-2, abs=1e-4)
     alone, shared = load_session(one.checkpoint(1))[0], load_session(two.checkpoint(1))[0]
     assert alone.keys() == shared.keys()
@@ -65,7 +66,7 @@ def test_divided_weights_give_what_whole_ones_give(together: Path, method: str) 
     assert (divided.path / "counts.csv").read_text() == (whole.path / "counts.csv").read_text()
     for ours, theirs in zip(divided.read_sessions(), whole.read_sessions(), strict=True):
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
-        assert [task["correct"] for task in ours["tasks"]] == [task["correct"] for task in theirs["tasks"]]
+        assert [correct(task) for task in ours["tasks"]] == [correct(task) for task in theirs["tasks"]]
     adapted, expected = load_session(divided.checkpoint(1))[0], load_session(whole.checkpoint(1))[0]
     assert adapted.keys() == expected.keys()
     for name in adapted:

@@ -10,6 +10,7 @@ import pytest
 
 from everclip.runs.folder import RunFolder
 from tests.conftest import METHODS
+from tests.correct import correct
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -20,7 +21,7 @@ def test_matrix_is_the_recorded_one(
 ) -> None:
     records = whole(method).read_sessions()
     obtained = {
-        "correct": [[task["correct"] for task in record["tasks"]] for record in records],
+        "correct": [[correct(task) for task in record["tasks"]] for record in records],
         "losses": [record["losses"] for record in records],
     }
     path = GOLDEN / f"{method}.json"

@@ -144,7 +144,7 @@ def test_the_offline_wandb_record(tmp_path: Path) -> None:
     losses(loggers, 30)
     tell_session(loggers, tmp_path, 1, 30)
     plots = [tmp_path / "curve.png", tmp_path / "curve.pdf"]
-    loggers.final({"last_accuracy": 89.0, "average/pooled": 89.5}, plots, MATRIX, CONFUSION)
+    loggers.final({"last_accuracy": 89.0, "average/pooled": 89.5}, plots, {"accuracy": MATRIX}, CONFUSION)
     loggers.close()
 
     record = read_wandb(tmp_path)
@@ -219,7 +219,7 @@ def test_after_kill_9_nothing_is_missing_or_twice(tmp_path: Path) -> None:
     tell_session(loggers, tmp_path, 0, 20)  # as the runner does for the sessions that are done
     losses(loggers, 40, 50)
     tell_session(loggers, tmp_path, 1, 50)
-    loggers.final({"last_accuracy": 89.0}, [], MATRIX, CONFUSION)
+    loggers.final({"last_accuracy": 89.0}, [], {"accuracy": MATRIX}, CONFUSION)
     loggers.close()
 
     record = read_wandb(tmp_path)  # which also finds that there is one record only

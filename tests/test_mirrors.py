@@ -9,8 +9,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from everclip.methods.finetune import Finetune
-from everclip.runs.folder import RunFolder, confusion_of
+from everclip.runs.folder import RunFolder
+from everclip.runs.scores import confusion_of
 from everclip.types import Batch
+from tests.correct import correct
 from tests.wandb_record import read_wandb
 
 Run = Callable[..., RunFolder]
@@ -73,7 +75,7 @@ def test_records_hold_the_confusion_and_the_guesses(run: Run) -> None:
     assert [sum(task["predicted"]) for task in records[-1]["tasks"]] == [30, 10, 10]
     confusion = confusion_of(records)
     assert confusion.sum(axis=1).tolist() == [30, 10, 10]
-    assert all(confusion[task["task"], task["task"]] >= task["correct"] for task in records[-1]["tasks"])
+    assert all(confusion[task["task"], task["task"]] >= correct(task) for task in records[-1]["tasks"])
     guess = records[-1]["guesses"][-1]
     assert (guess["task"], guess["image"]) == (2, 9)  # the very last test picture
     chances = [probability for _, probability in guess["names"]]

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from everclip.commands.report import main
+from everclip.metrics.class_incremental import PROTOCOL
 from everclip.reporting.results import read_result, write_sweep
-from everclip.runs.folder import RunFolder, matrix_of
+from everclip.runs.folder import RunFolder
+from everclip.runs.scores import table_of
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -46,7 +48,7 @@ def make_run(folder: Path, method: str = "ncm", seed: int = 0, better: int = 0, 
         )  # fmt: skip
     run.path.mkdir(parents=True)
     run.write_sessions(records, 2)
-    summary = matrix_of(records, 2).metrics() | {
+    summary = PROTOCOL.summary(table_of(records, 2)) | {
         "accuracy_per_session": [record["accuracy"] for record in records],
         "zero_shot_after": None, "train_seconds": 4.0, "eval_seconds": 2.0, "peak_memory_mb": 100.0,
         "trainable_parameters": 1234, "total_parameters": 5678,
@@ -128,7 +130,7 @@ def report(folder: Path, *words: str) -> Page:
 
 def test_results_are_means_over_seeds_and_the_best_is_marked(sweep: Path) -> None:
     page = report(sweep)
-    header, er, ncm = page.table("Accuracy after each session")
+    header, er, ncm = page.table("After each session")
     assert header[:5] == ["method", "seeds", "0", "1", "average"]
     assert er[:5] == [f"er optimizer.name={EVIL}", "1", "90.00", "65.00", "77.50"]
     assert ncm[:5] == ["ncm", "2", "85.00 ± 7.07", "62.50 ± 3.54", "73.75 ± 5.30"]
@@ -225,6 +227,6 @@ def test_a_browser_shows_it_and_sorts(sweep: Path) -> None:
     )
     command = ["chromium", *flags.split(), f"--user-data-dir={sweep}/profile", f"file://{sweep}/clicked.html"]
     dom = Page(subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout)
-    _, first, second = dom.table("Accuracy after each session")
+    _, first, second = dom.table("After each session")
     assert (first[0], second[0][:3]) == ("ncm", "er ")  # ascending by session 0: 85 before 90
     assert [values["aria-sort"] for tag, values in dom.tags if tag == "th"].count("ascending") == 1

@@ -18,6 +18,7 @@ from everclip.methods.finetune import Finetune
 from everclip.methods.ncm import Ncm
 from everclip.runs.folder import RunFolder
 from everclip.types import Batch, ClassSet, Samples, Session, SessionView
+from tests.correct import correct
 
 Run = Callable[..., RunFolder]
 
@@ -33,9 +34,9 @@ def test_records_say_what_happened(run: Run) -> None:
     assert [record["seen_classes"] for record in (base, first, second)] == [6, 8, 10]
     assert [record["train_images"] for record in (base, first, second)] == [48, 6, 6]
     assert [record["train_steps"] for record in (base, first, second)] == [4, 4, 4]
-    assert [task["count"] for task in second["tasks"]] == [30, 10, 10]
-    correct = sum(task["correct"] for task in second["tasks"])
-    assert second["accuracy"] == pytest.approx(100 * correct / 50)
+    assert [task["scores"]["accuracy"]["count"] for task in second["tasks"]] == [30, 10, 10]
+    total = sum(correct(task) for task in second["tasks"])
+    assert second["accuracy"] == pytest.approx(100 * total / 50)
     assert base["trainable_parameters"] == 4 * 2 * 96 + 96 * 160 + 160
     assert base["zero_shot_before"] is not None
     assert base["losses"]["cross_entropy"] > 0

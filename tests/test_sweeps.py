@@ -23,6 +23,7 @@ from everclip.sweeps.launchers import clean_environment, gpus_of, refuse_ranks
 from everclip.sweeps.sweep import Job, Sweep, distinct
 from hydra_plugins.everclip_launchers import quoted, resources
 from tests.conftest import SMALL, run_in
+from tests.correct import correct
 
 BOTH = {("on2", "seed0", "2"), ("on1", "seed0", "1")}
 QUICK = [*SMALL, "method=finetune", "max_sessions=2", "train.batch_size=8"]
@@ -85,7 +86,7 @@ def test_every_job_has_its_folder_its_processes_and_its_numbers(
         assert (ours.path / "counts.csv").read_text() == (single.path / "counts.csv").read_text()
         for session, other in zip(ours.read_sessions(), single.read_sessions(), strict=True):
             for task, reference in zip(session["tasks"], other["tasks"], strict=True):
-                assert abs(task["correct"] - reference["correct"]) <= 1
+                assert abs(correct(task) - correct(reference)) <= 1
 
 
 @pytest.mark.slow

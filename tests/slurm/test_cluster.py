@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from everclip.runs.folder import RunFolder
+from tests.correct import correct
 from tests.slurm.conftest import ROOT, Cluster, runs_below, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -76,4 +77,4 @@ def test_two_nodes_equal_one_process(cluster: Cluster, tmp_path: Path) -> None:
     assert (two.path / "counts.csv").read_text() == (one.path / "counts.csv").read_text()
     for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
         for task, other in zip(ours["tasks"], theirs["tasks"], strict=True):
-            assert abs(task["correct"] - other["correct"]) <= 1
+            assert abs(correct(task) - correct(other)) <= 1

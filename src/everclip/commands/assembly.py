@@ -33,9 +33,11 @@ from everclip.loggers.mirrors import Loggers
 from everclip.loggers.tensorboard import TensorBoardLogger
 from everclip.loggers.wandb import WandbLogger, start_wandb
 from everclip.methods.base import Method
+from everclip.metrics.protocol import read as read_protocol
 from everclip.reporting.console import log_file, quieten_libraries
 from everclip.runs.folder import RunFolder, now
 from everclip.runs.provenance import environment
+from everclip.runs.scores import table_of
 from everclip.training.engine import Engine
 from everclip.training.evaluation import Judge, check_fit
 from everclip.training.interruption import StopRequest
@@ -200,12 +202,12 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
         raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")
     session = int(model.facts["session"]) if same else len(sequence.sessions) - 1
     result = Judge(engine, sequence).evaluate(model.method, session)
-    rows = task_rows(result, sequence)
+    entry, rows = read_protocol(sequence.protocol).entry, task_rows(result, sequence)
     facts: dict[str, Any] = {
         "checkpoint": path.name,
         "sequence": sequence.name,
         "fingerprint": sequence.fingerprint(),
-        "accuracy": sum(row["accuracy"] * row["count"] for row in rows) / result.num_samples,
+        entry: table_of([{"tasks": rows}]).pooled(entry, range(len(sequence.tasks))),
         "tasks": rows,
         "zero_shot_accuracy": result.held_out,
     }
@@ -213,8 +215,9 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
         target = path.parents[1] / "evaluations" / f"{path.stem}_on_{sequence.name}.json"
         storage.write_json(target, facts)
         for row in facts["tasks"]:
-            log.info("%-16s %6.2f  (%d of %d)", row["name"], row["accuracy"], row["correct"], row["count"])
-        log.info("%-16s %6.2f", "all", facts["accuracy"])
+            score = row["scores"][entry]
+            log.info("%-16s %6.2f  (of %d)", row["name"], score["value"], score["count"])
+        log.info("%-16s %6.2f", "all", facts[entry])
         log.info("%s", target)
 
 
@@ -248,6 +251,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         "weights": backbone.provenance,
         "fingerprint": identity["sequence"],
         "class_order": sequence.class_order,
+        "protocol": sequence.protocol,
         "templates": list(method.templates(sequence.sessions[0].new)),
         "device": str(engine.device),
         "devices": engine.world_size,

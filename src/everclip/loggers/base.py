@@ -42,14 +42,17 @@ class RunLogger:
     def checkpoint(self, path: Path, session: int) -> None:
         """A session's checkpoint was written; told before the session itself."""
 
-    def final(self, summary: Mapping[str, float], plots: Sequence[Path], matrix: Any, confusion: Any) -> None:
+    def final(
+        self, summary: Mapping[str, float], plots: Sequence[Path], matrices: Mapping[str, Any], confusion: Any
+    ) -> None:
         """Scalars of the whole run, figures, and tables.
 
         Args:
             summary: by name, without `final/`.
             plots: figures; each as PNG and PDF.
-            matrix: (T, J) accuracy in %, NaN where not evaluated.
-            confusion: (S, S) test pictures by the session of their class and of the class they were taken for.
+            matrices: by the name of their score, (T, J) in %, NaN where not evaluated.
+            confusion: (S, S) test pictures by the session of their class and of the class they were taken for; None
+                where that was not recorded.
         """
 
     def flush(self) -> None:

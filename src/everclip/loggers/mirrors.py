@@ -55,8 +55,10 @@ class Loggers(RunLogger):
     def checkpoint(self, path: Path, session: int) -> None:
         self._each(self._members, "checkpoint", path, session)
 
-    def final(self, summary: Mapping[str, float], plots: Sequence[Path], matrix: Any, confusion: Any) -> None:
-        self._each(self._members, "final", summary, plots, matrix, confusion)
+    def final(
+        self, summary: Mapping[str, float], plots: Sequence[Path], matrices: Mapping[str, Any], confusion: Any
+    ) -> None:
+        self._each(self._members, "final", summary, plots, matrices, confusion)
 
     def flush(self) -> None:
         self._each(self._members, "flush")

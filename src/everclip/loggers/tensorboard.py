@@ -26,7 +26,9 @@ class TensorBoardLogger(RunLogger):
     def session(self, metrics: Mapping[str, float], index: int, step: int, samples: Sequence[Sample] = ()) -> None:
         self.train(metrics, index)
 
-    def final(self, summary: Mapping[str, float], plots: Sequence[Path], matrix: Any, confusion: Any) -> None:
+    def final(
+        self, summary: Mapping[str, float], plots: Sequence[Path], matrices: Mapping[str, Any], confusion: Any
+    ) -> None:
         self.train({f"final/{name}": value for name, value in summary.items()}, 0)
 
     def close(self, failed: bool = False) -> None:

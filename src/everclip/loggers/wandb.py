@@ -73,7 +73,8 @@ def best_of(name: str) -> str | None:
     """Which value of a metric W&B's summary shows besides the last: `max`, `min`, or none of them."""
     if any(word in name for word in ("forgetting", "performance_drop", "_seconds", "memory")):
         return "min"
-    return "max" if any(word in name for word in ("accuracy", "average", "transfer", "_mean", "per_second")) else None
+    high = ("accuracy", "average", "transfer", "_mean", "per_second", "recall", "_r1", "_r5", "miou")
+    return "max" if any(word in name for word in high) else None
 
 
 class WandbLogger(RunLogger):
@@ -91,7 +92,7 @@ class WandbLogger(RunLogger):
         self._run = run
         self._log_model = log_model
         self._held = {axis: run.summary.get(axis, -1) for axis in ("train/step", "session/index")}
-        self._ended = run.summary.get("final/last_accuracy") is not None
+        self._ended = any(key.startswith("final/") for key in run.summary.keys())  # noqa: SIM118 (no mapping)
         run.define_metric("train/*", step_metric="train/step")
         run.define_metric("session/*", step_metric="session/index")
         self._defined: set[str] = set()
@@ -121,28 +122,34 @@ class WandbLogger(RunLogger):
             artifact.add_file(str(path))
             self._run.log_artifact(artifact, aliases=["latest", path.stem])
 
-    def final(self, summary: Mapping[str, float], plots: Sequence[Path], matrix: Any, confusion: Any) -> None:
+    def final(
+        self, summary: Mapping[str, float], plots: Sequence[Path], matrices: Mapping[str, Any], confusion: Any
+    ) -> None:
         if self._ended:
             return
+        tables = {f"{name}_matrix": self._matrix(matrix) for name, matrix in matrices.items()}
+        if confusion is not None:
+            tables["confusion_between_sessions"] = self._confusion(confusion)
+        pictures = {f"plots/{path.stem}": self._wandb.Image(str(path)) for path in plots if path.suffix == ".png"}
+        self._run.log(pictures | tables)
+        self._run.summary.update({f"final/{name}": value for name, value in summary.items()})
+
+    def _matrix(self, matrix: Any) -> Any:
         tasks = [f"task_{task:02d}" for task in range(matrix.shape[1])]
         rows = [
             [index, *(None if np.isnan(v) else float(v) for v in row)] for index, row in enumerate(np.asarray(matrix))
         ]
+        return self._wandb.Table(columns=["session", *tasks], data=rows)
+
+    def _confusion(self, confusion: Any) -> Any:
         counts = [[f"{true:02d}", f"{taken:02d}", int(count)] for (true, taken), count in np.ndenumerate(confusion)]
         fields = {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"}
-        self._run.log(
-            {f"plots/{path.stem}": self._wandb.Image(str(path)) for path in plots if path.suffix == ".png"}
-            | {
-                "accuracy_matrix": self._wandb.Table(columns=["session", *tasks], data=rows),
-                "confusion_between_sessions": self._wandb.plot_table(
-                    "wandb/confusion_matrix/v1",
-                    self._wandb.Table(columns=list(fields), data=counts),
-                    fields,
-                    {"title": "test pictures by session of their class"},
-                ),
-            }
+        return self._wandb.plot_table(
+            "wandb/confusion_matrix/v1",
+            self._wandb.Table(columns=list(fields), data=counts),
+            fields,
+            {"title": "test pictures by session of their class"},
         )
-        self._run.summary.update({f"final/{name}": value for name, value in summary.items()})
 
     def close(self, failed: bool = False) -> None:
         self._run.finish(exit_code=int(failed))

@@ -89,14 +89,16 @@ def plot_lines(series: Series, *, xlabel: str, ylabel: str, title: str, first: i
     return figure
 
 
-def plot_curves(curves: Series, title: str) -> Figure:
-    """Accuracy per session."""
-    return plot_lines(curves, xlabel="session", ylabel="accuracy over all seen classes (%)", title=title)
+def plot_curves(curves: Series, title: str, ylabel: str = "accuracy over all seen classes (%)") -> Figure:
+    """A value per session."""
+    return plot_lines(curves, xlabel="session", ylabel=ylabel, title=title)
 
 
 @matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
-def plot_shots(series: Mapping[str, Mapping[int, Sequence[float]]], title: str) -> Figure:
-    """Accuracy against shots per class, which are spaced evenly on a logarithmic axis; bars over runs."""
+def plot_shots(
+    series: Mapping[str, Mapping[int, Sequence[float]]], title: str, ylabel: str = "last accuracy (%)"
+) -> Figure:
+    """A value against shots per class, which are spaced evenly on a logarithmic axis; bars over runs."""
     figure, axes = _new()
     for index, (label, by_shots) in enumerate(series.items()):
         shots = sorted(by_shots)
@@ -106,7 +108,7 @@ def plot_shots(series: Mapping[str, Mapping[int, Sequence[float]]], title: str) 
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({count for by_shots in series.values() for count in by_shots}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel="shots per class", ylabel="last accuracy (%)", title=title)
+    axes.set(xlabel="shots per class", ylabel=ylabel, title=title)
     _legend(figure, axes)
     return figure
 
@@ -121,12 +123,13 @@ def _scatter(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]]) ->
 
 
 @matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
-def plot_trade_off(points: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Figure:
-    """Novel against base accuracy, with lines of equal harmonic mean.
+def plot_trade_off(points: Mapping[str, Sequence[tuple[float, float]]], title: str, label: str = "accuracy") -> Figure:
+    """A value on novel classes against that on base classes, with lines of equal harmonic mean.
 
     Args:
         points: by label, (base, novel) in % per run.
         title: of the figure.
+        label: what the value is.
     """
     figure, axes = _new()
     _scatter(axes, points)
@@ -142,19 +145,26 @@ def plot_trade_off(points: Mapping[str, Sequence[tuple[float, float]]], title: s
             at = np.flatnonzero(inside)[-1]
             axes.annotate(f"H {mean}", (base[at], novel[at]), color="0.4", fontsize=7, ha="right", va="bottom")
     axes.set(xlim=(left, right), ylim=(bottom, top), title=title)
-    axes.set(xlabel="accuracy on base classes (%)", ylabel="accuracy on novel classes (%)")
+    axes.set(xlabel=f"{label} on base classes (%)", ylabel=f"{label} on novel classes (%)")
     _legend(figure, axes)
     return figure
 
 
 @matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
-def plot_cost(points: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: str, title: str) -> Figure:
-    """Average accuracy against a cost on a logarithmic axis that begins with 0.
+def plot_cost(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    xlabel: str,
+    title: str,
+    ylabel: str = "average accuracy (%)",
+) -> Figure:
+    """A value against a cost on a logarithmic axis that begins with 0.
 
     Args:
-        points: by label, (cost, accuracy in %) per run.
+        points: by label, (cost, value in %) per run.
         xlabel: the cost.
         title: of the figure.
+        ylabel: the value.
     """
     figure, axes = _new()
     _scatter(axes, points)
@@ -167,7 +177,7 @@ def plot_cost(points: Mapping[str, Sequence[tuple[float, float]]], *, xlabel: st
     axes.set_xticks([0.0, *(tick for tick in ticks if tick <= 2 * highest)])
     axes.xaxis.set_major_formatter(lambda cost, _: f"{cost:,.0f}" if cost >= 1 else f"{cost:g}")
     axes.set_xlim(left=smallest / 1.5 if min(costs) > 0 else -start / 5, right=highest * 2)
-    axes.set(xlabel=xlabel, ylabel="average accuracy (%)", title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     _legend(figure, axes)
     return figure
 
@@ -201,9 +211,15 @@ def plot_heat_maps(matrices: Mapping[str, ArrayLike], *, xlabel: str, ylabel: st
     return figure
 
 
-def plot_accuracy(matrices: Mapping[str, ArrayLike], title: str) -> Figure:
-    """Accuracy matrices (T, J) in %."""
-    return plot_heat_maps(matrices, xlabel="task", ylabel="after session", title=f"{title}: accuracy")
+def plot_matrices(matrices: Mapping[str, ArrayLike], title: str) -> Figure:
+    """Matrices (T, J) in %, by session and task."""
+    return plot_heat_maps(matrices, xlabel="task", ylabel="after session", title=title)
+
+
+def is_confused(counts: ArrayLike) -> bool:
+    """Whether there is anything to see in a confusion; not where every task has classes of its own to choose from."""
+    table = np.asarray(counts)
+    return bool(np.any(table != np.diag(np.diag(table))))
 
 
 def plot_confusion(counts: Mapping[str, ArrayLike], title: str) -> Figure:

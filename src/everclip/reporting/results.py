@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from rich.table import Table
 
 from everclip import storage
 from everclip.digest import json_sha256
-from everclip.runs.folder import RunFolder, accuracy_of, confusion_of
+from everclip.metrics.protocol import Protocol
+from everclip.runs.folder import RunFolder
+from everclip.runs.scores import confusion_of, protocol_of, table_of
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,14 @@ class Result:
     summary: dict[str, Any]
 
     @property
+    def protocol(self) -> Protocol:
+        """How its scores are summed up and shown."""
+        return protocol_of(self.run, self.summary)
+
+    @property
     def curve(self) -> list[float]:
-        """Accuracy over all seen classes after each session, in %."""
-        return [float(value) for value in self.summary["accuracy_per_session"]]
+        """The protocol's entry after each session, in %; empty if the summary does not say."""
+        return [float(value) for value in self.summary.get(f"{self.protocol.entry}_per_session", ())]
 
 
 def read_result(folder: RunFolder) -> Result | None:
@@ -63,15 +70,13 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     return [unique[tuple(str(r.run[f]) for f in ("method", "backbone", "sequence", "digest"))] for r in results]
 
 
-def session_line(record: dict[str, Any], sessions: int) -> str:
-    """One line about a finished session."""
-    novel = "" if record["novel_accuracy"] is None else f"  novel {record['novel_accuracy']:6.2f}"
-    zero_shot = "" if record["zero_shot_accuracy"] is None else f"  zero-shot {record['zero_shot_accuracy']:6.2f}"
-    return (
-        f"session {record['index']}/{sessions - 1}  {record['seen_classes']:4d} classes  "
-        f"accuracy {record['accuracy']:6.2f}  base {record['base_accuracy']:6.2f}{novel}{zero_shot}  "
-        f"train {record['train_seconds']:.1f} s  eval {record['eval_seconds']:.1f} s"
-    )
+def session_line(record: Mapping[str, Any], sessions: int, protocol: Protocol) -> str:
+    """One line about a finished session: what its protocol shows of what was measured."""
+    classes = [f"{record['seen_classes']:4d} classes"] if record["seen_classes"] else []
+    known = [measure for measure in protocol.line if record.get(measure.key) is not None]
+    numbers = [f"{measure.heading} {record[measure.key]:6.{measure.digits}f}" for measure in known]
+    times = [f"{word} {record[f'{word}_seconds']:.1f} s" for word in ("train", "eval")]
+    return "  ".join([f"session {record['index']}/{sessions - 1}", *classes, *numbers, *times])
 
 
 def _is_silent(override: str) -> bool:
@@ -93,7 +98,8 @@ def results_table(results: Sequence[Result]) -> str:
         table.add_column("seeds", justify="right")
     for session in range(sessions):
         table.add_column(str(session), justify="right", no_wrap=True)
-    for column in ("average", "PD", "trained"):
+    measures = results[0].protocol.columns
+    for column in (*(measure.heading for measure in measures), "trained"):
         table.add_column(column, justify="right", no_wrap=True)
     for label in labels:
         runs = [result for name, result in named if name == label]
@@ -102,9 +108,7 @@ def results_table(results: Sequence[Result]) -> str:
             row[: len(result.curve)] = result.curve
         cells = [label, *([str(len(runs))] if len(results) > len(labels) else [])]
         cells += [mean_std(curves[:, session]) for session in range(sessions)]
-        cells += [
-            mean_std([result.summary[key] for result in runs]) for key in ("average_accuracy", "performance_drop")
-        ]
+        cells += [mean_std([result.summary.get(m.key, np.nan) for result in runs]) for m in measures]
         table.add_row(*cells, f"{runs[0].summary['trainable_parameters']:,}")
     console = Console(file=io.StringIO(), width=2000, no_color=True)
     console.print(table)
@@ -125,13 +129,15 @@ def write_plots(folder: RunFolder) -> list[Path]:
     from everclip.reporting import figures
 
     run, records, plots = folder.read_run(), folder.read_sessions(), folder.path / "plots"
-    method, title = str(run["method"]), str(run["sequence"])
-    curve = figures.plot_curves({method: [[record["accuracy"] for record in records]]}, title)
-    accuracy = figures.plot_accuracy({method: accuracy_of(records)}, title)
-    written = figures.save_figure(curve, plots / "accuracy_per_session")
-    written += figures.save_figure(accuracy, plots / "accuracy_matrix")
+    protocol, method, title = protocol_of(run, folder.read_summary()), str(run["method"]), str(run["sequence"])
+    curve = {method: [[record[protocol.entry] for record in records]]}
+    matrix = {method: table_of(records).matrix(protocol.entry)}
+    figure = figures.plot_curves(curve, title, protocol.title)
+    written = figures.save_figure(figure, plots / f"{protocol.entry}_per_session")
+    figure = figures.plot_matrices(matrix, f"{title}: {protocol.label}")
+    written += figures.save_figure(figure, plots / f"{protocol.entry}_matrix")
     confusion = confusion_of(records)
-    if np.any(confusion != np.diag(np.diag(confusion))):  # else every task has classes of its own to choose from
+    if confusion is not None and figures.is_confused(confusion):
         figure = figures.plot_confusion({method: confusion}, title)
         written += figures.save_figure(figure, plots / "confusion_between_sessions")
     return written
@@ -146,8 +152,8 @@ def write_sweep(results: Sequence[Result], outputs: Path) -> str:
     from everclip.reporting import figures
 
     text = []
-    for sequence in dict.fromkeys(result.run["sequence"] for result in results):
-        members = [result for result in results if result.run["sequence"] == sequence]
+    for sequence, protocol in dict.fromkeys((result.run["sequence"], result.protocol) for result in results):
+        members = [r for r in results if (r.run["sequence"], r.protocol) == (sequence, protocol)]
         folder = outputs / "sweeps" / f"{sequence}-{json_sha256(sorted(str(m.folder) for m in members))[:8]}"
         table = results_table(members)
         curves: dict[str, list[list[float]]] = {}
@@ -155,6 +161,7 @@ def write_sweep(results: Sequence[Result], outputs: Path) -> str:
             curves.setdefault(label, []).append(result.curve)
         storage.write_text(folder / "table.md", table + "\n")
         storage.write_text(folder / "runs.txt", "".join(f"{os.path.relpath(m.folder, folder)}\n" for m in members))
-        figures.save_figure(figures.plot_curves(curves, str(sequence)), folder / "accuracy_per_session")
+        figure = figures.plot_curves(curves, str(sequence), protocol.title)
+        figures.save_figure(figure, folder / f"{protocol.entry}_per_session")
         text += [f"{sequence}:", table, str(folder)]
     return "\n".join(text)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -13,14 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from everclip import storage
 from everclip.digest import json_sha256
 from everclip.errors import LockedError
-from everclip.metrics.accuracy_matrix import AccuracyMatrix
 from everclip.runs import slurm_queue
+from everclip.runs.scores import files_of, table_of
 
 log = logging.getLogger("everclip")
 
@@ -81,21 +76,13 @@ class RunFolder:
             records.append(record)
         return records
 
-    def write_sessions(self, records: list[dict[str, Any]], num_tasks: int) -> None:
-        """Replaces `sessions.jsonl`, then the matrix and its counts, which follow from it."""
+    def write_sessions(self, records: list[dict[str, Any]], num_tasks: int, entry: str = "accuracy") -> None:
+        """Replaces `sessions.jsonl`, then the matrix of the entry and the other files that follow from it."""
         checked = [record | {"check": json_sha256(record)} for record in records]
         lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in checked)
         storage.write_text(self.path / "sessions.jsonl", lines)
-        matrix = matrix_of(records, num_tasks)
-        tasks = [f"task_{task:02d}" for task in range(num_tasks)]
-        for name, values in (("accuracy_matrix.csv", matrix.accuracy), ("counts.csv", matrix.counts)):
-            buffer = io.StringIO()
-            writer = csv.writer(buffer, lineterminator="\n")
-            writer.writerow(["session", *tasks])
-            for session, row in enumerate(values):
-                cells = [repr(float(v)) if name.startswith("acc") else str(int(v)) for v in row]
-                writer.writerow([session, *("" if cell == "nan" else cell for cell in cells)])
-            storage.write_text(self.path / name, buffer.getvalue())
+        for name, text in files_of(table_of(records, num_tasks), entry).items():
+            storage.write_text(self.path / name, text)
 
     def lock(self, *, force: bool = False) -> None:
         """Takes the folder for this process, also from one of this host, or of a SLURM job, that is gone.
@@ -154,35 +141,11 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what an earlier run left, but for the logs."""
-        for name in ("run.json", "sessions.jsonl", "summary.json", "accuracy_matrix.csv", "counts.csv", "train.csv"):
+        for name in ("run.json", "sessions.jsonl", "summary.json", "counts.csv", "scores.csv", "train.csv"):
             (self.path / name).unlink(missing_ok=True)
-        for path in (self.path / "checkpoints").glob("*.safetensors"):
-            path.unlink()
-
-
-def matrix_of(records: list[dict[str, Any]], num_tasks: int) -> AccuracyMatrix:
-    """The accuracy matrix that session records add up to."""
-    matrix = AccuracyMatrix(num_tasks)
-    for record in records:
-        matrix.append(
-            {int(task["task"]): task["correct"] for task in record["tasks"]},
-            {int(task["task"]): task["count"] for task in record["tasks"]},
-        )
-    return matrix
-
-
-def accuracy_of(records: list[dict[str, Any]]) -> NDArray[np.float64]:
-    """The accuracy matrix (T, J) in % of the tasks that were evaluated at all."""
-    return matrix_of(records, 1 + max(task["task"] for record in records for task in record["tasks"])).accuracy
-
-
-def confusion_of(records: list[dict[str, Any]]) -> NDArray[np.int64]:
-    """Test pictures (S, S) after the last session, by the session of their class and of the one they were taken for."""
-    tasks = [task for task in records[-1]["tasks"] if task["task"] <= records[-1]["index"]]
-    counts = np.zeros((len(tasks), len(tasks)), dtype=np.int64)
-    for row, task in zip(counts, tasks, strict=True):
-        row[: len(task["predicted"])] = task["predicted"]
-    return counts
+        for pattern in ("*_matrix.csv", "checkpoints/*.safetensors"):
+            for path in self.path.glob(pattern):
+                path.unlink()
 
 
 def _write_checked(path: Path, facts: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""What is recorded of a session and of a whole run, from counts to JSON-like facts."""
+"""What is recorded of a session and of a whole run, from scores to JSON-like facts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,39 +11,45 @@ from numpy.typing import NDArray
 
 from everclip.loggers.base import Sample
 from everclip.methods.base import Method
-from everclip.runs.folder import matrix_of
+from everclip.metrics.protocol import read as read_protocol
+from everclip.runs.scores import stored, table_of
 from everclip.training.evaluation import Evaluation
 from everclip.types import Prepare, Session, TaskSequence
 
 
 def task_rows(evaluation: Evaluation, sequence: TaskSequence) -> list[dict[str, Any]]:
-    """One entry per evaluated task: number, name, accuracy in %, correct and tested pictures, guesses by session."""
-    rows = []
-    for task, verdict in evaluation.verdicts.items():
-        score = verdict.scores["accuracy"]
-        facts = {"accuracy": score.value, "correct": round(score.value * score.count / 100), "count": score.count}
-        rows.append({"task": task, "name": sequence.tasks[task].name, **facts, **verdict.facts})
-    return rows
+    """One entry per evaluated task: number, name, scores by name, and what its evaluator told besides."""
+    return [
+        {"task": task, "name": sequence.tasks[task].name, "scores": stored(verdict.scores), **verdict.facts}
+        for task, verdict in evaluation.verdicts.items()
+    ]
 
 
-def record_of(session: Session, evaluation: Evaluation, sequence: TaskSequence, method: Method) -> dict[str, Any]:
-    """The line of `sessions.jsonl` about an evaluated session, but for what its training and evaluation cost."""
+def record_of(
+    session: Session,
+    evaluation: Evaluation,
+    sequence: TaskSequence,
+    method: Method,
+    earlier: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The line of `sessions.jsonl` about an evaluated session, but for what its training and evaluation cost.
+
+    Args:
+        session: just trained.
+        evaluation: after it.
+        sequence: of both.
+        method: that was evaluated.
+        earlier: records of the sessions before.
+    """
     tasks = task_rows(evaluation, sequence)
-    seen = [task for task in tasks if task["task"] <= session.index]
-    novel = [task for task in seen if task["task"] > 0]
-
-    def pooled(chosen: list[dict[str, Any]]) -> float | None:
-        return 100 * sum(t["correct"] for t in chosen) / sum(t["count"] for t in chosen) if chosen else None
-
+    table = table_of([*earlier, {"tasks": tasks}], len(sequence.tasks))
     return {
         "index": session.index,
         "name": session.name,
         "new_classes": len(session.new),
         "seen_classes": len(session.seen),
         "train_images": len(session.train),
-        "accuracy": pooled(seen),
-        "base_accuracy": pooled(seen[:1]),
-        "novel_accuracy": pooled(novel),
+        **read_protocol(sequence.protocol).session(table),
         "zero_shot_accuracy": evaluation.held_out,
         "tasks": tasks,
         "guesses": [{"task": shown.task, "image": shown.sample, **asdict(shown.guess)} for shown in evaluation.guesses],
@@ -51,10 +58,10 @@ def record_of(session: Session, evaluation: Evaluation, sequence: TaskSequence, 
     }
 
 
-def scalars_of(records: list[dict[str, Any]], num_tasks: int) -> dict[str, float]:
-    """The numbers about the last of these sessions, and the metrics so far, by name."""
+def scalars_of(records: Sequence[Mapping[str, Any]], sequence: TaskSequence) -> dict[str, float]:
+    """The numbers about the last of these sessions, and what they all add up to, by name."""
     numbers = {name: value for name, value in records[-1].items() if isinstance(value, int | float) and name != "index"}
-    return numbers | matrix_of(records, num_tasks).metrics()
+    return numbers | read_protocol(sequence.protocol).summary(table_of(records, len(sequence.tasks)))
 
 
 def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Prepare) -> list[Sample]:
@@ -69,13 +76,14 @@ def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Prepare) 
     ]
 
 
-def summary_of(records: list[dict[str, Any]], num_tasks: int) -> dict[str, Any]:
+def summary_of(records: Sequence[Mapping[str, Any]], sequence: TaskSequence) -> dict[str, Any]:
     """The content of `summary.json`."""
     first, last = records[0], records[-1]
-    return matrix_of(records, num_tasks).metrics() | {
+    protocol = read_protocol(sequence.protocol)
+    return protocol.summary(table_of(records, len(sequence.tasks))) | {
         "zero_shot_before": first["zero_shot_before"],
         "zero_shot_after": last["zero_shot_accuracy"],
-        "accuracy_per_session": [record["accuracy"] for record in records],
+        f"{protocol.entry}_per_session": [record[protocol.entry] for record in records],
         "sessions": len(records),
         "train_seconds": round(sum(record["train_seconds"] for record in records), 3),
         "eval_seconds": round(sum(record["eval_seconds"] for record in records), 3),

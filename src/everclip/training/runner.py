@@ -19,8 +19,10 @@ from everclip.data.images import ConcatSamples
 from everclip.errors import DataAccessError
 from everclip.loggers.base import RunLogger
 from everclip.methods.base import Method
+from everclip.metrics.protocol import read as read_protocol
 from everclip.reporting import results
-from everclip.runs.folder import RunFolder, accuracy_of, confusion_of
+from everclip.runs.folder import RunFolder
+from everclip.runs.scores import confusion_of, table_of
 from everclip.training.checkpoint import (
     Adapted,
     CheckpointError,
@@ -111,6 +113,7 @@ class Runner:
         self._folder = folder
         self._identity = dict(identity)
         self._sequence = sequence
+        self._protocol = read_protocol(sequence.protocol)
         self._method = method
         self._engine = engine
         self._training = training
@@ -316,7 +319,7 @@ class Runner:
         evaluation = self._judge.evaluate(self._method, session.index)
         seconds = time.monotonic() - start
         record = (
-            record_of(session, evaluation, self._sequence, self._method)
+            record_of(session, evaluation, self._sequence, self._method, self._records)
             | dict(trained)
             | {
                 "eval_seconds": round(seconds, 3),
@@ -325,30 +328,34 @@ class Runner:
         )
         self._records.append(record)
         if self._engine.rank == 0:
-            self._folder.write_sessions(self._records, len(self._sequence.tasks))
+            self._write_sessions()
         self._engine.barrier()
         self._tell(self._records)
-        log.info(results.session_line(record, len(self._sequence.sessions)))
+        log.info(results.session_line(record, len(self._sequence.sessions), self._protocol))
+
+    def _write_sessions(self) -> None:
+        self._folder.write_sessions(self._records, len(self._sequence.tasks), self._protocol.entry)
 
     def _tell(self, records: list[dict[str, Any]]) -> None:
         """Tells the mirrors about the last of these sessions."""
         if self._engine.rank == 0:
             index = len(records) - 1
-            scalars = scalars_of(records, len(self._sequence.tasks))
+            scalars = scalars_of(records, self._sequence)
             samples = samples_of(records[-1], self._sequence, self._method.backbone.resize)
             step = sum(record["train_steps"] for record in records)
             self._loggers.checkpoint(self._folder.checkpoint(index), index)
             self._loggers.session({f"session/{k}": v for k, v in scalars.items()}, index, step, samples)
 
     def _finish(self) -> dict[str, Any]:
-        summary = summary_of(self._records, len(self._sequence.tasks))
+        summary = summary_of(self._records, self._sequence)
         if self._engine.rank == 0:
-            self._folder.write_sessions(self._records, len(self._sequence.tasks))  # a kill may have left old matrices
+            self._write_sessions()  # a kill may have left old matrices
             self._folder.progress.unlink(missing_ok=True)  # and what it was about to remove
             plots = results.write_plots(self._folder)
             self._folder.write_summary(summary)
             scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-            self._loggers.final(scalars, plots, accuracy_of(self._records), confusion_of(self._records))
+            matrix = table_of(self._records).matrix(self._protocol.entry)
+            self._loggers.final(scalars, plots, {self._protocol.entry: matrix}, confusion_of(self._records))
         return summary
 
 

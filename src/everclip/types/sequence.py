@@ -77,7 +77,7 @@ class TaskSequence:
         name: of the sequence.
         sessions: in order.
         tasks: in order of their sessions.
-        protocol: module of `everclip.metrics` that says what is read from the scores.
+        protocol: module of `everclip.metrics` that says what is read from the scores; changes none of them.
         evaluate: after each session the tasks of the sessions `seen` so far, or `all` of them.
         held_out: classes never trained on, to follow what is left of zero-shot recognition; None if there are none.
         class_order: name of the class order.

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from everclip.metrics.accuracy_matrix import forgetting
+from everclip.metrics.matrix import Matrix, forgetting
+from everclip.metrics.protocol import Protocol
 from everclip.reporting import figures
 from everclip.reporting.page.runs import Run
-from everclip.runs.folder import accuracy_of, confusion_of
+from everclip.runs.scores import confusion_of, table_of
 
 MAX_PANELS = 6  # heat maps in one figure; more cannot be read in print, and their values take seconds to draw
 
@@ -31,67 +32,93 @@ class Drawing:
     figure: Any
 
 
-def drawings_of(groups: Mapping[str, list[Run]], sequence: str) -> Iterator[Drawing]:
+def drawings_of(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Iterator[Drawing]:
     """What the finished runs of a sequence, by label, allow to draw."""
-    curves = {label: [run.result.curve for run in runs] for label, runs in groups.items()}
-    caption = "Accuracy after each session; bands of one standard deviation over seeds."
-    yield Drawing("accuracy_per_session", caption, figures.plot_curves(curves, sequence))
+    entry, label = protocol.entry, protocol.label
+    curves = {name: [run.result.curve for run in runs] for name, runs in groups.items()}
+    caption = f"{label.capitalize()} after each session; bands of one standard deviation over seeds."
+    yield Drawing(f"{entry}_per_session", caption, figures.plot_curves(curves, sequence, protocol.title))
     longest = max(len(run.records) for runs in groups.values() for run in runs)
-    full = {label: runs for label, runs in groups.items() if len(runs[0].records) == longest}
-    yield from _matrices(full, sequence)
+    full = {name: runs for name, runs in groups.items() if len(runs[0].records) == longest}
+    yield from _matrices(full, sequence, protocol)
     if longest > 1:
-        yield from _sessions(full, sequence)
+        yield _forgetting(full, sequence, protocol)
+    yield from _base_and_novel(full, sequence, protocol)
     for key, cost in (("trainable_parameters", "trained parameters"), ("train_seconds", "training time (s)")):
         points = {
-            label: [(run.summary[key], run.summary["average_accuracy"]) for run in runs] for label, runs in full.items()
+            name: [(run.summary[key], run.summary[f"average_{entry}"]) for run in runs] for name, runs in full.items()
         }
-        figure = figures.plot_cost(points, xlabel=cost, title=f"{sequence}: accuracy and {cost}")
-        yield Drawing(f"accuracy_{key}", f"Average accuracy against {cost}.", figure)
-    yield from _shots(groups, sequence)
+        figure = figures.plot_cost(
+            points, xlabel=cost, ylabel=f"average {label} (%)", title=f"{sequence}: {label} and {cost}"
+        )
+        yield Drawing(f"{entry}_{key}", f"Average {label} against {cost}.", figure)
+    yield from _shots(groups, sequence, protocol)
 
 
-def _matrices(groups: Mapping[str, list[Run]], sequence: str) -> Iterator[Drawing]:
-    """Accuracy matrices and confusion between sessions, one panel per label."""
+def _matrix(run: Run, entry: str) -> Matrix:
+    return table_of(run.records).matrix(entry)
+
+
+def _matrices(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Iterator[Drawing]:
+    """Matrices of the entry and confusion between sessions, one panel per label."""
     panels = dict(list(groups.items())[:MAX_PANELS])
     left_out = f" The first {MAX_PANELS} of {len(groups)} rows." if len(groups) > MAX_PANELS else ""
-    means = {label: np.mean([accuracy_of(run.records) for run in runs], axis=0) for label, runs in panels.items()}
-    caption = f"Accuracy on each task after each session, mean over seeds.{left_out}"
-    yield Drawing("accuracy_matrix", caption, figures.plot_accuracy(means, sequence))
-    counts = {label: np.sum([confusion_of(run.records) for run in runs], axis=0) for label, runs in panels.items()}
-    if any(np.any(table != np.diag(np.diag(table))) for table in counts.values()):
+    means = {name: np.mean([_matrix(run, protocol.entry) for run in runs], axis=0) for name, runs in panels.items()}
+    caption = f"{protocol.label.capitalize()} on each task after each session, mean over seeds.{left_out}"
+    figure = figures.plot_matrices(means, f"{sequence}: {protocol.label}")
+    yield Drawing(f"{protocol.entry}_matrix", caption, figure)
+    counted = {name: [confusion_of(run.records) for run in runs] for name, runs in panels.items()}
+    counts = {
+        name: np.sum([table for table in tables if table is not None], axis=0)
+        for name, tables in counted.items()
+        if all(table is not None for table in tables)
+    }
+    if any(figures.is_confused(table) for table in counts.values()):
         caption = f"Test pictures of each session by the session of the class they were taken for, in %.{left_out}"
         yield Drawing("confusion_between_sessions", caption, figures.plot_confusion(counts, sequence))
 
 
-def _sessions(groups: Mapping[str, list[Run]], sequence: str) -> Iterator[Drawing]:
-    """What there is to see from the second session on."""
+def _forgetting(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Drawing:
     forgotten = {
-        label: [forgetting(accuracy_of(run.records)[:, : len(run.records)]).tolist() for run in runs]
-        for label, runs in groups.items()
+        name: [forgetting(_matrix(run, protocol.entry)[:, : len(run.records)]).tolist() for run in runs]
+        for name, runs in groups.items()
     }
-    caption = "Best accuracy on a task before the last session minus the accuracy after it."
+    caption = f"Best {protocol.label} on a task before the last session minus that after it."
     figure = figures.plot_lines(
         forgotten, xlabel="task", ylabel="forgetting (points)", title=f"{sequence}: forgetting per task"
     )
-    yield Drawing("forgetting_per_task", caption, figure)
-    both = {
-        label: [(run.records[-1]["base_accuracy"], run.records[-1]["novel_accuracy"]) for run in runs]
-        for label, runs in groups.items()
+    return Drawing("forgetting_per_task", caption, figure)
+
+
+def _base_and_novel(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Iterator[Drawing]:
+    """The trade-off of the labels that were judged on both."""
+    base, novel = (f"{part}_{protocol.entry}" for part in ("base", "novel"))
+    last = {name: [run.records[-1] for run in runs] for name, runs in groups.items()}
+    known = {
+        name: [(record[base], record[novel]) for record in records]
+        for name, records in last.items()
+        if all(record.get(novel) is not None for record in records)
     }
-    caption = "Accuracy on base and on novel classes after the last session; grey: equal harmonic mean."
-    yield Drawing("base_novel", caption, figures.plot_trade_off(both, f"{sequence}: base and novel classes"))
+    if known:
+        label = protocol.label
+        caption = (
+            f"{label.capitalize()} on base and on novel classes after the last session; grey: equal harmonic mean."
+        )
+        figure = figures.plot_trade_off(known, f"{sequence}: base and novel classes", label)
+        yield Drawing("base_novel", caption, figure)
 
 
-def _shots(groups: Mapping[str, list[Run]], sequence: str) -> Iterator[Drawing]:
-    """Accuracy against shots, of the methods that ran with several numbers of them."""
+def _shots(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Iterator[Drawing]:
+    """The last entry against shots, of the methods that ran with several numbers of them."""
     series: dict[str, dict[int, list[float]]] = {}
     for label, runs in groups.items():
         shots = runs[0].settings.get("sequence.shots")
         if isinstance(shots, int):
             name = " ".join(word for word in label.split() if not word.startswith("sequence.shots="))
             values = series.setdefault(name, {}).setdefault(shots, [])
-            values += [run.summary["last_accuracy"] for run in runs]
+            values += [run.summary[f"last_{protocol.entry}"] for run in runs]
     several = {name: by_shots for name, by_shots in series.items() if len(by_shots) > 1}
     if several:
-        caption = "Accuracy after the last session against shots per class."
-        yield Drawing("accuracy_shots", caption, figures.plot_shots(several, f"{sequence}: shots"))
+        caption = f"{protocol.label.capitalize()} after the last session against shots per class."
+        figure = figures.plot_shots(several, f"{sequence}: shots", f"last {protocol.label} (%)")
+        yield Drawing(f"{protocol.entry}_shots", caption, figure)

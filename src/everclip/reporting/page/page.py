@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from everclip import storage
+from everclip.metrics.protocol import Protocol
 from everclip.reporting.page import sections
 from everclip.reporting.page.runs import Run, find_runs, grouped
 from everclip.runs.folder import now
@@ -20,7 +21,8 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
         MissingError: there is no run.
     """
     runs = find_runs(folder)
-    sequences = [_section(name, runs, figures_dir) for name in dict.fromkeys(_sequence(r) for r in runs if r.finished)]
+    kinds = dict.fromkeys((_sequence(run), run.result.protocol) for run in runs if run.finished)
+    sequences = [_section(sequence, protocol, runs, figures_dir) for sequence, protocol in kinds]
     states = [run.facts.get("state") for run in runs]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -57,20 +59,21 @@ def _title(runs: list[Run], folder: Path) -> str:
     return f"{len(runs)} runs in {folder.resolve().name}"
 
 
-def _section(sequence: str, runs: list[Run], figures_dir: Path | None) -> dict[str, Any]:
+def _section(sequence: str, protocol: Protocol, runs: list[Run], figures_dir: Path | None) -> dict[str, Any]:
     """Tables and figures of the finished runs of a sequence."""
     from everclip.reporting.figures import data_uri, save_figure
     from everclip.reporting.page.drawings import drawings_of
 
-    groups = grouped([run for run in runs if run.finished and _sequence(run) == sequence])
-    drawings = list(drawings_of(groups, sequence))
+    finished = [run for run in runs if run.finished and _sequence(run) == sequence]
+    groups = grouped([run for run in finished if run.result.protocol is protocol])
+    drawings = list(drawings_of(groups, sequence, protocol))
     if figures_dir is not None:
         for drawing in drawings:
             save_figure(drawing.figure, figures_dir / sequence / drawing.name)
     shown = [{"caption": drawing.caption, "source": data_uri(drawing.figure)} for drawing in drawings]
     return {
         "name": sequence,
-        "results": sections.results_of(groups),
+        "results": sections.results_of(groups, protocol),
         "cost": sections.cost_of(groups),
         "figures": shown,
     }

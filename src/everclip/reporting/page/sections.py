@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from everclip.metrics.protocol import Protocol
 from everclip.reporting.page.runs import Run, flat, grouped
 from everclip.reporting.results import mean_std
 
@@ -65,15 +66,12 @@ def _mark_best(rows: list[list[Cell]], signs: Mapping[int, int]) -> None:
                 row[column] = replace(row[column], best=True)
 
 
-def results_of(groups: dict[str, list[Run]]) -> Table:
-    """Accuracy per session and what follows from it, one row per label, over seeds."""
+def results_of(groups: dict[str, list[Run]], protocol: Protocol) -> Table:
+    """The entry per session and what follows from it, one row per label, over seeds."""
     sessions = max(len(run.result.curve) for runs in groups.values() for run in runs)
     named = {
-        "average": ("average_accuracy", 1),
-        "PD": ("performance_drop", -1),
-        "forgetting": ("forgetting", -1),
-        "harmonic mean": ("harmonic_mean", 1),
-        "zero-shot after": ("zero_shot_after", 1),
+        measure.heading: (measure.key, 1 if measure.better == "high" else -1)
+        for measure in (*protocol.columns, *protocol.details)
     }
     rows = []
     for label, runs in groups.items():
@@ -84,7 +82,7 @@ def results_of(groups: dict[str, list[Run]]) -> Table:
     columns = ["method", "seeds", *(str(session) for session in range(sessions)), *named]
     signs = [1] * sessions + [sign for _, sign in named.values()]
     _mark_best(rows, {2 + position: sign for position, sign in enumerate(signs)})
-    title = "Accuracy after each session over all classes seen so far, in %; mean ± standard deviation over seeds"
+    title = f"After each session, {protocol.title}; mean ± standard deviation over seeds"
     return Table(title, columns, rows, list(_warnings(groups)))
 
 
@@ -129,11 +127,11 @@ def sessions_of(run: Run) -> Table:
     """The sessions of one run."""
     keys = {
         "session": "index", "name": "name", "classes": "seen_classes", "pictures": "train_images",
-        "accuracy": "accuracy", "base": "base_accuracy", "novel": "novel_accuracy", "zero-shot": "zero_shot_accuracy",
+        **{measure.heading: measure.key for measure in run.result.protocol.line},
         "steps": "train_steps", "training (s)": "train_seconds", "evaluation (s)": "eval_seconds",
     }  # fmt: skip
-    rows = [[_text(record[key]) for key in keys.values()] for record in run.records]
-    return Table("Sessions of this run; accuracy in %", list(keys), rows)
+    rows = [[_text(record.get(key)) for key in keys.values()] for record in run.records]
+    return Table("Sessions of this run, scores in %", list(keys), rows)
 
 
 def runs_of(runs: Sequence[Run], root: Path) -> Table:
@@ -146,7 +144,7 @@ def runs_of(runs: Sequence[Run], root: Path) -> Table:
                 _text(run.label),
                 *(_text(run.facts.get(key)) for key in ("sequence", "backbone", "seed", "state")),
                 _text(len(run.records)),
-                _text(run.summary.get("last_accuracy")),
+                _text(run.summary.get(f"last_{run.result.protocol.entry}")),
                 _text(len(attempts)),
                 _text(attempts[0].get("start")),
                 _text(_relative(run.folder.path, root)),

@@ -32,7 +32,7 @@ from everclip.config.catalogue import option_names
 from everclip.config.checks import nearest
 from everclip.config.schema import conf_dir
 from everclip.errors import ConfigError, MissingError
-from everclip.metrics.accuracy_matrix import harmonic_mean
+from everclip.metrics.matrix import harmonic_mean
 
 
 @dataclass(frozen=True)

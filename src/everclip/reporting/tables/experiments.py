@@ -94,7 +94,7 @@ class Runs:
             self.damaged.append((path, reason))
             return
         result = read_result(folder)
-        if result is not None and result.summary.get("accuracy_per_session"):
+        if result is not None and result.curve:
             self.finished.append(result)
         elif run.get("state") == "finished":
             self.damaged.append((path, "finished, but summary.json is missing or damaged"))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
-from everclip.metrics.accuracy_matrix import harmonic_mean
+from everclip.metrics.matrix import harmonic_mean
 from everclip.reporting.results import Result
 from everclip.reporting.tables.composed import Composer
 from everclip.reporting.tables.definition import COLUMNS, Column, Definition, Row
@@ -21,6 +21,7 @@ from everclip.reporting.tables.experiments import (
     sort_runs,
 )
 from everclip.runs.folder import RunFolder
+from everclip.runs.scores import scores_of
 
 
 @dataclass(frozen=True)
@@ -206,9 +207,10 @@ def _read(result: Result, column: Column) -> float | None:
         return float(summary[column.key])
     records = RunFolder(result.folder).read_sessions()
     last = records[-1] if records else {"tasks": []}
-    tasks = {task["task"]: task["accuracy"] for task in last["tasks"]}
-    value = tasks.get(index) if column.key == "tasks" else last.get(column.key)
-    return None if value is None else float(value)
+    if column.key != "tasks":
+        return None if last.get(column.key) is None else float(last[column.key])
+    scores = {task["task"]: scores_of(task) for task in last["tasks"]}.get(index, {})
+    return scores[result.protocol.entry].value if result.protocol.entry in scores else None
 
 
 def _lines(entry: Entry, columns: Sequence[Column], metric: str) -> Iterable[Line]:

@@ -9,6 +9,7 @@ from typing import Any
 from everclip.errors import MissingError
 from everclip.reporting.results import Result
 from everclip.reporting.tables.experiments import FACTS
+from everclip.runs.scores import protocol_of
 
 
 def read_wandb(project: str) -> list[Result]:
@@ -27,7 +28,8 @@ def read_wandb(project: str) -> list[Result]:
         for run in wandb.Api(timeout=30).runs(project):
             facts = run.config.get("run") or {}
             if run.state == "finished" and all(fact in facts for fact in FACTS):
-                history = run.scan_history(keys=["session/index", "session/accuracy"])
+                entry = protocol_of(facts, {}).entry
+                history = run.scan_history(keys=["session/index", f"session/{entry}"])
                 own = {"commit": run.commit, "attempts": [{"start": run.created_at}]}
                 results.append(to_result(Path(*run.path), own | facts, run.summary, history))
         return results
@@ -40,7 +42,8 @@ def to_result(
     place: Path, facts: Mapping[str, Any], summary: Mapping[str, Any], history: Iterable[Mapping[str, Any]]
 ) -> Result:
     """What W&B keeps of a run (`place`: entity/project/id), as a run folder would say it."""
-    accuracy = {int(row["session/index"]): float(row["session/accuracy"]) for row in history}
-    curve = [accuracy[index] for index in sorted(accuracy)]
+    entry = protocol_of(facts, {}).entry
+    values = {int(row["session/index"]): float(row[f"session/{entry}"]) for row in history}
+    curve = [values[index] for index in sorted(values)]
     final = {key.removeprefix("final/"): value for key, value in summary.items() if key.startswith("final/")}
-    return Result(place, dict(facts), final | {"accuracy_per_session": curve})
+    return Result(place, dict(facts), final | {f"{entry}_per_session": curve})

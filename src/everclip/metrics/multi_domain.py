@@ -1,0 +1,46 @@
+"""Multi-domain learning: one data set after the other, all of them evaluated after every session."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from everclip.metrics import class_incremental
+from everclip.metrics.matrix import Matrix
+from everclip.metrics.protocol import Measure, Protocol
+from everclip.metrics.scores import ScoreTable
+
+
+def multi_domain_metrics(accuracy: Matrix) -> dict[str, float]:
+    """`transfer`, `avg`, `last` of a multi-domain run, in %.
+
+    Args:
+        accuracy: A (T, T), all entries filled.
+
+    Transfer of task j >= 1 is the mean of A[t, j] over t < j; `avg` the mean over all rows; `last` the last row; each
+    averaged over tasks (ZSCL, arXiv 2303.06628, section 5).
+    """
+    above = [accuracy[:j, j].mean() for j in range(1, len(accuracy))]
+    metrics = {"avg": float(accuracy.mean(axis=0).mean()), "last": float(accuracy[-1].mean())}
+    return {"transfer": float(np.mean(above)), **metrics} if above else metrics
+
+
+def summary(table: ScoreTable) -> dict[str, float]:
+    """The numbers of class-incremental learning, and once every task is evaluated after every session those above.
+
+    A method that cannot score classes it was not trained on is not evaluated on later tasks, and has only the former.
+    """
+    accuracy = table.matrix("accuracy")
+    whole = len(table) == table.num_tasks and not np.isnan(accuracy).any()
+    return class_incremental.summary(table) | (multi_domain_metrics(accuracy) if whole else {})
+
+
+PROTOCOL = Protocol(
+    name="multi_domain",
+    entry="accuracy",
+    title="accuracy over all seen domains (%)",
+    session=class_incremental.session_numbers,
+    summary=summary,
+    line=class_incremental.PROTOCOL.line,
+    columns=(Measure("transfer", "Transfer"), Measure("avg", "Avg."), Measure("last", "Last")),
+    details=(Measure("forgetting", "forgetting", "low"), Measure("zero_shot_after", "zero-shot after")),
+)
