@@ -7,18 +7,30 @@ import io
 
 import pytest
 
-from everclip.reporting.tables.definition import COLUMNS, Column
-from everclip.reporting.tables.formats import FORMATS, cell_text
-from everclip.reporting.tables.table import Cell, Line, Note, Table
+from everclip.reporting.formats import FORMATS, console, sortable_html
+from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
 
-ACCURACY, TRAINED = Column("sessions", "0", index=0), COLUMNS["trainable_parameters"]
-TINY = Table(
+
+def grid(title: str, columns: list[Column], lines: list[Line], notes: list[Note] | None = None) -> Grid:
+    """Columns of figures with the texts of a table around them."""
+    before = [Column("method", numeric=False, name="row"), Column("figures", numeric=False)]
+    seeds = Column("seeds", numeric=False, stored=False)
+    return Grid(title, [*before, seeds, *columns, Column("source", numeric=False)], lines, notes or [])
+
+
+def line(group: str, row: str, kind: str, seeds: str, source: str, cells: list[Cell]) -> Line:
+    return Line([Cell(row), Cell(kind), Cell(seeds), *cells, Cell(source)], group)
+
+
+ACCURACY = Column("0", better="high", name="sessions/0")
+TRAINED = Column("Trained", digits=0, name="trainable_parameters")
+TINY = grid(
     "Tiny",
     [ACCURACY, TRAINED],
     [
-        Line("CLIP", "NCM", "published", "", "a", [Cell(88.0), Cell(1234, verified=False)]),
-        Line("CLIP", "NCM", "obtained", "2", "", [Cell(91.0, 2**0.5, 2, best=True), Cell()]),
-        Line("CLIP", "NCM", "difference", "", "", [Cell(-0.125), Cell()]),
+        line("CLIP", "NCM", "published", "", "a", [Cell(88.0, verified=True), Cell(1234, verified=False)]),
+        line("CLIP", "NCM", "obtained", "2", "", [Cell(91.0, 2**0.5, 2, best=True), Cell()]),
+        line("CLIP", "NCM", "difference", "", "", [Cell(-0.125, signed=True), Cell()]),
     ],
     [Note("", [("Lower is worse.", "")]), Note("Missing runs", [("NCM, seed 1", "everclip method=ncm seed=1")])],
 )
@@ -84,7 +96,7 @@ def test_html_is_a_table_with_headings_and_lists() -> None:
 
 
 NAME = r"a_b & 50% {x} $1 #2 ~^\ <i>|*`"
-ODD = Table(NAME, [ACCURACY], [Line("", NAME, "published", "", "", [Cell(1.0)])], [])
+ODD = Grid(NAME, [Column("method", numeric=False), ACCURACY], [Line([Cell(NAME), Cell(1.0)])])
 
 
 @pytest.mark.parametrize(
@@ -106,21 +118,72 @@ def test_signs_that_mean_something_are_escaped(name: str, escaped: str) -> None:
 
 def test_csv_gives_texts_and_numbers_back_as_they_were() -> None:
     third = Cell(100 / 3, 2 / 3, 3)
-    table = Table("", [ACCURACY], [Line('x, "y"', NAME, "obtained", "", "", [third])], [])
+    table = grid("", [ACCURACY], [line('x, "y"', NAME, "obtained", "", "", [third])])
     (row,) = csv.DictReader(io.StringIO(FORMATS["csv"](table)))
     assert (row["group"], row["row"]) == ('x, "y"', NAME)
     assert (float(row["value"]), float(row["std"]), int(row["n"])) == (third.value, third.std, third.n)
 
 
 @pytest.mark.parametrize(
-    ("cell", "kind", "text"),
+    ("cell", "text"),
     [
-        (Cell(), "obtained", ""),
-        (Cell(1.005, 0.0, 2), "obtained", "1.00 ± 0.00"),
-        (Cell(1.0), "difference", "+1.00"),
-        (Cell(-1.0), "difference", "\N{MINUS SIGN}1.00"),
-        (Cell(1.0, verified=False), "published", "1.00†"),
+        (Cell(), ""),
+        (Cell("a text"), "a text"),
+        (Cell(1.005, 0.0, 2), "1.00 ± 0.00"),
+        (Cell(1.0, signed=True), "+1.00"),
+        (Cell(-1.0), "-1.00"),
+        (Cell(1.0, verified=False), "1.00†"),
+        (Cell(1234), "1,234"),
     ],
 )
-def test_cell_text(cell: Cell, kind: str, text: str) -> None:
-    assert cell_text(cell, ACCURACY, kind) == text
+def test_cell_text(cell: Cell, text: str) -> None:
+    assert ACCURACY.text(cell) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "cell"),
+    [
+        ([1.0], Cell(1.0, None, 1)),
+        ([1.0, 3.0], Cell(2.0, 2**0.5, 2)),
+        ([1.0, None], Cell()),
+        ([], Cell()),
+    ],
+)
+def test_over_runs(values: list[float | None], cell: Cell) -> None:
+    assert over_runs(values) == cell
+
+
+def test_counts_that_do_not_vary_have_no_deviation() -> None:
+    assert TRAINED.text(over_runs([1234, 1234])) == "1,234"
+    assert TRAINED.text(over_runs([1234, 1236])) == "1,235 ± 1"
+
+
+def test_a_console_gets_figures_without_marks() -> None:
+    made = Grid("", [Column("a|b", numeric=False), ACCURACY], [Line([Cell("x|y [z]"), Cell(-1.5, best=True)])])
+    assert console(made).splitlines() == [
+        r"| a\|b      |     0 |",
+        r"|-----------|-------|",
+        r"| x\|y \[z] | -1.50 |",
+    ]
+
+
+def test_a_sortable_table_says_what_it_is_sorted_by() -> None:
+    made = Grid("t", [Column("x")], [Line([Cell(1234, best=True)]), Line([Cell("<b>")]), Line([Cell()])], empty="–")
+    text = sortable_html(made)
+    assert '<td class="number" data-sort="1234"><strong>1,234</strong></td>' in text
+    assert '<td data-sort="&lt;b&gt;">&lt;b&gt;</td>' in text
+    assert '<td data-sort="">–</td>' in text
+
+
+def test_the_best_is_marked_per_group_among_what_competes() -> None:
+    lines = [
+        Line([Cell(1.0)], "a"),
+        Line([Cell(2.001)], "a"),
+        Line([Cell(2.004)], "a"),
+        Line([Cell(9.0)], "a", compared=False),
+        Line([Cell(3.0)], "b"),
+    ]
+    marked = Grid("", [ACCURACY], lines).with_best()
+    assert [line.cells[0].best for line in marked.lines] == [False, True, True, False, False]
+    unordered = Grid("", [TRAINED], lines).with_best()
+    assert not any(line.cells[0].best for line in unordered.lines)

@@ -22,7 +22,7 @@ from everclip.config import build, checks, schema
 from everclip.config.checks import nearest
 from everclip.errors import ConfigError, EverclipError, Preempted
 from everclip.reporting.console import log_file, set_up_logging, terminal
-from everclip.reporting.results import Result, read_result, results_table, write_sweep
+from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder
 from everclip.sweeps.launchers import OUTCOMES, Outcome
 from everclip.training.interruption import StopRequest
@@ -83,7 +83,7 @@ def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder
 def _show(result: Result | None) -> None:
     """Prints the table and the place of a finished run; the other processes of a parallel run have nothing to show."""
     if result is not None:
-        log.info("%s", results_table([result]))
+        log.info("%s", results_table([result], CONSOLE_SESSIONS))
         log.info("%s", result.folder)
         if not log.isEnabledFor(logging.INFO):
             terminal.print(str(result.folder))

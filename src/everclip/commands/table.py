@@ -10,9 +10,9 @@ from pathlib import Path
 from everclip.commands.run import show_error
 from everclip.config.catalogue import option_names
 from everclip.errors import ConfigError
+from everclip.reporting.formats import FORMATS, note_lines
 from everclip.reporting.tables.definition import read_definition
 from everclip.reporting.tables.experiments import OUTPUTS, scan
-from everclip.reporting.tables.formats import FORMATS, note_lines
 from everclip.reporting.tables.table import make_entries, make_table
 from everclip.reporting.tables.wandb_runs import read_wandb
 
@@ -58,10 +58,10 @@ def _table(options: argparse.Namespace) -> str:
     if options.wandb:
         runs.finished += read_wandb(options.wandb)
     outputs = options.runs[0] if options.runs else OUTPUTS
-    table, _ = make_table(definition, make_entries(definition, others, chosen), runs, outputs)
-    if options.format == "csv" and table.notes:
-        sys.stderr.write("\n".join([*note_lines(table.notes), ""]))
-    return FORMATS[options.format](table)
+    grid, _ = make_table(definition, make_entries(definition, others, chosen), runs, outputs)
+    if options.format == "csv" and grid.notes:
+        sys.stderr.write("\n".join([*note_lines(grid.notes), ""]))
+    return FORMATS[options.format](grid)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,13 @@
-"""Image-text retrieval over domains: recall at 1, 5 and 10, from images to texts (i2t) and back (t2i)."""
+"""Image-text retrieval over domains: recall at 1, 5, 10 from images to texts (i2t) and back (t2i), and their mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from everclip.metrics.matrix import per_task_metrics
 from everclip.metrics.protocol import Measure, Protocol
-from everclip.metrics.scores import Score, ScoreTable
+from everclip.metrics.scores import ScoreTable
 
 ENTRY = "mean_recall"
 RECALLS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
-
-
-def mean_recall(scores: Mapping[str, Score]) -> Score:
-    """The mean of the six recalls of a task, which the queries of both directions stand behind."""
-    queries = scores["i2t_r1"].count + scores["t2i_r1"].count
-    return Score(sum(scores[name].value for name in RECALLS) / len(RECALLS), queries)
 
 
 def session_numbers(table: ScoreTable) -> dict[str, float | None]:

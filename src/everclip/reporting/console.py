@@ -19,13 +19,13 @@ class _Highlighter(RegexHighlighter):
 
     base_style = "everclip."
     highlights = (
-        r"^(?P<session>session \d+/\d+) .* accuracy +(?P<accuracy>\d+\.\d\d)",
+        r"^(?P<session>session \d+/\d+) .*?(?P<entry>\d+\.\d\d)",
         r"(?m)^(?P<header>\| method .*)$",
         r"(?m)^(?P<rule>\|[-|]+)$",
     )
 
 
-STYLES = {"session": "cyan", "accuracy": "bold green", "header": "bold", "rule": "dim", "warning": "yellow"}
+STYLES = {"session": "cyan", "entry": "bold green", "header": "bold", "rule": "dim", "warning": "yellow"}
 
 log = logging.getLogger("everclip")
 terminal = rich.console.Console(

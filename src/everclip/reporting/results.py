@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from everclip import storage
 from everclip.digest import json_sha256
-from everclip.metrics.protocol import Protocol
+from everclip.metrics.protocol import Measure, Protocol
+from everclip.reporting.formats import console
+from everclip.reporting.grid import Cell, Column, Grid, Line, over_runs
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import confusion_of, protocol_of, table_of
+
+TRAINED = Measure("trainable_parameters", "trained", "", 0)
+CONSOLE_SESSIONS = 12  # columns of sessions that a terminal has room for
 
 
 @dataclass(frozen=True)
@@ -87,41 +86,53 @@ def _is_silent(override: str) -> bool:
     )  # fmt: skip
 
 
-def results_table(results: Sequence[Result]) -> str:
-    """A Markdown table, one row per label: accuracy per session, average, performance drop; mean ± std over seeds."""
-    named = list(zip(labels_of(results), results, strict=True))
-    labels = list(dict.fromkeys(label for label, _ in named))
+def results_grid(groups: Mapping[str, Sequence[Result]], measures: Sequence[Measure], title: str = "") -> Grid:
+    """One row per label: the protocol's entry per session and what follows from it, over seeds, the best marked.
+
+    Args:
+        groups: results by label, all of one protocol.
+        measures: of their summaries.
+        title: of the grid.
+
+    Raises:
+        ValueError: results of several protocols, which mean different things.
+    """
+    protocols = {result.protocol.name for results in groups.values() for result in results}
+    if len(protocols) > 1:
+        raise ValueError(f"one table cannot show results of the protocols {', '.join(sorted(protocols))}")
+    sessions = max(len(result.curve) for results in groups.values() for result in results)
+    columns = [Column("method", numeric=False), Column("seeds")]
+    columns += [Column(str(session), better="high") for session in range(sessions)]
+    columns += [Column(measure.heading, better=measure.better, digits=measure.digits) for measure in measures]
+    lines = []
+    for label, results in groups.items():
+        curves = [result.curve + [None] * (sessions - len(result.curve)) for result in results]
+        figures = [*zip(*curves, strict=True), *([r.summary.get(m.key) for r in results] for m in measures)]
+        lines.append(Line([Cell(label), Cell(len(results)), *map(over_runs, figures)]))
+    return Grid(title, columns, lines).with_best()
+
+
+def results_table(results: Sequence[Result], width: int | None = None) -> str:
+    """A Markdown table, one row per label: entry per session and the protocol's columns; mean ± std over seeds.
+
+    Args:
+        results: of one protocol.
+        width: most columns of sessions, for a console: then the first, some in between, and the last; None for all.
+    """
+    groups: dict[str, list[Result]] = {}
+    for label, result in zip(labels_of(results), results, strict=True):
+        groups.setdefault(label, []).append(result)
+    grid = results_grid(groups, [*results[0].protocol.columns, TRAINED])
     sessions = max(len(result.curve) for result in results)
-    table = Table(box=box.MARKDOWN, show_edge=True)
-    table.add_column("method", no_wrap=True)
-    if len(results) > len(labels):
-        table.add_column("seeds", justify="right")
-    for session in range(sessions):
-        table.add_column(str(session), justify="right", no_wrap=True)
-    measures = results[0].protocol.columns
-    for column in (*(measure.heading for measure in measures), "trained"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for label in labels:
-        runs = [result for name, result in named if name == label]
-        curves = np.full((len(runs), sessions), np.nan)
-        for row, result in zip(curves, runs, strict=True):
-            row[: len(result.curve)] = result.curve
-        cells = [label, *([str(len(runs))] if len(results) > len(labels) else [])]
-        cells += [mean_std(curves[:, session]) for session in range(sessions)]
-        cells += [mean_std([result.summary.get(m.key, np.nan) for result in runs]) for m in measures]
-        table.add_row(*cells, f"{runs[0].summary['trainable_parameters']:,}")
-    console = Console(file=io.StringIO(), width=2000, no_color=True)
-    console.print(table)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # the StringIO given above
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+    seeds = [1] if len(results) > len(groups) else []
+    kept = [2 + session for session in spaced(sessions, width or sessions)]
+    return console(grid.only([0, *seeds, *kept, *range(2 + sessions, len(grid.columns))]))
 
 
-def mean_std(values: Sequence[float] | np.ndarray) -> str:
-    """`mean` of one value, `mean ± std` (sample standard deviation) of several, two decimals; empty for NaN."""
-    numbers = np.asarray(values, dtype=float)
-    if np.isnan(numbers).any():
-        return ""
-    return f"{numbers[0]:.2f}" if len(numbers) == 1 else f"{numbers.mean():.2f} ± {numbers.std(ddof=1):.2f}"
+def spaced(count: int, most: int) -> list[int]:
+    """At most so many of the first `count` numbers: 0, every k-th, and the last."""
+    step = next(step for step in range(1, count + 1) if -(-count // step) + ((count - 1) % step > 0) <= most)
+    return sorted({*range(0, count, step), count - 1})
 
 
 def write_plots(folder: RunFolder) -> list[Path]:
@@ -147,7 +158,7 @@ def write_sweep(results: Sequence[Result], outputs: Path) -> str:
     """Table, figure and list of runs per sequence, written to `outputs/sweeps/<sequence>-<digest of the runs>/`.
 
     Returns:
-        The tables and where they are, as text.
+        The tables, as a console has room for them, and where they are.
     """
     from everclip.reporting import figures
 
@@ -155,13 +166,12 @@ def write_sweep(results: Sequence[Result], outputs: Path) -> str:
     for sequence, protocol in dict.fromkeys((result.run["sequence"], result.protocol) for result in results):
         members = [r for r in results if (r.run["sequence"], r.protocol) == (sequence, protocol)]
         folder = outputs / "sweeps" / f"{sequence}-{json_sha256(sorted(str(m.folder) for m in members))[:8]}"
-        table = results_table(members)
         curves: dict[str, list[list[float]]] = {}
         for label, result in zip(labels_of(members), members, strict=True):
             curves.setdefault(label, []).append(result.curve)
-        storage.write_text(folder / "table.md", table + "\n")
+        storage.write_text(folder / "table.md", results_table(members) + "\n")
         storage.write_text(folder / "runs.txt", "".join(f"{os.path.relpath(m.folder, folder)}\n" for m in members))
         figure = figures.plot_curves(curves, str(sequence), protocol.title)
         figures.save_figure(figure, folder / f"{protocol.entry}_per_session")
-        text += [f"{sequence}:", table, str(folder)]
+        text += [f"{sequence}:", results_table(members, CONSOLE_SESSIONS), str(folder)]
     return "\n".join(text)

@@ -9,6 +9,7 @@ import jinja2
 
 from everclip import storage
 from everclip.metrics.protocol import Protocol
+from everclip.reporting.formats import sortable_html
 from everclip.reporting.page import sections
 from everclip.reporting.page.runs import Run, find_runs, grouped
 from everclip.runs.folder import now
@@ -30,6 +31,7 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
     page = environment.get_template("page.html").render(
         title=_title(runs, folder),
         made=now(),
+        table=sortable_html,
         states={state: states.count(state) for state in dict.fromkeys(states)},
         failures=sections.failures_of(runs, folder),
         sequences=sequences,
@@ -42,7 +44,7 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
                 sections.environment_of(runs),
                 sections.runs_of(runs, folder),
             )
-            if table is not None and table.rows
+            if table is not None and table.lines
         ],
     )
     storage.write_text(output, page)

@@ -4,86 +4,39 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from everclip.metrics.protocol import Protocol
+from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
 from everclip.reporting.page.runs import Run, flat, grouped
-from everclip.reporting.results import mean_std
+from everclip.reporting.results import results_grid
+
+EMPTY = "–"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One entry of a table: what is shown, what it is sorted by, and whether it is the best of its column."""
-
-    text: str
-    sort: float | str = ""
-    best: bool = False
+def _cell(value: Any) -> Cell:
+    """A figure as one, anything else as text."""
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return Cell(value)
+    return Cell(str(value))
 
 
-@dataclass
-class Table:
-    """A table of the page.
-
-    Attributes:
-        title: caption.
-        columns: names.
-        rows: cells, as many as columns.
-        notes: sentences below.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    notes: list[str] = field(default_factory=list)
+def _grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Grid:
+    """A grid of plain values, or of cells."""
+    lines = [Line([value if isinstance(value, Cell) else _cell(value) for value in row]) for row in rows]
+    return Grid(title, [Column(heading) for heading in headings], lines, empty=EMPTY)
 
 
-def _text(value: Any) -> Cell:
-    """A cell sorted as a number if it is one, else as text."""
-    if isinstance(value, bool) or value is None or not isinstance(value, int | float):
-        return Cell("–" if value is None else str(value), "" if value is None else str(value))
-    return Cell(f"{value:,}" if isinstance(value, int) else f"{value:,.2f}", float(value))
-
-
-def _numbers(values: Sequence[float | None]) -> Cell:
-    """Mean and deviation over runs."""
-    numbers = [value for value in values if value is not None]
-    if not numbers or len(numbers) < len(values):
-        return Cell("–", "")
-    return Cell(mean_std(numbers), float(np.mean(numbers)))
-
-
-def _mark_best(rows: list[list[Cell]], signs: Mapping[int, int]) -> None:
-    """Marks the best entries where there is a choice; columns with sign 1 want high values, with -1 low ones."""
-    for column, sign in signs.items():
-        values = [cell.sort for row in rows if isinstance((cell := row[column]).sort, float)]
-        for row in rows:
-            if len(values) > 1 and row[column].sort == sign * max(sign * value for value in values):
-                row[column] = replace(row[column], best=True)
-
-
-def results_of(groups: dict[str, list[Run]], protocol: Protocol) -> Table:
+def results_of(groups: dict[str, list[Run]], protocol: Protocol) -> Grid:
     """The entry per session and what follows from it, one row per label, over seeds."""
-    sessions = max(len(run.result.curve) for runs in groups.values() for run in runs)
-    named = {
-        measure.heading: (measure.key, 1 if measure.better == "high" else -1)
-        for measure in (*protocol.columns, *protocol.details)
-    }
-    rows = []
-    for label, runs in groups.items():
-        curves = [run.result.curve + [None] * (sessions - len(run.result.curve)) for run in runs]
-        row = [_text(label), _text(len(runs)), *(_numbers(values) for values in zip(*curves, strict=True))]
-        row += [_numbers([run.summary.get(key) for run in runs]) for key, _ in named.values()]
-        rows.append(row)
-    columns = ["method", "seeds", *(str(session) for session in range(sessions)), *named]
-    signs = [1] * sessions + [sign for _, sign in named.values()]
-    _mark_best(rows, {2 + position: sign for position, sign in enumerate(signs)})
+    results = {label: [run.result for run in runs] for label, runs in groups.items()}
     title = f"After each session, {protocol.title}; mean ± standard deviation over seeds"
-    return Table(title, columns, rows, list(_warnings(groups)))
+    grid = results_grid(results, [*protocol.columns, *protocol.details], title)
+    return replace(grid, notes=[Note("", [(text, "") for text in _warnings(groups)])], empty=EMPTY)
 
 
 def _warnings(groups: dict[str, list[Run]]) -> Iterator[str]:
@@ -101,64 +54,63 @@ def _warnings(groups: dict[str, list[Run]]) -> Iterator[str]:
                 yield f"{label}: its runs differ in {name} ({', '.join(values)})."
 
 
-def cost_of(groups: dict[str, list[Run]]) -> Table:
+def cost_of(groups: dict[str, list[Run]]) -> Grid:
     """What the runs of each label took, over seeds."""
     rows = []
     for label, runs in groups.items():
         seconds = [[run.summary[f"{kind}_seconds"] for run in runs] for kind in ("train", "eval")]
-        rates = [float(np.mean([record["eval_images_per_second"] for record in run.records])) for run in runs]
+        rates = [fmean(record["eval_images_per_second"] for record in run.records) for run in runs]
+        memory = [run.summary["peak_memory_mb"] for run in runs]
         rows.append(
             [
-                _text(label),
-                _text(runs[0].summary["trainable_parameters"]),
-                _text(runs[0].summary["total_parameters"]),
-                *(_numbers(values) for values in seconds),
-                _numbers(rates),
-                _numbers([run.summary["peak_memory_mb"] for run in runs]),
-                _text(", ".join(sorted({f"{run.facts['devices']} x {run.facts['device']}" for run in runs}))),
-                _text(", ".join(sorted({run.facts["precision"] for run in runs}))),
+                label,
+                runs[0].summary["trainable_parameters"],
+                runs[0].summary["total_parameters"],
+                *map(over_runs, [*seconds, rates, memory]),
+                ", ".join(sorted({f"{run.facts['devices']} x {run.facts['device']}" for run in runs})),
+                ", ".join(sorted({run.facts["precision"] for run in runs})),
             ]
         )
-    columns = ["method", "trained", "parameters", "training (s)", "evaluation (s)", "pictures/s", "memory (MB)"]
-    return Table("Cost per run", [*columns, "device", "precision"], rows)
+    headings = ["method", "trained", "parameters", "training (s)", "evaluation (s)", "pictures/s", "memory (MB)"]
+    return _grid("Cost per run", [*headings, "device", "precision"], rows)
 
 
-def sessions_of(run: Run) -> Table:
+def sessions_of(run: Run) -> Grid:
     """The sessions of one run."""
     keys = {
         "session": "index", "name": "name", "classes": "seen_classes", "pictures": "train_images",
         **{measure.heading: measure.key for measure in run.result.protocol.line},
         "steps": "train_steps", "training (s)": "train_seconds", "evaluation (s)": "eval_seconds",
     }  # fmt: skip
-    rows = [[_text(record.get(key)) for key in keys.values()] for record in run.records]
-    return Table("Sessions of this run, scores in %", list(keys), rows)
+    rows = [[record.get(key) for key in keys.values()] for record in run.records]
+    return _grid("Sessions of this run, scores in %", list(keys), rows)
 
 
-def runs_of(runs: Sequence[Run], root: Path) -> Table:
+def runs_of(runs: Sequence[Run], root: Path) -> Grid:
     """Every run with its state."""
     rows = []
     for run in runs:
         attempts = run.facts.get("attempts") or [{}]
         rows.append(
             [
-                _text(run.label),
-                *(_text(run.facts.get(key)) for key in ("sequence", "backbone", "seed", "state")),
-                _text(len(run.records)),
-                _text(run.summary.get(f"last_{run.result.protocol.entry}")),
-                _text(len(attempts)),
-                _text(attempts[0].get("start")),
-                _text(_relative(run.folder.path, root)),
+                run.label,
+                *(run.facts.get(key) for key in ("sequence", "backbone", "seed", "state")),
+                len(run.records),
+                run.summary.get(f"last_{run.result.protocol.entry}"),
+                len(attempts),
+                attempts[0].get("start"),
+                _relative(run.folder.path, root),
             ]
         )
     columns = ["method", "sequence", "backbone", "seed", "state", "sessions", "last", "attempts", "started", "folder"]
-    return Table("All runs", columns, rows)
+    return _grid("All runs", columns, rows)
 
 
 def _relative(path: Path, root: Path) -> str:
     return os.path.relpath(path, root)
 
 
-def failures_of(runs: Sequence[Run], root: Path) -> Table | None:
+def failures_of(runs: Sequence[Run], root: Path) -> Grid | None:
     """The runs without a result, why, and how they go on."""
     rows = []
     for run in runs:
@@ -169,12 +121,12 @@ def failures_of(runs: Sequence[Run], root: Path) -> Table | None:
             reason = attempts[-1].get("reason") or silent
             command = shlex.join(["everclip", *run.facts["overrides"]]) if "overrides" in run.facts else None
             cells = [run.label, run.facts.get("seed"), run.facts.get("state"), len(run.records), reason, command]
-            rows.append([_text(value) for value in [*cells, _relative(run.folder.path, root)]])
+            rows.append([*cells, _relative(run.folder.path, root)])
     columns = ["method", "seed", "state", "sessions done", "last error", "goes on with", "folder"]
-    return Table("Runs without a result", columns, rows) if rows else None
+    return _grid("Runs without a result", columns, rows) if rows else None
 
 
-def differences_of(runs: Sequence[Run]) -> Table | None:
+def differences_of(runs: Sequence[Run]) -> Grid | None:
     """Settings in which configurations differ; seeds and places are no difference."""
     groups = {label: members[0].settings for label, members in grouped(runs).items() if members[0].settings}
     silent = ("seed", "paths.", "logger.", "log_level", "check")
@@ -183,19 +135,19 @@ def differences_of(runs: Sequence[Run]) -> Table | None:
     for key in keys:
         values = [str(settings[key]) if key in settings else None for settings in groups.values()]
         if len(set(values)) > 1:
-            rows.append([_text(key), *map(_text, values)])
-    return Table("Settings that differ", ["setting", *groups], rows) if rows else None
+            rows.append([key, *values])
+    return _grid("Settings that differ", ["setting", *groups], rows) if rows else None
 
 
-def settings_of(runs: Sequence[Run]) -> Table | None:
+def settings_of(runs: Sequence[Run]) -> Grid | None:
     """All settings, where all runs share them."""
     settings = runs[0].settings
     if len(grouped(runs)) > 1 or not settings:
         return None
-    return Table("All settings", ["setting", "value"], [[_text(key), _text(value)] for key, value in settings.items()])
+    return _grid("All settings", ["setting", "value"], [[key, value] for key, value in settings.items()])
 
 
-def environment_of(runs: Sequence[Run]) -> Table:
+def environment_of(runs: Sequence[Run]) -> Grid:
     """Versions, commit, machine, weights and data, each value with the number of runs that had it."""
     wanted = ("commit", "host", "platform", "gpu", "device", "precision", "weights", "class_order", "templates")
     counts: dict[tuple[str, str], int] = {}
@@ -205,5 +157,5 @@ def environment_of(runs: Sequence[Run]) -> Table:
         for key, value in flat(run.facts.get("versions", {}) | facts):
             entry = key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             counts[entry] = counts.get(entry, 0) + 1
-    rows = [[_text(key), _text(value), _text(count)] for (key, value), count in sorted(counts.items())]
-    return Table("Versions, machines, weights and data", ["fact", "value", "runs"], rows)
+    rows = [[key, value, count] for (key, value), count in sorted(counts.items())]
+    return _grid("Versions, machines, weights and data", ["fact", "value", "runs"], rows)

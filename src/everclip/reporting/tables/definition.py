@@ -6,7 +6,8 @@ One YAML file per table, `conf/table/<name>.yaml`:
 - `sessions: 9`: a column per session, accuracy over the classes seen so far (sessions 0 to 8).
 - `tasks: [DTD, ...]`: a column per task, accuracy on it after the last session.
 - `parts: {DTD: <overrides>, ...}`: a column per part with runs of its own, showing `metric`; then their mean.
-- `columns: [average_accuracy, ...]`: names of `COLUMNS`; the first is the row's figure in `REPRODUCTION.md`.
+- `columns: [average_accuracy, ...]`: names of `COLUMNS`, or `{key, heading, better, digits}` for any other key of a
+  run's summary; the first is the row's figure in `REPRODUCTION.md`.
 - `sources: {a: ...}`: where published figures were read.
 - `rows: {group: [row, ...]}`: the best of each group is bold. A row has a `name` and
   `published: [{source: a, verified: true, <column>: figure, ...}]`, or `run: <overrides>` with `seeds`, or both.
@@ -18,10 +19,10 @@ One YAML file per table, `conf/table/<name>.yaml`:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 from omegaconf import OmegaConf
@@ -33,25 +34,18 @@ from everclip.config.checks import nearest
 from everclip.config.schema import conf_dir
 from everclip.errors import ConfigError, MissingError
 from everclip.metrics.matrix import harmonic_mean
+from everclip.metrics.protocol import Measure, every
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column.
+class Column(Measure):
+    """One column: a measure of a run's summary and of published figures.
 
     Attributes:
-        key: of a run's summary and of published figures.
-        heading: shown.
-        better: `high`, `low`, or empty where no value is the best.
-        digits: after the point.
         index: position in a list of figures (sessions, tasks, parts).
         override: what a row's run needs besides for this column (parts).
     """
 
-    key: str
-    heading: str
-    better: str = "high"
-    digits: int = 2
     index: int | None = None
     override: str = ""
 
@@ -75,11 +69,12 @@ COLUMNS = {
         Column("novel_accuracy", "Novel"),
         Column("harmonic_mean", "HM"),
         Column("zero_shot_after", "Zero-shot"),
-        *(Column(f"{way}/R@{k}", f"{way} R@{k}") for way in ("i2t", "t2i") for k in (1, 5, 10)),
         Column("trainable_parameters", "Trained", "", 0),
         Column("minutes", "Minutes", "", 1),
     )
 }
+for _measure in (measure for protocol in every() for measure in (*protocol.columns, *protocol.details)):
+    COLUMNS.setdefault(_measure.key, Column(**asdict(_measure)))
 LISTS = ("sessions", "tasks", "parts")
 
 
@@ -163,6 +158,15 @@ class Row(_Strict):
         return None
 
 
+class Shown(_Strict):
+    """A key of the runs' summaries that no protocol shows by itself."""
+
+    key: str
+    heading: str
+    better: Literal["high", "low", ""] = "high"
+    digits: int = 2
+
+
 class Dispute(_Strict):
     """A figure on which the literature disagrees with itself."""
 
@@ -181,14 +185,15 @@ class Definition(_Strict):
     parts: dict[str, str] = {}
     metric: str = "last_accuracy"
     digits: int = 2
-    columns: list[str] = []
+    columns: list[str | Shown] = []
     sources: dict[str, str] = {}
     rows: dict[str, list[Row]]
     disputed: list[Dispute] = []
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Definition:
-        for name in (*self.columns, self.metric):
+        own = [column.key for column in self.columns if isinstance(column, Shown)]
+        for name in (*(name for name in self.columns if isinstance(name, str)), self.metric):
             if name not in COLUMNS:
                 raise ValueError(f"column {name} is unknown{nearest(name, COLUMNS)}")
         lengths = {"sessions": self.sessions, "tasks": len(self.tasks), "parts": len(self.parts)}
@@ -198,7 +203,7 @@ class Definition(_Strict):
             for block in row.published:
                 for key, value in block.figures.items():
                     size = len(value) if isinstance(value, list) else None
-                    if size != lengths.get(key) or (size is None and key not in (*COLUMNS, "mean")):
+                    if size != lengths.get(key) or (size is None and key not in (*COLUMNS, "mean", *own)):
                         raise ValueError(f"row {row.name}: {key} has no such column, or a list of another length")
                 for source in block.source.split(", "):
                     if source not in self.sources:
@@ -220,7 +225,8 @@ class Definition(_Strict):
             yield Column("parts", part, metric.better, index=index, override=override)
         if self.parts:
             yield Column("mean", "Mean", metric.better)
-        yield from (COLUMNS[name] for name in self.columns)
+        for column in self.columns:
+            yield COLUMNS[column] if isinstance(column, str) else Column(**column.model_dump())
 
     def all_rows(self) -> Iterator[tuple[str, Row]]:
         """(group, row) in order, `each` replaced by the rows it stands for."""

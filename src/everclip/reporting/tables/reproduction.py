@@ -8,10 +8,11 @@ from pathlib import Path
 
 from everclip import storage
 from everclip.config.catalogue import describe, option_names
-from everclip.reporting.tables.definition import Column, read_definition
+from everclip.reporting.formats import MINUS
+from everclip.reporting.grid import Grid, Line
+from everclip.reporting.tables.definition import read_definition
 from everclip.reporting.tables.experiments import OUTPUTS, Runs, commands, scan
-from everclip.reporting.tables.formats import cell_text
-from everclip.reporting.tables.table import Cell, Entry, Line, commit_of, make_entries, make_table, seeds_text
+from everclip.reporting.tables.table import Entry, commit_of, make_entries, make_table, seeds_text
 
 HEAD = """# Reproduction
 
@@ -26,31 +27,35 @@ def reproduction(tables: Sequence[str], runs: Runs) -> str:
     seen: set[tuple[str, ...]] = set()
     for name in tables:
         definition = read_definition(name)
-        table, entries = make_table(definition, make_entries(definition, (), ()), runs)
+        grid, entries = make_table(definition, make_entries(definition, (), ()), runs)
         for entry in entries:
             digests = tuple(experiment.digest for _, experiment in entry.experiments)
             if digests and digests not in seen:
                 seen.add(digests)
-                lines = [line for line in table.lines if (line.group, line.row) == (entry.group, entry.row.name)]
+                shown = [
+                    line for line in grid.lines if (line.group, line.cells[0].value) == (entry.group, entry.row.name)
+                ]
                 benchmark = f"{name}, {entry.group}" if entry.group else name
-                rows.append([entry.row.name, benchmark, *_facts(entry, lines, table.columns)])
+                rows.append([entry.row.name, benchmark, *_facts(entry, shown, grid)])
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([HEAD, head, "|---" * len(rows[0]) + "|", *body]) + "\n"
 
 
-def _facts(entry: Entry, lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
+def _facts(entry: Entry, lines: Sequence[Line], grid: Grid) -> list[str]:
     """Published, obtained, seeds, commit, reason."""
-    cells = {line.kind: line.cells for line in lines}
-    shown = [index for index, column in enumerate(columns) if column.better and column.index is None]
-    published, obtained = (_figures(cells.get(kind, []), columns, shown) for kind in ("published", "obtained"))
+    kinds = {grid.cell(line, "figures").value: line for line in lines}
+    published, obtained = (_figures(kinds.get(kind), grid) for kind in ("published", "obtained"))
     commits = ", ".join(dict.fromkeys(commit_of(result) for result in entry.results))
-    (made,) = (line.seeds for line in lines if line.kind == "obtained")
-    return [published, obtained, made, commits, "; ".join(_reasons(entry, "difference" in cells))]
+    made = str(grid.cell(kinds["obtained"], "seeds").value)
+    return [published, obtained, made, commits, "; ".join(_reasons(entry, "difference" in kinds))]
 
 
-def _figures(cells: Sequence[Cell], columns: Sequence[Column], shown: Sequence[int]) -> str:
-    pairs = [(columns[index], cells[index]) for index in shown if cells and cells[index].value is not None]
-    return ", ".join(f"{column.heading} {cell_text(cell, column, '')}" for column, cell in pairs)
+def _figures(line: Line | None, grid: Grid) -> str:
+    """The figures of a line that are the best of something, but for single sessions, tasks and parts."""
+    pairs = [] if line is None else list(zip(grid.columns, line.cells, strict=True))
+    known = [(column, cell) for column, cell in pairs if column.better and "/" not in column.name]
+    shown = [(column, cell) for column, cell in known if cell.value is not None]
+    return ", ".join(f"{column.heading} {column.text(cell).replace('-', MINUS)}" for column, cell in shown)
 
 
 def _reasons(entry: Entry, compared: bool) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""Puts published and obtained figures side by side: from a definition and runs to lines of cells and notes."""
+"""Puts published and obtained figures side by side: from a definition and runs to a grid of cells."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from statistics import fmean
 
 from everclip.metrics.matrix import harmonic_mean
+from everclip.reporting import grid as grids
+from everclip.reporting.grid import Cell, Grid, Line, Note, over_runs
 from everclip.reporting.results import Result
 from everclip.reporting.tables.composed import Composer
 from everclip.reporting.tables.definition import COLUMNS, Column, Definition, Row
@@ -22,47 +24,6 @@ from everclip.reporting.tables.experiments import (
 )
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import scores_of
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure; None where there is none. `std` over `n` seeds, None for a single one."""
-
-    value: float | None = None
-    std: float | None = None
-    n: int = 0
-    verified: bool = True
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table: a row's published or obtained figures, or their difference."""
-
-    group: str
-    row: str
-    kind: str
-    seeds: str
-    source: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Note:
-    """A list below the table: texts, each with a command line where one helps."""
-
-    title: str
-    items: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the formats show."""
-
-    title: str
-    columns: list[Column]
-    lines: list[Line]
-    notes: list[Note]
 
 
 @dataclass(frozen=True)
@@ -131,7 +92,7 @@ def make_entries(definition: Definition, overrides: Sequence[str], seeds: Sequen
 
 def make_table(
     definition: Definition, entries: Sequence[Entry], runs: Runs, outputs: str = OUTPUTS
-) -> tuple[Table, list[Entry]]:
+) -> tuple[Grid, list[Entry]]:
     """The table, and the entries with their runs.
 
     Args:
@@ -143,10 +104,10 @@ def make_table(
     found = sort_runs(runs.finished, [experiment for entry in entries for _, experiment in entry.experiments])
     entries = [replace(entry, used=found.used) for entry in entries]
     columns = list(definition.all_columns())
-    lines = [line for entry in entries for line in _lines(entry, columns, definition.metric)]
-    columns, lines = _without_empty_columns(columns, lines)
-    groups = {entry.group: [line for line in lines if line.group == entry.group] for entry in entries}
-    lines = [line for group in groups.values() for line in _mark_best(group, columns)]
+    by_group: dict[str, list[Line]] = {}
+    for entry in entries:
+        by_group.setdefault(entry.group, []).extend(_lines(entry, columns, definition.metric))
+    lines = [line for group in by_group.values() for line in group]
     notes = [
         Note("", [(definition.note, "")] if definition.note else []),
         Note("Sources of published figures", [(f"{key}: {text}", "") for key, text in definition.sources.items()]),
@@ -155,7 +116,20 @@ def make_table(
         Note("Commits", _commits(entries)),
         *missing_and_left_out(entries, runs, found, outputs),
     ]
-    return Table(definition.title, columns, lines, [note for note in notes if note.items]), entries
+    grid = Grid(definition.title, _columns(columns, lines), lines, [note for note in notes if note.items])
+    return _without_empty_columns(grid).with_best(), entries
+
+
+def _columns(columns: Sequence[Column], lines: Sequence[Line]) -> list[grids.Column]:
+    """Texts around the figures; kind, seeds and sources are not shown where they say nothing."""
+    kinds, seeds, sources = ({line.cells[index].value for line in lines} for index in (1, 2, -1))
+    return [
+        grids.Column("method", numeric=False, name="row"),
+        grids.Column("figures", numeric=False, shown=len(kinds) > 1),
+        grids.Column("seeds", numeric=False, shown=seeds > {""}, stored=False),
+        *(grids.Column(c.heading, better=c.better, digits=c.digits, name=c.name) for c in columns),
+        grids.Column("source", numeric=False, shown=sources > {""}),
+    ]
 
 
 def missing_and_left_out(entries: Sequence[Entry], runs: Runs, found: Sorted, outputs: str) -> list[Note]:
@@ -214,56 +188,44 @@ def _read(result: Result, column: Column) -> float | None:
 
 
 def _lines(entry: Entry, columns: Sequence[Column], metric: str) -> Iterable[Line]:
+    """A row's published and obtained figures, and their difference."""
     row = entry.row
-    figures = [row.figure(column) for column in columns]
-    published = [Cell() if figure is None else Cell(figure[0], verified=figure[1]) for figure in figures]
-    source = ", ".join(dict.fromkeys(block.source for block in row.published))
+
+    def make(kind: str, figures: Sequence[Cell], seeds: str = "", source: str = "") -> Line:
+        texts = [Cell(text) for text in (row.name, kind, seeds)]
+        return Line([*texts, *figures, Cell(source)], entry.group, compared=kind != "difference")
+
+    read = [row.figure(column) for column in columns]
+    published = [Cell() if figure is None else Cell(figure[0], verified=figure[1]) for figure in read]
     if row.published:
-        yield Line(entry.group, row.name, "published", "", source, published)
+        yield make("published", published, source=", ".join(dict.fromkeys(block.source for block in row.published)))
     if not entry.experiments:
         return
-    obtained = []
-    for column in columns:
-        values = entry.values(column, metric)
-        std = stdev(values) if len(values) > 1 else None
-        obtained.append(Cell(fmean(values), std, len(values)) if values else Cell())
+    obtained = [over_runs(entry.values(column, metric)) for column in columns]
     made, wanted = len(entry.seeds), len(row.seeds)
-    yield Line(entry.group, row.name, "obtained", str(made) if made == wanted else f"{made}/{wanted}", "", obtained)
-    both = list(zip(obtained, published, strict=True))
-    differences = [Cell(o.value - p.value) if o.value is not None and p.value is not None else Cell() for o, p in both]
+    yield make("obtained", obtained, seeds=str(made) if made == wanted else f"{made}/{wanted}")
+    both = [(o.number, p.number) for o, p in zip(obtained, published, strict=True)]
+    differences = [Cell() if o is None or p is None else Cell(o - p, signed=True) for o, p in both]
     if any(cell.value is not None for cell in differences):
-        yield Line(entry.group, row.name, "difference", "", "", differences)
+        yield make("difference", differences)
 
 
-def _without_empty_columns(columns: list[Column], lines: list[Line]) -> tuple[list[Column], list[Line]]:
+def _without_empty_columns(grid: Grid) -> Grid:
     """Leaves out columns without any figure, unless that is all of them."""
-    kept = [i for i in range(len(columns)) if any(line.cells[i].value is not None for line in lines)]
-    kept = kept or list(range(len(columns)))
-    return [columns[i] for i in kept], [replace(line, cells=[line.cells[i] for i in kept]) for line in lines]
-
-
-def _mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
-    """Marks the best value of each column, as it is shown, where at least two compete."""
-    rows = [list(line.cells) for line in lines]
-    for index, column in enumerate(columns):
-        shown = [
-            (row, round(row[index].value or 0.0, column.digits))
-            for row, line in zip(rows, lines, strict=True)
-            if line.kind != "difference" and row[index].value is not None
-        ]
-        if len(shown) > 1 and column.better:
-            best = (max if column.better == "high" else min)(value for _, value in shown)
-            for row, value in shown:
-                row[index] = replace(row[index], best=value == best)
-    return [replace(line, cells=row) for line, row in zip(lines, rows, strict=True)]
+    texts = {index for index, column in enumerate(grid.columns) if not column.numeric}
+    figures = {index for line in grid.lines for index, cell in enumerate(line.cells) if cell.number is not None}
+    return grid.only(sorted(texts | figures)) if figures else grid
 
 
 def _marks(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    unverified = any(not cell.verified for line in lines for cell in line.cells)
-    seeds = any(cell.std is not None for line in lines for cell in line.cells)
+    cells = [cell for line in lines for cell in line.cells]
     return [
-        *([("† not verified: quoted or recalled, not read in its source", "")] if unverified else []),
-        *([("± sample standard deviation over the seeds", "")] if seeds else []),
+        *(
+            [("† not verified: quoted or recalled, not read in its source", "")]
+            if any(cell.verified is False for cell in cells)
+            else []
+        ),
+        *([("± sample standard deviation over the seeds", "")] if any(cell.std is not None for cell in cells) else []),
     ]
 
 
