@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from everclip.metrics.retrieval import ENTRY
 from everclip.metrics.scores import Score
 from everclip.types import Batch, ClassSet, Evaluator, Guess, Model, Passes, Task, Verdict
 
@@ -25,7 +26,7 @@ SHOWN = 3  # texts of a guess
 class Retrieval(Evaluator):
     """`i2t_r<K>` (a picture finds one of its texts), `t2i_r<K>` (a text finds its picture), in %, and `mean_recall`."""
 
-    entry = "mean_recall"
+    entry = ENTRY
     open_vocabulary = True
 
     @property
@@ -42,7 +43,7 @@ class Retrieval(Evaluator):
         scores = recalls("i2t", ranks(pictures, captions, torch.arange(len(pictures)), owner))
         scores |= recalls("t2i", ranks(captions, pictures, owner, torch.arange(len(pictures))))
         mean = sum(score.value for score in scores.values()) / len(scores)
-        return Verdict(scores | {"mean_recall": Score(mean, len(pictures))})
+        return Verdict(scores | {ENTRY: Score(mean, len(pictures))})
 
     @override
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.errors import DataError
+from everclip.metrics.dense import ENTRY
 from everclip.metrics.scores import Score
 from everclip.objectives.segmentation import mask_columns, patch_logits
 from everclip.types import Batch, ClassSet, Evaluator, Model, Passes, Task, Verdict
@@ -26,7 +27,7 @@ class Segmentation(Evaluator):
     Pixels are compared with all classes seen so far; those of no class are left out.
     """
 
-    entry = "miou"
+    entry = ENTRY
     open_vocabulary = True
     patches = True
 
@@ -53,7 +54,7 @@ class Segmentation(Evaluator):
         pictures = len(task.samples)
         return Verdict(
             {
-                "miou": Score(100 * float(share.mean()), pictures),
+                ENTRY: Score(100 * float(share.mean()), pictures),
                 "pixel_accuracy": Score.share(int(common.sum()), int(true.sum())),
             }
         )

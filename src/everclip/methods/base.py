@@ -98,7 +98,7 @@ class Method(nn.Module):
 
     def encode_patches(self, images: Tensor) -> Tensor:
         """Patch features (B, G, G, E) of length 1 in the joint space, for normalised pictures (B, 3, S, S)."""
-        return self.backbone.encode_patches(images)
+        return self.backbone.encode_patches(images, values=True)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Text features (N, E) of length 1."""

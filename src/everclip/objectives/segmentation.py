@@ -19,6 +19,7 @@ class Segmentation(Objective):
 
     needs = "masks"
     patches = True
+    all_parameters_used = False  # patch features are the last block's values: its queries, keys and MLP play no part
 
     @override
     def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:

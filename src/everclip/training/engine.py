@@ -160,7 +160,7 @@ class Engine:
                 augment=partial(_augmented, training.augmentation, key, phase.augment_auxiliary),
             )
             try:
-                self._run(module, loader, budget.gradient_clip, method.all_parameters_used)
+                self._run(module, loader, budget.gradient_clip, _all_used(method, session))
                 state = PhaseState(steps)
             except torch.OutOfMemoryError as error:
                 state = self._more_parts(module, batch_size, error)
@@ -297,6 +297,12 @@ class EnginePasses:
                 rows.append(_plain(function(shown))[: len(positions)])
         order = engine.gather(torch.arange(engine.rank, len(texts), engine.world_size, device=engine.device)).argsort()
         return engine.gather(torch.cat(rows))[order]
+
+
+def _all_used(method: Method, session: Session) -> bool:
+    """Whether every trained parameter gets a gradient in every step."""
+    objective = session.objective if method.any_objective else None
+    return method.all_parameters_used and (objective is None or objective.all_parameters_used)
 
 
 def _plain(rows: Tensor) -> Tensor:

@@ -68,7 +68,9 @@ def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Prepare) 
     """The guesses of a session with their pictures as the backbone sees them."""
 
     def picture(task: int, image: int) -> NDArray[np.uint8]:
-        return sequence.tasks[task].samples.read([image], resize).images[0].permute(1, 2, 0).numpy()
+        shown = sequence.tasks[task].samples.read([image], resize).images[0]
+        frame = shown[len(shown) // 2] if shown.ndim == 4 else shown  # of a clip, the one in the middle
+        return frame.permute(1, 2, 0).numpy()
 
     return [
         Sample(picture(guess["task"], guess["image"]), guess["label"], tuple(map(tuple, guess["names"])))

@@ -120,11 +120,13 @@ class Objective(ABC):
         needs: what its samples must have, for messages.
         couples_batch: whether samples of a batch are compared with each other, see `Method.couples_batch`.
         patches: whether it reads patch features.
+        all_parameters_used: whether every weight of both towers then gets a gradient, see `Method`.
     """
 
     needs: ClassVar[str]
     couples_batch: ClassVar[bool] = False
     patches: ClassVar[bool] = False
+    all_parameters_used: ClassVar[bool] = True
 
     @abstractmethod
     def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
