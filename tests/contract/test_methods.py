@@ -15,6 +15,7 @@ from torch import Tensor
 
 from everclip.commands import assembly
 from everclip.config.catalogue import read_option
+from everclip.config.compatibility import NEUTRAL
 from everclip.data.images import ConcatSamples
 from everclip.errors import Preempted
 from everclip.methods.base import Method
@@ -90,7 +91,7 @@ def test_config_keys_are_the_constructors_keywords(name: str) -> None:
     node = read_option("method", name)
     parameters = inspect.signature(get_object(node["_target_"])).parameters
     keywords = {key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    assert set(node) - {"_target_"} == keywords
+    assert set(node) - {"_target_", NEUTRAL} == keywords
     assert set(parameters) - keywords == {"backbone"}
 
 

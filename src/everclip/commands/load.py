@@ -15,6 +15,7 @@ from torch import Tensor
 from everclip.backbones.base import Backbone
 from everclip.config.build import build
 from everclip.config.checks import nearest
+from everclip.config.compatibility import todays
 from everclip.errors import ConfigError, MissingError
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
@@ -105,7 +106,7 @@ def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = (
     if not path.is_file() or not settings.is_file():
         missing = settings if path.is_file() else path
         raise MissingError(f"{missing} is not there; expected a checkpoint in a run folder")
-    config = OmegaConf.load(settings)
+    config = OmegaConf.create(todays(OmegaConf.to_container(OmegaConf.load(settings))))
     assert isinstance(config, DictConfig)
     for group, kind in (("backbone", Backbone), ("method", Method)):
         _check_trust(settings, config[group], kind, trust)

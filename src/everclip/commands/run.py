@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from everclip.config import build, checks, schema
 from everclip.config.checks import nearest
+from everclip.config.compatibility import NEUTRAL
 from everclip.errors import ConfigError, EverclipError, Preempted
 from everclip.reporting.console import log_file, set_up_logging, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
@@ -137,7 +138,7 @@ def _compose_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(cause, OmegaConfBaseException) and cause.parent_node is not None and cause.key is not None:
         node = cause.parent_node
-        hidden = ("_target_", "hydra")
+        hidden = ("_target_", NEUTRAL, "hydra")
         names = [str(name) for name in node if name not in hidden] if OmegaConf.is_dict(node) else []
         key = cause.full_key or str(cause.key)
         if "not in" in str(cause):

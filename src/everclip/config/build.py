@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from everclip.config.compatibility import options
 from everclip.config.identity import run_folder
 from everclip.config.schema import RunConfig, conf_dir
 from everclip.errors import ConfigError
@@ -35,9 +36,8 @@ def build(group: str, node: DictConfig, *positional: Any, **runtime: Any) -> Any
     Raises:
         ConfigError: the constructor refuses a value.
     """
-    alone = OmegaConf.create(
-        OmegaConf.to_container(node, resolve=True)
-    )  # Hydra resolves what a node points to in place
+    # Hydra resolves what a node points to in place, so it gets a node of its own.
+    alone = OmegaConf.create(options(OmegaConf.to_container(node, resolve=True)))
     try:
         return instantiate(alone, _partial_=True, _convert_="all")(*positional, **runtime)
     except (ValueError, TypeError) as error:

@@ -13,6 +13,7 @@ import pydantic
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from everclip.config.compatibility import NEUTRAL
 from everclip.config.schema import GROUPS, RunConfig
 from everclip.errors import ConfigError
 
@@ -73,7 +74,8 @@ def check_group(group: str, node: DictConfig) -> None:
     except Exception as error:  # hydra raises plain Exception subclasses here
         raise ConfigError(f"{group}._target_={name} cannot be imported: {error}") from error
     known = signature_of(target)
-    for key in values:
+    neutral = values.pop(NEUTRAL, {})
+    for key in (*values, *neutral):
         if key not in known:
             raise ConfigError(f"{group}.{key} is unknown; known: {', '.join(known)}{nearest(key, known)}")
     parts = [key for key, value in values.items() if _is_part(value)]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from everclip.config.schema import GROUPS
+from everclip.config.compatibility import lasting, lasting_shared
+from everclip.config.schema import GROUPS, RunConfig, TrainConfig
 from everclip.digest import json_sha256
-
-# Parts that moved, by the name they have in digests and in the configurations of older runs: where code lies changes no
-# result, so a digest names a part as it was first called, and a stored configuration is read with today's names.
-MOVED = {"everclip.schedules.Schedule": "everclip.training.schedules.Schedule"}
-FIRST_NAMES = {today: first for first, today in MOVED.items()}
 
 
 def choices(node: DictConfig) -> dict[str, str]:
@@ -30,9 +27,12 @@ def digest(config: DictConfig) -> str:
     for place in placeless.paths:  # places are no settings
         placeless.paths[place] = ""
     placeless.seed = 0  # a sequence may follow the run's seed
-    settings = {key: _first_named(OmegaConf.to_container(placeless[key], resolve=True)) for key in (*GROUPS, "train")}
-    judged = [] if config.validation is None else [{"validation": config.validation}]
-    return json_sha256([settings, config.max_sessions, config.trainer.precision, *judged])[:8]
+    plain: dict[str, Any] = {key: OmegaConf.to_container(placeless[key], resolve=True) for key in (*GROUPS, "train")}
+    settings = {group: lasting(plain[group]) for group in GROUPS}
+    settings["train"] = lasting_shared(TrainConfig(), plain["train"])
+    later = {member.name: member.metadata["neutral"] for member in fields(RunConfig) if "neutral" in member.metadata}
+    active = {key: config[key] for key, neutral in later.items() if config[key] != neutral}
+    return json_sha256([settings, config.max_sessions, config.trainer.precision, *([active] if active else [])])[:8]
 
 
 def run_folder(config: DictConfig) -> Path:
@@ -40,11 +40,3 @@ def run_folder(config: DictConfig) -> Path:
     chosen = choices(config.hydra)
     names = [Path(chosen[group]).name for group in ("sequence", "method", "backbone")]
     return Path(config.paths.outputs, *names, digest(config), f"seed{config.seed}").absolute()
-
-
-def _first_named(value: Any) -> Any:
-    """Settings with every part called by its first name."""
-    if isinstance(value, dict):
-        target = {"_target_": FIRST_NAMES.get(value["_target_"], value["_target_"])} if "_target_" in value else {}
-        return {key: _first_named(part) for key, part in value.items()} | target
-    return [_first_named(part) for part in value] if isinstance(value, list) else value

@@ -22,6 +22,11 @@ def choice(default: str, *allowed: str) -> Any:
     return field(default=default, metadata={"allowed": allowed})
 
 
+def added(key: Any, *, neutral: Any) -> Any:
+    """A field that was added when there were runs already, and changes none of them at the value `neutral`."""
+    return field(default=key.default, metadata={**key.metadata, "neutral": neutral})
+
+
 @dataclass
 class BaseBudget:
     """Budget of the base session where it differs; null: as in the other sessions."""
@@ -132,7 +137,7 @@ class RunConfig:
     restart: bool = False
     trust: list[str] = field(default_factory=list)
     max_sessions: int | None = number(None, 1)
-    validation: float | None = number(None, 0.01, 0.5)
+    validation: float | None = added(number(None, 0.01, 0.5), neutral=None)
     log_level: str = choice("info", *LOG_LEVELS)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
