@@ -30,7 +30,7 @@ def pools(method: CodaPrompt) -> dict[str, list[Tensor]]:
 
 
 def test_parameter_count_on_vit_b16_is_the_published_one() -> None:
-    method = CodaPrompt(OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False))
+    method = CodaPrompt(OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False), num_sessions=10)
     assert method.num_trainable() == 3_840_000
     method.keys.open(0)
     method.attention.open(0)

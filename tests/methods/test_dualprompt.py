@@ -18,7 +18,7 @@ def make(tiny: Tiny, **options: object) -> DualPrompt:
 
 
 def test_parameter_count_on_vit_b16() -> None:
-    method = DualPrompt(OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False))
+    method = DualPrompt(OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False), num_sessions=10)
     # 2 blocks of 2 * 5 general rows, 10 experts of 3 blocks with 2 * 5 rows, 10 keys.
     assert method.num_trainable() == 768 * (2 * 10 + 10 * 3 * 10 + 10)
 

@@ -79,6 +79,16 @@ def make_sequence(config: DictConfig) -> TaskSequence:
     return sequence if config.validation is None else hold_out(sequence, config.validation)
 
 
+def settled(config: DictConfig, sequence: TaskSequence) -> DictConfig:
+    """The configuration with what follows from the sequence in place of the method's options that are null."""
+    derived = {"num_sessions": len(sequence.sessions)}
+    filled = config.copy()
+    for key, value in derived.items():
+        if key in filled.method and filled.method[key] is None:
+            filled.method[key] = value
+    return filled
+
+
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
     """Sequence, backbone and method; on the meta device without `load`."""
     for group in ("backbone", "method"):
@@ -89,7 +99,7 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     check_fit(get_object(config.method._target_), sequence, config.train.augment)
     backbone = build("backbone", config.backbone, load=load)
     seed_everything(config.seed)
-    method = build("method", config.method, backbone)
+    method = build("method", settled(config, sequence).method, backbone)
     check_fit(method, sequence, config.train.augment)
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
@@ -261,7 +271,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     }
     if engine.rank == 0:
         _refuse_other_origin(folder, identity, facts["commit"])
-        storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(settled(config, sequence), resolve=True))
         folder.update_run(**facts)
     if method.couples_batch and (config.trainer.accumulate > 1 or config.trainer.auto_batch):
         log.warning(

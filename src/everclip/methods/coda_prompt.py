@@ -35,6 +35,7 @@ from everclip.modules.prompt_pool import (
     Prefixes,
     SessionParts,
     attended_similarity,
+    known_sessions,
     make_query,
     orthogonalised,
     prompted_width,
@@ -47,7 +48,7 @@ class CodaPrompt(Method):
 
     Args:
         backbone: with access to the tokens of its image tower; stays frozen.
-        num_sessions: N, sessions that the components are divided among.
+        num_sessions: N, sessions that the components are divided among; None: those of the sequence.
         pool: components of a block; each session gets the whole part of `pool` / N.
         length: rows of a component, of which the first half are keys and the others values; even.
         layers: blocks of the image tower, from 0, each with components of its own.
@@ -67,7 +68,7 @@ class CodaPrompt(Method):
         self,
         backbone: Backbone,
         *,
-        num_sessions: Positive = 10,
+        num_sessions: Positive | None = None,
         pool: Positive = 100,
         length: Positive = 8,
         layers: Layers = (0, 1, 2, 3, 4),
@@ -76,17 +77,18 @@ class CodaPrompt(Method):
     ) -> None:
         super().__init__(backbone)
         width = prompted_width(backbone, layers=layers)
-        share = pool // num_sessions
-        if share == 0 or share * num_sessions > width:
+        sessions = known_sessions(num_sessions)
+        share = pool // len(sessions)
+        if share == 0 or share * len(sessions) > width:
             raise ValueError(f"pool={pool} must be from num_sessions={num_sessions} to the tower's width {width}")
         if length % 2:
             raise ValueError(f"length={length} must be even: one half are keys, the other values")
         self.layers = layers
         self.ortho_weight = ortho_weight
         shape = (len(layers), share)
-        self.prompts = SessionParts([torch.zeros(*shape, length, width) for _ in range(num_sessions)])
-        self.keys = SessionParts([torch.zeros(*shape, width) for _ in range(num_sessions)])
-        self.attention = SessionParts([torch.zeros(*shape, width) for _ in range(num_sessions)])
+        self.prompts = SessionParts([torch.zeros(*shape, length, width) for _ in sessions])
+        self.keys = SessionParts([torch.zeros(*shape, width) for _ in sessions])
+        self.attention = SessionParts([torch.zeros(*shape, width) for _ in sessions])
         self.register_buffer("opened", torch.zeros((), dtype=torch.long))  # sessions begun
         self.head = ImageHead(width, head)
         self.open_vocabulary = head == "text"

@@ -61,7 +61,7 @@ class CpeClip(Method):
         vision_prompts: bool = True,
         regularizer: Literal["balance", "none"] = "balance",
         template: Template = "{}.",
-        logit_scale: Annotated[float, Field(gt=0)] | None = 100.0,
+        logit_scale: Annotated[float, Field(gt=0)] | None = None,
         exact_naive: bool = False,
     ) -> None:
         super().__init__(backbone)

@@ -28,7 +28,7 @@ from everclip.losses.similarity import similarity
 from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.image_head import HeadKind, ImageHead
-from everclip.modules.prompt_pool import Layers, Prefixes, SessionParts, make_query, prompted_width
+from everclip.modules.prompt_pool import Layers, Prefixes, SessionParts, known_sessions, make_query, prompted_width
 from everclip.types import Batch, ClassSet, Positive, Session
 
 
@@ -37,7 +37,7 @@ class DualPrompt(Method):
 
     Args:
         backbone: with access to the tokens of its image tower; stays frozen.
-        num_sessions: experts, one per session.
+        num_sessions: experts, one per session; None: as many as the sequence has sessions.
         general_length: keys, and as many values, of a general prefix.
         general_layers: blocks of the image tower, from 0, with a general prefix each.
         expert_length: keys, and as many values, of an expert prefix.
@@ -46,7 +46,7 @@ class DualPrompt(Method):
         head: classes as `text` features of their names, or rows of a `linear` layer.
 
     Raises:
-        ValueError: a block with both kinds, or a backbone without these blocks.
+        ValueError: a block with both kinds, a backbone without these blocks, or no number of sessions.
     """
 
     opened: Tensor
@@ -57,7 +57,7 @@ class DualPrompt(Method):
         self,
         backbone: Backbone,
         *,
-        num_sessions: Positive = 10,
+        num_sessions: Positive | None = None,
         general_length: Positive = 5,
         general_layers: Layers = (0, 1),
         expert_length: Positive = 5,
@@ -77,9 +77,10 @@ class DualPrompt(Method):
             return torch.empty(shape).uniform_(0, 0.01)
 
         self.general = nn.Parameter(small(len(general_layers), 2, general_length, width))
+        sessions = known_sessions(num_sessions)
         shape = (len(expert_layers), 1, 2, expert_length, width)
-        self.experts = SessionParts([small(*shape) for _ in range(num_sessions)])
-        self.keys = SessionParts([small(1, 1, width) for _ in range(num_sessions)])
+        self.experts = SessionParts([small(*shape) for _ in sessions])
+        self.keys = SessionParts([small(1, 1, width) for _ in sessions])
         self.register_buffer("opened", torch.zeros((), dtype=torch.long))  # sessions begun
         self.head = ImageHead(width, head)
         self.open_vocabulary = head == "text"

@@ -39,7 +39,7 @@ class Osft(Method):
             sessions, `budget`: i / `num_sessions` in session i, counted from 0; or `adaptive`: `min_share` + importance
             * (`max_share` - `min_share`), from the similarity of a weight's inputs and outputs on earlier pictures.
         share: of the policy `fixed`.
-        num_sessions: of the policy `budget`.
+        num_sessions: of the policy `budget`; None: those of the sequence.
         min_share: of the policy `adaptive`, for a weight of no importance.
         max_share: of the policy `adaptive`, for a weight of mean importance.
         importance_images: pictures that the policy `adaptive` looks at.

@@ -56,6 +56,17 @@ def make_query(backbone: Backbone, images: Tensor) -> Tensor:
     return backbone.encode_image(images, normalize=False, project=False)
 
 
+def known_sessions(num_sessions: int | None) -> range:
+    """The sessions that prompts are made for.
+
+    Raises:
+        ValueError: None, which stands for the number of the sequence's sessions and is replaced where there is one.
+    """
+    if num_sessions is None:
+        raise ValueError("num_sessions is not known without a sequence; give a number")
+    return range(num_sessions)
+
+
 class SessionParts(nn.Module):
     """A tensor of which every session trains a part of its own; the parts lie along dimension 1.
 
