@@ -40,13 +40,13 @@ def test_every_experiment_composes(name: str, compose: Compose) -> None:
 
 
 ZSCL_ON_DOMAINS = {
-    "trainer.precision": "32-true", "optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 1e-5,
+    "optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 1e-5,
     "optimizer.weight_decay": 0, "scheduler.decay": "cosine", "scheduler.warmup": 100, "scheduler.length": 1000,
     "train.max_steps": 1001, "train.batch_size": 64, "train.augment": "crop", "method.label_smoothing": 0.2,
     "method.session_lr": {"fgvc_aircraft": 5e-5, "mnist": 5e-5},
 }  # fmt: skip
 ZSCL_ON_CLASSES = {
-    "trainer.precision": "32-true", "optimizer.lr": 7.1e-6, "optimizer.weight_decay": 0, "scheduler.warmup": 30,
+    "optimizer.lr": 7.1e-6, "optimizer.weight_decay": 0, "scheduler.warmup": 30,
     "scheduler.length": None, "train.epochs": 1, "train.max_steps": None, "train.batch_size": 64,
     "train.augment": "crop", "method.label_smoothing": 0.2, "method.image_weight": 5, "method.text_weight": 5,
     "sequence.templates": ["a bad photo of a {}."],
@@ -66,28 +66,41 @@ CODA_PROMPT = {
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("command", "settings"),
     [
-        *((f"{method}/mtil_order{i}", ZSCL_ON_DOMAINS) for method in ("lwf", "vr_lwf", "wise_ft") for i in (1, 2)),
         *(
-            (f"zscl/{name}", ZSCL_ON_DOMAINS | {"method.average_every": 100, "method.constraint_weight": 1})
+            (f"method={method} backbone=vit_b16_openai sequence=mtil_order{i}", ZSCL_ON_DOMAINS)
+            for method in ("lwf", "vr_lwf", "wise_ft", "icarl")
+            for i in (1, 2)
+        ),
+        *(
+            (
+                f"method=zscl backbone=vit_b16_openai sequence={name}",
+                ZSCL_ON_DOMAINS | {"method.average_every": 100, "method.constraint_weight": 1},
+            )
             for name in ("mtil_order1", "mtil_order2", "xtail")
         ),
-        *((f"finetune/mtil_order{i}", ZSCL_ON_DOMAINS | {"method.alpha": 1}) for i in (1, 2)),
-        *((f"icarl/{name}", ZSCL_ON_DOMAINS) for name in ("mtil_order1", "mtil_order2", "xtail")),
-        *((f"vr_lwf/cil_{name}", ZSCL_ON_CLASSES) for name in ("cifar100", "tinyimagenet")),
+        *((f"+experiment=finetune/mtil_order{i}", ZSCL_ON_DOMAINS | {"method.alpha": 1}) for i in (1, 2)),
+        ("+experiment=icarl/xtail", ZSCL_ON_DOMAINS),
         *(
-            (f"zscl/cil_{name}", ZSCL_ON_CLASSES | {"method.average_every": 10, "method.constraint_weight": 0})
+            (f"method=vr_lwf backbone=vit_b16_openai sequence=cil_{name}", ZSCL_ON_CLASSES)
             for name in ("cifar100", "tinyimagenet")
         ),
-        ("codyra/xtail", CODYRA | {"sequence.shots": 16}),
-        ("codyra/mtil_order1", CODYRA | {"sequence.shots": 5}),
-        ("coda_prompt/cil_cifar100", CODA_PROMPT | {"train.epochs": 20}),
-        ("coda_prompt/cil_imagenet_r", CODA_PROMPT | {"train.epochs": 50}),
+        *(
+            (
+                f"method=zscl backbone=vit_b16_openai sequence=cil_{name}",
+                ZSCL_ON_CLASSES | {"method.average_every": 10, "method.constraint_weight": 0},
+            )
+            for name in ("cifar100", "tinyimagenet")
+        ),
+        ("+experiment=codyra/xtail", CODYRA | {"sequence.shots": 16}),
+        ("+experiment=codyra/mtil_order1", CODYRA | {"sequence.shots": 5}),
+        ("+experiment=coda_prompt/cil_cifar100", CODA_PROMPT | {"train.epochs": 20}),
+        ("+experiment=coda_prompt/cil_imagenet_r", CODA_PROMPT | {"train.epochs": 50}),
     ],
 )
-def test_experiments_have_the_papers_settings(name: str, settings: dict[str, Any], compose: Compose) -> None:
-    composed = compose(f"+experiment={name}")
+def test_published_protocols_have_the_papers_settings(command: str, settings: dict[str, Any], compose: Compose) -> None:
+    composed = compose(*command.split())
     found = {key: OmegaConf.select(composed, key) for key in settings}
     assert found == settings
 
@@ -107,12 +120,37 @@ def test_cpe_clips_experiments_have_the_papers_settings(name: str, compose: Comp
 
 
 def test_what_the_user_says_wins_over_method_and_tuning(compose: Compose) -> None:
-    assert compose().method.logit_scale is None  # tuning of the embedded pair
-    assert compose("sequence=fscil_cifar100").method.logit_scale == 100
+    assert (compose("method=lora").optimizer.lr, compose("method=lora").train.batch_size) == (3e-3, 8)  # tuned
     composed = compose("method.logit_scale=5", "optimizer=adamw", "train.base.epochs=1")
     assert composed.method.logit_scale == 5
     assert composed.optimizer._target_ == "torch.optim.AdamW"
     assert composed.train.base.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "lr", "logit_scale"),
+    [
+        pytest.param("method=zscl sequence=shapes_fscil backbone=vit_b16_openai", 1e-5, None, id="published"),
+        pytest.param("method=zscl sequence=folder sequence.root=x backbone=tiny", 3e-4, None, id="backbone"),
+        pytest.param("method=zscl sequence=mtil_order1 backbone=tiny", 1e-5, None, id="sequence before backbone"),
+        pytest.param("method=zscl sequence=mtil_order1 backbone=tiny optimizer.lr=1", 1, None, id="user"),
+        pytest.param("method=cpe_clip sequence=folder sequence.root=x", 0.1, None, id="own logit scale"),
+        pytest.param("method=cpe_clip sequence=folder sequence.root=x backbone=vit_b16_openai", 0.1, 100, id="OpenAI"),
+    ],
+)
+def test_a_setting_comes_from_what_needs_it(
+    command: str, lr: float, logit_scale: float | None, compose: Compose
+) -> None:
+    composed = compose(*command.split())
+    assert (composed.optimizer.lr, composed.method.get("logit_scale")) == (lr, logit_scale)
+
+
+def test_every_tuning_is_of_a_method_and_of_a_backbone_or_a_sequence() -> None:
+    places = {*option_names("backbone"), *option_names("sequence")}
+    for path in (schema.conf_dir() / "tuning").rglob("*.yaml"):
+        assert path.parent.name in {*option_names("method"), "budget"}, path
+        assert path.stem in places, path
+    assert not set(option_names("backbone")) & set(option_names("sequence"))  # one folder holds both
 
 
 @dataclass
