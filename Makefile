@@ -57,8 +57,8 @@ bench: .venv/dev  ## time what a run consists of, side by side
 	$(BIN)/python scripts/bench_core.py
 	$(BIN)/python scripts/bench_data.py
 
-golden: .venv/dev  ## remake tests/golden/<method>.json of the embedded sequence; justify the diff in the commit
-	$(BIN)/python -m pytest tests/test_golden.py --remake-golden
+golden: .venv/dev  ## remake tests/golden: figures of the embedded sequence, digests of the rows of tables; justify the diff in the commit
+	$(BIN)/python -m pytest tests/test_golden.py tests/test_tables_definitions.py --remake-golden
 
 tables: .venv/run  ## write REPRODUCTION.md from the run folders in outputs
 	$(BIN)/python -m everclip.reporting.tables.reproduction REPRODUCTION.md

@@ -193,13 +193,16 @@ def test_without_weight_it_is_zero_shot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "ridge", "sequence", "shots"),
-    [("xtail", "dual", 1e-3, "xtail", 16), ("mtil_order1_5_shots", "primal", 0.1, "mtil_order1", 5)],
+    ("command", "form", "ridge", "sequence", "shots"),
+    [
+        ("+experiment=rail/xtail", "dual", 1e-3, "xtail", 16),
+        ("method=rail backbone=vit_b16_openai sequence=mtil_order1 sequence.shots=5", "primal", 0.1, "mtil_order1", 5),
+    ],
 )
-def test_an_experiment_has_the_official_settings(
-    name: str, form: str, ridge: float, sequence: str, shots: int, compose: Callable[..., DictConfig]
+def test_a_protocol_has_the_official_settings(
+    command: str, form: str, ridge: float, sequence: str, shots: int, compose: Callable[..., DictConfig]
 ) -> None:
-    config = compose(f"+experiment=rail/{name}")
+    config = compose(*command.split())
     check_values(config)
     for group in GROUPS:
         check_group(group, config[group])
