@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.fine_tuning import LabelSpace, compared, first_template, unfreeze
 from everclip.types import Batch, Phase, Positive, Session
 
 
@@ -36,7 +36,7 @@ class Ewc(Method):
         variant: `separate`: a spring to where each session ended; `online`: one spring to where the last one did.
         decay: gamma, what earlier importances are multiplied by when a session's are added; `separate` sessions keep 1.
         fisher_batch_size: pictures whose mean gradient is squared; 1 is exact, None the batch size of training.
-        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes, not in the Fisher information.
     """
 
@@ -53,7 +53,7 @@ class Ewc(Method):
         variant: Literal["online", "separate"] = "online",
         decay: Annotated[float, Field(ge=0, le=1)] = 1.0,
         fisher_batch_size: Positive | None = None,
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(backbone)
@@ -74,7 +74,7 @@ class Ewc(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.classes = first_template(compared(session, self.label_space))
         weights = parameters_to_vector(self.tuned).detach()
         self.squares = torch.zeros_like(weights)
         self.batches.zero_()

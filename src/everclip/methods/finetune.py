@@ -10,7 +10,7 @@ scale is trained too, and a class is the mean over its templates (`wise_ft` with
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
+from everclip.modules.fine_tuning import LabelSpace, compared
 from everclip.objectives.classification import Classification
 from everclip.types import Batch, Session
 
@@ -27,7 +28,7 @@ class Finetune(Method):
 
     Args:
         backbone: unfrozen in place.
-        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes.
     """
 
@@ -37,7 +38,7 @@ class Finetune(Method):
         self,
         backbone: Backbone,
         *,
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(backbone)
@@ -48,7 +49,7 @@ class Finetune(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.objective = session.objective or Classification()
-        self.classes = session.new if self.label_space == "current" else session.seen
+        self.classes = compared(session, self.label_space)
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ fewer pictures than its share keeps all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -28,7 +27,7 @@ from everclip.memory.exemplars import class_means, first_of_each, herding_of_eac
 from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Classifier, Extract, Rehearsal
 from everclip.modules.class_rows import ClassRows
-from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.fine_tuning import SessionLr, first_template, own_lr, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.types import Batch, ClassSet, Phase, Positive, Session
 
@@ -45,7 +44,7 @@ class Icarl(Rehearsal):
         temperature: of that distribution.
         classify_by: `exemplars`, the nearest mean, or `text`, CLIP's scores that are trained.
         label_smoothing: share of the target spread over all classes.
-        session_lr: learning rates of the sessions, by name, that have one of their own.
+        session_lr: see `SessionLr`.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Icarl(Rehearsal):
         temperature: Annotated[float, Field(gt=0)] = 2.0,
         classify_by: Literal["exemplars", "text"] = "exemplars",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-        session_lr: Mapping[str, Annotated[float, Field(gt=0)]] | None = None,
+        session_lr: SessionLr | None = None,
     ) -> None:
         super().__init__(backbone)
         unfreeze(backbone)
@@ -70,7 +69,7 @@ class Icarl(Rehearsal):
         self.temperature = temperature
         self.open_vocabulary = classify_by == "text"
         self.label_smoothing = label_smoothing
-        self.session_lr = session_lr or {}
+        self.session_lr = session_lr
         self.means = ClassRows(backbone.embed_dim, trainable=False)
 
     @override
@@ -88,7 +87,7 @@ class Icarl(Rehearsal):
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
-        return (Phase(data=with_memory(session), lr=self.session_lr.get(session.name)),)
+        return (Phase(data=with_memory(session), lr=own_lr(session, self.session_lr)),)
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:

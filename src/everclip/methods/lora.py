@@ -9,7 +9,7 @@ Source: arXiv 2106.09685; as a sequential baseline of CLIP in arXiv 2412.01004.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import first_template
+from everclip.modules.fine_tuning import LabelSpace, compared, first_template
 from everclip.modules.lora import EVERY_TARGET, Target, add_low_rank
 from everclip.modules.tower_blocks import Towers
 from everclip.objectives.classification import Classification
@@ -34,7 +34,7 @@ class Lora(Method):
         targets: projections of queries, keys, values, outputs (`o`); first and second layer of the MLP (`fc`, `proj`).
         towers: which are adapted.
         merge: begin every session with new factors, on top of the earlier ones; False: go on with the same.
-        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes.
     """
 
@@ -49,7 +49,7 @@ class Lora(Method):
         targets: Annotated[Sequence[Target], Field(min_length=1)] = EVERY_TARGET,
         towers: Towers = "both",
         merge: bool = False,
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(backbone)
@@ -63,7 +63,7 @@ class Lora(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.objective = session.objective or Classification()
-        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.classes = first_template(compared(session, self.label_space))
         for update in self.updates:
             if self.merge and not session.is_base:
                 update.merge()

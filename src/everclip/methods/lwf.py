@@ -10,9 +10,8 @@ Differs: the session's class texts are encoded by the teacher once, not in every
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -22,7 +21,7 @@ from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation
 from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.types import Batch, Phase, Session
 
@@ -35,10 +34,9 @@ class Lwf(Method):
         image_weight: of the distillation over texts, per picture.
         text_weight: of the distillation over pictures, per text.
         temperature: of both.
-        label_space: classes a training picture is compared with, and whose texts the teacher reads: those of the
-            `current` session or all `seen`.
+        label_space: see `LabelSpace`; the teacher reads the texts of these classes too.
         label_smoothing: share of the target spread over all classes.
-        session_lr: learning rates of the sessions, by name, that have one of their own.
+        session_lr: see `SessionLr`.
     """
 
     couples_batch = True  # the distillation over pictures is a softmax over the batch
@@ -50,9 +48,9 @@ class Lwf(Method):
         image_weight: Annotated[float, Field(ge=0)] = 1.0,
         text_weight: Annotated[float, Field(ge=0)] = 1.0,
         temperature: Annotated[float, Field(gt=0)] = 2.0,
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-        session_lr: Mapping[str, Annotated[float, Field(gt=0)]] | None = None,
+        session_lr: SessionLr | None = None,
     ) -> None:
         super().__init__(backbone)
         unfreeze(backbone)
@@ -61,11 +59,11 @@ class Lwf(Method):
         )
         self.label_space = label_space
         self.label_smoothing = label_smoothing
-        self.session_lr = session_lr or {}
+        self.session_lr = session_lr
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.classes = first_template(compared(session, self.label_space))
         teacher = Teacher(self.backbone)
         self.known = frozen_features(teacher.encode_image, session.train, extract, keep=session.repeats > 1)
         groups = [group for _, group in self.classes.by_templates()]
@@ -73,7 +71,7 @@ class Lwf(Method):
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
-        lr = self.session_lr.get(session.name)
+        lr = own_lr(session, self.session_lr)
         return (Phase(auxiliary=session.train, augment_auxiliary=False, lr=lr),)
 
     @override

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import first_template
+from everclip.modules.fine_tuning import LabelSpace, compared, first_template
 from everclip.modules.subspaces import split_weights, token_similarity
 from everclip.modules.tower_blocks import Towers
 from everclip.types import Batch, Positive, Session
@@ -45,7 +45,7 @@ class Osft(Method):
         importance_images: pictures that the policy `adaptive` looks at.
         project: what is made orthogonal to the fixed directions: the `gradient` alone, or the `update` too.
         towers: which are trained.
-        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes.
 
     Raises:
@@ -68,7 +68,7 @@ class Osft(Method):
         importance_images: Positive = 64,
         project: Literal["gradient", "update"] = "update",
         towers: Towers = "both",
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
         super().__init__(backbone)
@@ -87,7 +87,7 @@ class Osft(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.classes = first_template(compared(session, self.label_space))
         if session.is_base:
             self.measure(session, extract)
         keep = [round(s * m.size) for s, m in zip(self.shares(session.index), self.matrices, strict=True)]

@@ -11,9 +11,8 @@ are encoded by the teacher once per session, not in every step, which gives the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -25,7 +24,7 @@ from everclip.errors import ConfigError
 from everclip.losses.distillation import image_text_distillation
 from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.types import Batch, Phase, Positive, Session
 
@@ -40,9 +39,9 @@ class VrLwf(Method):
         temperature: of both.
         num_sentences: drawn anew for every session.
         sentence_length: tokens of each, between start and end of text.
-        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes.
-        session_lr: learning rates of the sessions, by name, that have one of their own.
+        session_lr: see `SessionLr`.
     """
 
     couples_batch = True  # the distillation over pictures is a softmax over the batch
@@ -56,9 +55,9 @@ class VrLwf(Method):
         temperature: Annotated[float, Field(gt=0)] = 2.0,
         num_sentences: Positive = 1000,
         sentence_length: Positive = 10,
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-        session_lr: Mapping[str, Annotated[float, Field(gt=0)]] | None = None,
+        session_lr: SessionLr | None = None,
     ) -> None:
         super().__init__(backbone)
         random_sentences(backbone, 1, sentence_length)
@@ -70,11 +69,11 @@ class VrLwf(Method):
         self.sentence_length = sentence_length
         self.label_space = label_space
         self.label_smoothing = label_smoothing
-        self.session_lr = session_lr or {}
+        self.session_lr = session_lr
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.classes = first_template(compared(session, self.label_space))
         teacher = Teacher(self.backbone)
         sentences = random_sentences(self.backbone, self.num_sentences, self.sentence_length)
         self.texts = teacher.encode_tokens(sentences)
@@ -82,7 +81,7 @@ class VrLwf(Method):
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
-        lr = self.session_lr.get(session.name)
+        lr = own_lr(session, self.session_lr)
         return (Phase(auxiliary=session.train, augment_auxiliary=False, lr=lr),)
 
     @override

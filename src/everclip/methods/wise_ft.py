@@ -11,7 +11,6 @@ Differs: arXiv 2109.01903 fine-tunes the image tower with a linear classifier ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -20,7 +19,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
 from everclip.modules.weight_average import interpolate
 from everclip.types import Batch, Phase, Session
 
@@ -32,9 +31,9 @@ class WiseFt(Method):
         backbone: unfrozen in place.
         alpha: share of the fine-tuned weights.
         anchor: the `previous` weights, as they were when the session began, or the `pretrained` ones.
-        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes.
-        session_lr: learning rates of the sessions, by name, that have one of their own.
+        session_lr: see `SessionLr`.
     """
 
     def __init__(
@@ -43,9 +42,9 @@ class WiseFt(Method):
         *,
         alpha: Annotated[float, Field(ge=0, le=1)] = 0.8,
         anchor: Literal["previous", "pretrained"] = "previous",
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-        session_lr: Mapping[str, Annotated[float, Field(gt=0)]] | None = None,
+        session_lr: SessionLr | None = None,
     ) -> None:
         super().__init__(backbone)
         self.tuned = unfreeze(backbone)
@@ -54,17 +53,17 @@ class WiseFt(Method):
         self.anchors = [parameter.detach().clone() for parameter in self.tuned]
         self.label_space = label_space
         self.label_smoothing = label_smoothing
-        self.session_lr = session_lr or {}
+        self.session_lr = session_lr
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.classes = first_template(compared(session, self.label_space))
         if self.follows:
             self.anchors = [parameter.detach().clone() for parameter in self.tuned]
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
-        return (Phase(lr=self.session_lr.get(session.name)),)
+        return (Phase(lr=own_lr(session, self.session_lr)),)
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ so the student's text tower learns from the cross-entropy alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Literal
 
@@ -26,7 +25,7 @@ from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation, squared_distance
 from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.modules.weight_average import WeightAverage
 from everclip.types import Batch, Phase, Positive, Reference, Session
@@ -45,9 +44,9 @@ class Zscl(Method):
         constraint_weight: of the squared distance to the weights at the start of the session.
         average_every: steps between two snapshots of the weight ensemble, None for none.
         max_cached_images: up to this many reference pictures are encoded by the teacher once, more in every step.
-        label_space: classes a training picture is compared with: those of the `current` session or all `seen`.
+        label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes.
-        session_lr: learning rates of the sessions, by name, that have one of their own.
+        session_lr: see `SessionLr`.
     """
 
     couples_batch = True  # the distillation over pictures is a softmax over the batch
@@ -64,9 +63,9 @@ class Zscl(Method):
         constraint_weight: Annotated[float, Field(ge=0)] = 1.0,
         average_every: Positive | None = 10,
         max_cached_images: Annotated[int, Field(ge=0)] = 20_000,
-        label_space: Literal["current", "seen"] = "current",
+        label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-        session_lr: Mapping[str, Annotated[float, Field(gt=0)]] | None = None,
+        session_lr: SessionLr | None = None,
     ) -> None:
         super().__init__(backbone)
         self.teacher = Teacher(backbone)
@@ -81,12 +80,12 @@ class Zscl(Method):
         self.few_images = len(reference.images) <= max_cached_images
         self.label_space = label_space
         self.label_smoothing = label_smoothing
-        self.session_lr = session_lr or {}
+        self.session_lr = session_lr
         self.texts = torch.empty(0)
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(session.new if self.label_space == "current" else session.seen)
+        self.classes = first_template(compared(session, self.label_space))
         self.anchors = [parameter.detach().clone() for parameter in self.tuned]
         if self.average is not None:
             self.average.start(self.tuned)
@@ -100,7 +99,7 @@ class Zscl(Method):
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
-        lr = self.session_lr.get(session.name)
+        lr = own_lr(session, self.session_lr)
         return (Phase(auxiliary=self.reference.images, augment_auxiliary=False, lr=lr),)
 
     @override

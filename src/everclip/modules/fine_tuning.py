@@ -1,13 +1,21 @@
-"""What methods that fine-tune both towers of CLIP share."""
+"""What methods that fine-tune CLIP share, with all of its weights or some."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import nn
 
 from everclip.backbones.base import Backbone
-from everclip.types import ClassSet
+from everclip.types import ClassSet, Session
+
+# Classes that a training picture is compared with: those of the `current` session, or all `seen` so far.
+LabelSpace = Literal["current", "seen"]
+# Learning rates of the sessions, by name, that have one of their own.
+SessionLr = Mapping[str, Annotated[float, Field(gt=0)]]
 
 
 def unfreeze(backbone: Backbone) -> list[nn.Parameter]:
@@ -24,3 +32,13 @@ def first_template(classes: ClassSet) -> ClassSet:
     """The classes with the first of their templates alone; training reads one text per class, evaluation all."""
     own = tuple(templates[:1] for templates in classes.own_templates)
     return replace(classes, templates=classes.templates[:1], own_templates=own)
+
+
+def compared(session: Session, label_space: LabelSpace) -> ClassSet:
+    """The classes that a training picture of a session is compared with."""
+    return session.new if label_space == "current" else session.seen
+
+
+def own_lr(session: Session, session_lr: SessionLr | None) -> float | None:
+    """The learning rate that a session has of its own; None: it trains with the optimiser's."""
+    return (session_lr or {}).get(session.name)
