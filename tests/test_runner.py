@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import torch
 
 from everclip.backbones.base import Backbone
 from everclip.data.images import ArrayImages
+from everclip.data.sequences.class_incremental import Protocol
 from everclip.digest import json_sha256
 from everclip.errors import DataAccessError, NotFiniteError
 from everclip.methods.base import Extract
@@ -155,6 +157,34 @@ def test_kept_pictures_come_back_also_after_a_stop(run: Run, monkeypatch: pytest
     monkeypatch.setattr(Keeper, "sees", "session")
     with pytest.raises(DataAccessError, match="keeps pictures, but does not declare"):
         run("method=ncm", folder="undeclared")
+
+
+class Curious(Ncm):
+    """Looks at all that a session has, and keeps it."""
+
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        if not session.is_base:
+            for images in self.shown.values():
+                with pytest.raises(DataAccessError, match="were read after it ended"):
+                    extract(images, self.encode_image)
+        self.shown = session.samples()
+        self.labels = {name: extract(images, self.encode_image)[1].tolist() for name, images in self.shown.items()}
+
+    def end_session(self, session: Session, extract: Extract) -> None:
+        super().end_session(session, extract)
+        assert set(self.labels["train"]) == set(self.labels["validation"]) == set(session.new.ids)
+        assert set(self.labels["unlabelled"]) == {-1}  # a subset too
+        assert set(session.samples()["unlabelled"].subset([0, 1]).labels.tolist()) == {-1}
+
+
+def test_samples_beside_the_training_pictures_are_guarded_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import everclip.methods.ncm
+
+    monkeypatch.setattr(everclip.methods.ncm, "Ncm", Curious)
+    protocol = partial(Protocol, validation=1, unlabelled=2, base_shots=3)
+    monkeypatch.setattr("everclip.data.sequences.shapes.Protocol", protocol)
+    for cache in ("off", "memory"):
+        assert run("method=ncm", f"data.cache={cache}", folder=cache).state == "finished"
 
 
 def test_a_view_closes_with_its_parent() -> None:

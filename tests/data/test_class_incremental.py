@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision.transforms import PILToTensor
 
 from everclip.data.sequences import orders
-from everclip.data.sequences.class_incremental import Protocol, class_incremental
+from everclip.data.sequences.class_incremental import Protocol, build, class_incremental
 from everclip.data.sequences.shots import choose_shots, choose_test, require_shots
 from everclip.errors import ConfigError, DataError
 from everclip.evaluation.classification import Classification
+from everclip.types import TaskSequence
 from tests.data.conftest import MakeDataset
 
 NAMES = tuple("abcdefghij")
+AS_IT_IS = PILToTensor()
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -119,6 +122,27 @@ def test_templates_and_shots_of_a_class_incremental_sequence(make_dataset: MakeD
     other = class_incremental(dataset=dataset, base_classes=2, way=2, shots=2, base_shots=3, templates=["a {}."])
     assert other.sessions[1].new.templates == ("a {}.",)
     assert len({s.fingerprint() for s in (own, other, class_incremental(dataset=dataset, base_classes=2, way=2))}) == 3
+
+
+def test_pictures_beside_the_shots_are_validation_and_unlabelled(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(4, train=6)
+
+    def made(**beside: int) -> TaskSequence:
+        protocol = Protocol(2, 2, shots=2, base_shots=2, **beside)  # type: ignore[arg-type]  # keywords of one test
+        return build("made", protocol, dataset.train, dataset.test, dataset.names, dataset.templates)
+
+    plain, rich = made(), made(validation=1, unlabelled=3)
+    for session, other in zip(rich.sessions, plain.sessions, strict=True):
+        assert session.train.fingerprint() == other.train.fingerprint()
+        read = (samples.read(range(len(samples)), AS_IT_IS) for samples in session.samples().values())
+        sets = [batch.images.flatten(1)[:, 0] for batch in read]
+        assert [len(found) for found in sets] == [2 * count for count in (2, 3, 1)]
+        pixels = [pixel for found in sets for pixel in found.tolist()]
+        assert sorted(pixels) == np.flatnonzero(np.isin(dataset.train.labels, session.new.ids)).tolist()
+    assert plain.sessions[0].samples().keys() == {"train"}
+    assert len({made(**beside).fingerprint() for beside in ({}, {"validation": 1}, {"unlabelled": 1})}) == 3
+    with pytest.raises(DataError, match="'made 0' has 3 pictures beside those it is trained on, unlabelled=4"):
+        made(validation=1, unlabelled=4)
 
 
 def test_shots_are_drawn_per_class_and_reproducibly() -> None:

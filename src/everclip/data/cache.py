@@ -77,11 +77,12 @@ def cached(sequence: TaskSequence, resize: Prepare, folder: Path | None) -> Task
     """
     evaluated = [sequence.tasks[index] for index in sequence.evaluated(len(sequence.sessions) - 1)]
     held_out = [sequence.held_out] if sequence.held_out else []
-    sets = [*(session.train for session in sequence.sessions), *(task.samples for task in (*evaluated, *held_out))]
+    trained = [samples for session in sequence.sessions for samples in session.samples().values()]
+    sets = [*trained, *(task.samples for task in (*evaluated, *held_out))]
     ready = {id(images): kept for images, kept in zip(sets, cache_all(sets, resize, folder), strict=True)}
     return replace(
         sequence,
-        sessions=tuple(replace(session, train=ready[id(session.train)]) for session in sequence.sessions),
+        sessions=tuple(session.map(lambda samples: ready[id(samples)]) for session in sequence.sessions),
         tasks=tuple(replace(task, samples=ready.get(id(task.samples), task.samples)) for task in sequence.tasks),
         held_out=replace(held_out[0], samples=ready[id(held_out[0].samples)]) if held_out else None,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everclip.digest import json_sha256
 from everclip.errors import DataError
-from everclip.types import Batch, Draw, Indices, Prepare, Samples
+from everclip.types import NO_CLASS, Batch, Draw, Indices, Prepare, Samples
 
 
 class ArrayImages(Samples):
@@ -133,3 +133,22 @@ def read_image(path: Path) -> Image.Image:
             return upright.convert("RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a picture: {error}") from error
+
+
+class Unlabelled(Samples):
+    """Samples whose labels, texts and targets are not shown."""
+
+    def __init__(self, source: Samples) -> None:
+        self._source = source
+        self.labels = np.full_like(source.labels, NO_CLASS)
+        self.num_frames = source.num_frames
+
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        read = self._source.read(indices, prepare, draw)
+        return replace(read, labels=torch.full_like(read.labels, NO_CLASS), texts=None, targets=None)
+
+    def subset(self, indices: Sequence[int] | Indices) -> Unlabelled:
+        return Unlabelled(self._source.subset(indices))
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from everclip.data.images import ConcatSamples
+from everclip.data.images import ConcatSamples, Unlabelled
 from everclip.errors import DataAccessError
 from everclip.loggers.base import RunLogger
 from everclip.methods.base import Method
@@ -69,6 +69,8 @@ def session_view(sequence: TaskSequence, index: int, method: Method, training: T
     seen = replace(
         session,
         train=view,
+        unlabelled=None if session.unlabelled is None else view.beside(Unlabelled(session.unlabelled)),
+        validation=None if session.validation is None else view.beside(session.validation),
         memory=ConcatSamples(earlier).subset(kept.tolist()) if len(kept) else None,
         offset=sum(len(pictures) for pictures in earlier),
         repeats=training.repeats(session),

@@ -87,7 +87,7 @@ class Samples(ABC):
 
 
 class SessionView(Samples):
-    """The training samples of one session as a method sees them; closed, with all its subsets, when the session ends.
+    """Samples of one session as a method sees them; closed, with all its subsets, when the session ends.
 
     Args:
         source: the pictures.
@@ -113,7 +113,11 @@ class SessionView(Samples):
         return self._source.read(indices, prepare, draw)
 
     def subset(self, indices: Sequence[int] | Indices) -> SessionView:
-        view = SessionView(self._source.subset(indices), self._session)
+        return self.beside(self._source.subset(indices))
+
+    def beside(self, source: Samples) -> SessionView:
+        """A view of other samples of the session, closed together with this one."""
+        view = SessionView(source, self._session)
         view._closed = self._closed
         return view
 

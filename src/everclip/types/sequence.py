@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from everclip.digest import json_sha256
 from everclip.types.classes import ClassSet
@@ -20,6 +22,8 @@ class Session:
         new: the classes that appear in this session; none where samples have no classes.
         seen: all classes up to and including this session, in order of appearance.
         train: what may be trained on.
+        unlabelled: more to train on, whose labels and texts a method does not see; None where the sequence has none.
+        validation: with labels, to judge a method's own choices by, never to train on; None where there is none.
         memory: samples of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
         offset: number of training samples of all earlier sessions; sample i of `train` is number `offset + i` of the
             sequence, which is how `Method.kept` names it.
@@ -38,6 +42,8 @@ class Session:
     repeats: float = 0.0
     augmented: bool = False
     objective: Objective | None = None
+    unlabelled: Samples | None = None
+    validation: Samples | None = None
 
     @property
     def is_base(self) -> bool:
@@ -48,6 +54,16 @@ class Session:
     def recurs(self) -> bool:
         """Whether a sample of `train` comes more than once in training, the same every time."""
         return self.repeats > 1 and not self.augmented
+
+    def samples(self) -> dict[str, Samples]:
+        """The session's own samples by the name of the attribute, without those that are not there."""
+        named = {"train": self.train, "unlabelled": self.unlabelled, "validation": self.validation}
+        return {name: samples for name, samples in named.items() if samples is not None}
+
+    def map(self, change: Callable[[Samples], Samples]) -> Session:
+        """The session with each of its `samples` changed."""
+        changed: dict[str, Any] = {name: change(samples) for name, samples in self.samples().items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -109,12 +125,16 @@ class TaskSequence:
         def facts(classes: ClassSet, samples: Samples) -> list[object]:
             return [classes.ids, classes.names, classes.own_templates or classes.templates, samples.fingerprint()]
 
+        def beside(session: Session) -> list[object]:
+            found = {name: samples.fingerprint() for name, samples in session.samples().items() if name != "train"}
+            return [found] if found else []
+
         tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]
         return json_sha256(
             [
                 "+".join(dict.fromkeys(task.evaluator.identity for task in self.tasks)),
                 self.evaluate,
-                [[s.name, *facts(s.new, s.train)] for s in self.sessions],
+                [[s.name, *facts(s.new, s.train), *beside(s)] for s in self.sessions],
                 [[t.name, *facts(t.classes, t.samples)] for t in tasks],
             ]
         )

@@ -7,16 +7,17 @@ GT-RIPL/CODA-Prompt @ 6417d4f (ImageNet-R, orders shuffle<k>), Thunderbeee/ZSCL 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.sequences import orders
 from everclip.data.sequences.orders import ClassOrder
 from everclip.data.sequences.shots import choose_shots, require_shots
-from everclip.errors import ConfigError
+from everclip.errors import ConfigError, DataError
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
 from everclip.types import ClassSet, Positive, Samples, Session, Task, TaskSequence, Template
@@ -35,6 +36,8 @@ class Protocol:
         class_order: see `orders.resolve`.
         seed: of the choice of shots.
         groups: the classes of each session as numbers in the data set; instead of counts and order if there are any.
+        validation: training pictures per class that are not trained on, as `Session.validation`.
+        unlabelled: training pictures per class, of those that are left then, as `Session.unlabelled`.
     """
 
     base_classes: int | None
@@ -45,6 +48,8 @@ class Protocol:
     class_order: ClassOrder = "identity"
     seed: int = 0
     groups: Sequence[list[int]] = ()
+    validation: int = 0
+    unlabelled: int = 0
 
     def sessions_of(self, names: Sequence[str]) -> list[list[int]]:
         """The classes of each session, as numbers in the data set.
@@ -128,7 +133,7 @@ def build(
 
     Raises:
         ConfigError: the protocol does not fit the classes.
-        DataError: a class with fewer pictures than shots.
+        DataError: a class with fewer pictures than shots, or too few besides.
     """
     sessions: list[Session] = []
     tasks: list[Task] = []
@@ -141,8 +146,33 @@ def build(
         shots = protocol.base_shots if index == 0 else protocol.shots
         require_shots(own.labels, shots, names)
         session_name = "base" if index == 0 else f"session_{index:02d}"
-        chosen = own.subset(choose_shots(own.labels, shots, protocol.seed))
-        sessions.append(Session(index, session_name, new, everything.select(seen), chosen, objective=LabelObjective()))
+        chosen = choose_shots(own.labels, shots, protocol.seed)
+        left = own.subset(np.setdiff1d(np.arange(len(own)), chosen))
+        validation, left = _take(left, new, "validation", protocol)
+        unlabelled, _ = _take(left, new, "unlabelled", protocol)
+        session = Session(
+            index, session_name, new, everything.select(seen), own.subset(chosen), objective=LabelObjective()
+        )
+        sessions.append(replace(session, validation=validation, unlabelled=unlabelled))
         tasks.append(Task(session_name, new, test.subset(test.indices_of(new)), Classification(), index))
     order = orders.describe(protocol.class_order)
     return TaskSequence(name, tuple(sessions), tuple(tasks), held_out=held_out, class_order=order)
+
+
+def _take(
+    left: Samples, classes: ClassSet, role: Literal["validation", "unlabelled"], protocol: Protocol
+) -> tuple[Samples | None, Samples]:
+    """A session's pictures of a role, None if the protocol asks for none, and those that are left then.
+
+    Raises:
+        DataError: a class does not have enough of them.
+    """
+    count: int = getattr(protocol, role)
+    if not count:
+        return None, left
+    for class_id, name in zip(classes.ids, classes.names, strict=True):
+        there = int((left.labels == class_id).sum())
+        if there < count:
+            raise DataError(f"class {name!r} has {there} pictures beside those it is trained on, {role}={count}")
+    taken = choose_shots(left.labels, count, protocol.seed)
+    return left.subset(taken), left.subset(np.setdiff1d(np.arange(len(left)), taken))
