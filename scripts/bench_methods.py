@@ -29,10 +29,10 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.commands.assembly import make_parts, make_training
 from everclip.config import build, schema
 from everclip.config.catalogue import option_names
-from everclip.methods.base import Method
+from everclip.methods.base import Method, prepared
 from everclip.training.checkpoint import Adapted
 from everclip.training.engine import Engine
-from everclip.training.phases import Training
+from everclip.training.phases import Training, parameter_groups
 from everclip.types import Batch, Phase, Session
 
 log = logging.getLogger("bench_methods")
@@ -152,13 +152,12 @@ def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     kept = method.kept().tolist()
     session = replace(second, offset=len(first.train), memory=first.train.subset(kept) if kept else None)
     method.begin_session(session, extract)
-    phases = method.phases(session)
+    phases = [prepared(phase, extract) for phase in method.phases(session)]
     if not phases:
         log.info("| %-12s | trains nothing |", name)
         return
     phase = phases[-1]
-    parameters = phase.parameters or tuple(p for p in method.parameters() if p.requires_grad)
-    optimizer = training.make_optimizer(parameters)
+    optimizer = training.make_optimizer(parameter_groups(phase.parameters or method.parameters()))
     batch = random_batch(method, session, phase, options.batch_size)
     passes = Passes()
     passes.shown = batch.auxiliary.images if batch.auxiliary else None

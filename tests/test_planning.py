@@ -16,6 +16,7 @@ from everclip.runs.folder import RunFolder
 from everclip.sweeps import plans
 from everclip.sweeps.plans import Estimate
 from everclip.sweeps.sweep import Job
+from everclip.training.phases import Budget, Training
 from tests.conftest import SMALL
 
 
@@ -51,11 +52,11 @@ def test_the_first_steps_tell_what_the_others_last(
 
 
 def test_later_sessions_are_taken_to_be_like_the_second() -> None:
-    def images(count: int) -> Any:
-        return SimpleNamespace(train=range(count), samples=range(count))
+    def images(count: int, is_base: bool = False) -> Any:
+        return SimpleNamespace(train=range(count), samples=range(count), is_base=is_base)
 
     sequence: Any = SimpleNamespace(
-        sessions=[images(count) for count in (100, 20, 30)],
+        sessions=[images(count, count == 100) for count in (100, 20, 30)],
         tasks=[images(count) for count in (50, 10, 10)],
         evaluated=lambda session: range(session + 1),
     )
@@ -63,8 +64,10 @@ def test_later_sessions_are_taken_to_be_like_the_second() -> None:
         {"index": 0, "train_images": 100, "train_seconds": 3.0, "eval_images_per_second": 50.0},
         {"index": 1, "train_images": 20, "train_seconds": 2.0, "eval_images_per_second": 20.0},
     ]
-    found = [seconds(sequence, records, {0: 7.0}, index) for index in range(3)]
-    assert found == [3 + 7 + 50 / 50, 2 + 60 / 20, 2 * 30 / 20 + 70 / 20]
+    training: Any = Training(Budget(1, 10), Budget(2, 10, max_steps=5), None, None)  # type: ignore[arg-type]  # unused
+    found = [seconds(sequence, training, records, {0: 7.0, 1: 6.0}, index) for index in range(3)]
+    # Of the third session's 6 steps 5 are taken, of the second's 4 all.
+    assert found == [3 + 7 + 50 / 50, 2 + 6 + 60 / 20, 2 * 30 / 20 + 6 * 5 / 4 + 70 / 20]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from everclip.config.catalogue import read_option
 from everclip.config.compatibility import NEUTRAL
 from everclip.data.images import ConcatSamples
 from everclip.errors import Preempted
-from everclip.methods.base import Method
+from everclip.methods.base import Method, prepared
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import Adapted, load_session, restore
 from everclip.training.engine import Engine
@@ -74,10 +74,11 @@ def train_session(parts: Parts, index: int, steps: int | None = None) -> Session
     session = replace(session, offset=sum(len(past.train) for past in earlier))
     budget = Budget(epochs=1, batch_size=8, max_steps=steps)
     training = replace(assembly.make_training(composed), base=budget, later=budget)
-    method.begin_session(session, engine.extractor(method))
+    extract = engine.extractor(method)
+    method.begin_session(session, extract)
     for number, phase in enumerate(method.phases(session)):
-        engine.fit(method, session, phase, number, training, Unwatched())
-    method.end_session(session, engine.extractor(method))
+        engine.fit(method, session, prepared(phase, extract), number, training, Unwatched())
+    method.end_session(session, extract)
     return session
 
 

@@ -144,27 +144,32 @@ def _measure(config: DictConfig, hydra: DictConfig, engine: ProbeEngine) -> Esti
         sizes = [probe.checkpoint(index).stat().st_size for index in range(len(records))]
         others = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file()) - sum(sizes)
     spent = sum(record["train_seconds"] + record["eval_seconds"] for record in records)
+    numbers = range(len(whole.sessions))
     around = before + time.monotonic() - begun - spent  # imports, weights, figures
     return Estimate(
-        seconds=around + sum(seconds(whole, records, engine.left, index) for index in range(len(whole.sessions))),
+        seconds=around + sum(seconds(whole, training, records, engine.left, index) for index in numbers),
         devices=engine.world_size,
         device=engine.device.type,
         memory_mb=max(record["peak_memory_mb"] for record in records),
-        disk_mb=(others + sum(sizes[0] + (sizes[-1] - sizes[0]) * index for index in range(len(whole.sessions)))) / 1e6,
+        disk_mb=(others + sum(sizes[0] + (sizes[-1] - sizes[0]) * index for index in numbers)) / 1e6,
     )
 
 
-def seconds(sequence: TaskSequence, records: list[dict[str, Any]], left: dict[int, float], session: int) -> float:
-    """What a session takes: training as the measured one does per training picture, evaluation per test picture.
+def seconds(
+    sequence: TaskSequence, training: Training, records: list[dict[str, Any]], left: dict[int, float], session: int
+) -> float:
+    """What a session takes: as the measured one does per training picture, step left out, and test picture.
 
     Args:
         sequence: the whole one.
+        training: tells how many steps a session has.
         records: of the measured sessions, of which only the first steps were taken.
         left: seconds of training left out, by session.
         session: index.
     """
     measured = records[min(session, len(records) - 1)]
-    share = len(sequence.sessions[session].train) / measured["train_images"]
-    training = measured["train_seconds"] + left.get(measured["index"], 0.0)
+    pictures = len(sequence.sessions[session].train) / measured["train_images"]
+    steps, measured_steps = (training.length(sequence.sessions[i]).steps for i in (session, measured["index"]))
+    trained = pictures * measured["train_seconds"] + steps / max(1, measured_steps) * left.get(measured["index"], 0.0)
     tested = sum(len(sequence.tasks[task].samples) for task in sequence.evaluated(session))
-    return share * training + tested / measured["eval_images_per_second"]
+    return trained + tested / measured["eval_images_per_second"]

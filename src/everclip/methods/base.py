@@ -18,6 +18,13 @@ from everclip.types import Batch, ClassSet, Phase, Samples, Session
 # it runs without gradients, in evaluation precision, over all pictures in their order, and is complete on every rank.
 Extract = Callable[[Samples, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 Classifier = Callable[[Tensor], Tensor]
+# prepare(extract) -> a phase, called when its turn comes: its data may follow from what the phases before have trained.
+Preparation = Callable[[Extract], Phase]
+
+
+def prepared(phase: Phase | Preparation, extract: Extract) -> Phase:
+    """The phase itself, or what its preparation makes of the method's present state."""
+    return phase if isinstance(phase, Phase) else phase(extract)
 
 
 class Method(nn.Module):
@@ -32,6 +39,11 @@ class Method(nn.Module):
     buffers as of the last saved step are laid over. So plain attributes may be set in `begin_session` and `phases`, and
     whatever `loss`, `before_step` or `after_step` change must be a parameter or a buffer; a tensor of the backbone
     changes there only if it requires a gradient.
+
+    A phase that `phases` gives as a `Preparation` is made right before its first step. Parameters, buffers and random
+    numbers of that moment are saved: a run that goes on inside the phase prepares it again from them, then lays over
+    the last saved step. So a preparation may read what was trained and set plain attributes for its own phase; what it
+    leaves for later phases or `end_session` must be a parameter or a buffer. It gives the same on every rank.
 
     Attributes:
         sees: which training pictures may be read: those of the current `session`; `exemplars` too, those that `kept`
@@ -68,8 +80,8 @@ class Method(nn.Module):
     def begin_session(self, session: Session, extract: Extract) -> None:
         """Before training: grow heads, build caches, snapshot a teacher."""
 
-    def phases(self, session: Session) -> tuple[Phase, ...]:
-        """What to optimise in this session; `()` if nothing is trained."""
+    def phases(self, session: Session) -> tuple[Phase | Preparation, ...]:
+        """What to optimise in this session, one after the other; `()` if nothing is trained."""
         return (Phase(),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -62,6 +62,16 @@ class RunFolder:
         """Path of the record of a session in training."""
         return self.path / "checkpoints" / "progress.safetensors"
 
+    @property
+    def phase_start(self) -> Path:
+        """Path of the record of the state from which the phase in training was prepared."""
+        return self.path / "checkpoints" / "phase_start.safetensors"
+
+    def remove_progress(self) -> None:
+        """Removes the records of a session in training."""
+        for path in (self.progress, self.phase_start):
+            path.unlink(missing_ok=True)
+
     def read_sessions(self) -> list[dict[str, Any]]:
         """Records of the finished sessions, up to the first line that is damaged, changed by hand or out of order."""
         records: list[dict[str, Any]] = []

@@ -89,6 +89,7 @@ class Progress:
         recent: losses of the phase's last steps, for their mean.
         random_state: see `random_state`.
         state: of the phase.
+        prepared: whether the phase goes on only when it is prepared again, from the record of its start.
     """
 
     session: int
@@ -99,6 +100,7 @@ class Progress:
     recent: dict[str, list[float]]
     random_state: dict[str, Any]
     state: PhaseState = field(default_factory=PhaseState)
+    prepared: bool = False
 
 
 def random_state() -> dict[str, Any]:

@@ -126,14 +126,12 @@ class Engine:
         """
         budget = training.budget(session)
         samples = session.train if phase.data is None else phase.data
-        epochs = budget.epochs if phase.epochs is None else phase.epochs
-        batch_size = phase.batch_size or budget.batch_size
-        steps_per_epoch = phase.draws.steps if phase.draws else math.ceil(len(samples) / batch_size)
-        steps = min(epochs * steps_per_epoch, budget.max_steps or epochs * steps_per_epoch)
+        length = training.length(session, phase)
+        steps, batch_size = length.steps, length.batch_size
         state = resume or PhaseState()
         if state.step >= steps:
             return
-        watcher.start(steps - state.step, steps_per_epoch)
+        watcher.start(steps - state.step, length.steps_per_epoch)
         method.train()
         key = (self._seed, session.index, number)
         while state.step < steps:
@@ -153,7 +151,7 @@ class Engine:
                 f"session {session.index}, phase {phase.name}",
                 training=training,
                 batches=batches,
-                schedule_length=steps if training.schedule.interval == "step" else epochs,
+                schedule_length=steps if training.schedule.interval == "step" else length.epochs,
                 parts=self._parts,
                 watcher=watcher,
                 resume=state,

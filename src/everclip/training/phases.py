@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -19,7 +19,7 @@ from everclip.data.loading import SeededBatches
 from everclip.errors import NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.schedules import Schedule
-from everclip.types import Batch, Phase, Session
+from everclip.types import Batch, ParameterGroup, Phase, Session
 
 MakeOptimizer = Callable[..., Optimizer]
 
@@ -35,13 +35,23 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Length:
+    """How long a phase lasts: passes, pictures per step, steps of a whole pass, steps in all."""
+
+    epochs: int
+    batch_size: int
+    steps_per_epoch: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Training:
     """How phases are optimised unless they say otherwise.
 
     Attributes:
         base: budget of session 0.
         later: budget of the other sessions.
-        make_optimizer: from parameters (and `lr=`) to an optimiser.
+        make_optimizer: from `parameter_groups` (and `lr=`) to an optimiser.
         schedule: of the learning rate.
         log_every: steps between logged losses.
         augmentation: of training pictures.
@@ -60,9 +70,18 @@ class Training:
 
     def repeats(self, session: Session) -> float:
         """How often a picture of a session comes."""
-        budget = self.budget(session)
-        most = math.inf if budget.max_steps is None else budget.max_steps * budget.batch_size / len(session.train)
-        return min(budget.epochs, most)
+        length = self.length(session)
+        return min(length.epochs, length.steps * length.batch_size / len(session.train))
+
+    def length(self, session: Session, phase: Phase | None = None) -> Length:
+        """How long a phase of a session lasts; None: one that says nothing of it."""
+        budget, phase = self.budget(session), phase or Phase()
+        samples = session.train if phase.data is None else phase.data
+        epochs = budget.epochs if phase.epochs is None else phase.epochs
+        batch_size = phase.batch_size or budget.batch_size
+        steps_per_epoch = phase.draws.steps if phase.draws else math.ceil(len(samples) / batch_size)
+        steps = epochs * steps_per_epoch
+        return Length(epochs, batch_size, steps_per_epoch, min(steps, budget.max_steps or steps))
 
 
 @dataclass(frozen=True)
@@ -242,10 +261,10 @@ class PhaseModule(L.LightningModule):
         return PhaseState(self.step, tensors, facts | ({"scaler": scaler.state_dict()} if scaler is not None else {}))
 
     def configure_optimizers(self) -> Any:
-        chosen = self.method.parameters() if self.phase.parameters is None else self.phase.parameters
-        self._trained = [parameter for parameter in chosen if parameter.requires_grad]
+        groups = parameter_groups(self.method.parameters() if self.phase.parameters is None else self.phase.parameters)
+        self._trained = [parameter for group in groups for parameter in group["params"]]
         changed = {} if self.phase.lr is None else {"lr": self.phase.lr}
-        optimizer = self._training.make_optimizer(self._trained, **changed)
+        optimizer = self._training.make_optimizer(groups, **changed)
         schedule, per_epoch = self._training.schedule, self._batches.steps_per_epoch
         unit = per_epoch if schedule.interval == "epoch" else 1
         scheduler = LambdaLR(optimizer, lambda step: schedule.factor(step // unit, self._schedule_length))
@@ -253,6 +272,18 @@ class PhaseModule(L.LightningModule):
             _restore(optimizer, self._resume)
             scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": self.step, "_step_count": self.step + 1})
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def parameter_groups(parameters: Iterable[nn.Parameter | ParameterGroup]) -> list[dict[str, Any]]:
+    """What torch's optimisers get: parameters without a group together, then the groups, all without frozen ones."""
+    parts = list(parameters)
+    plain = ParameterGroup(tuple(part for part in parts if isinstance(part, nn.Parameter)))
+    groups = []
+    for group in (plain, *(part for part in parts if isinstance(part, ParameterGroup))):
+        own = {"lr": group.lr, "weight_decay": group.weight_decay}
+        trained = [parameter for parameter in group.parameters if parameter.requires_grad]
+        groups.append({"params": trained} | {key: value for key, value in own.items() if value is not None})
+    return [group for group in groups if group["params"]]
 
 
 def _restore(optimizer: Optimizer, state: PhaseState) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from everclip.data.images import ConcatSamples, Unlabelled
 from everclip.errors import DataAccessError
 from everclip.loggers.base import RunLogger
-from everclip.methods.base import Method
+from everclip.methods.base import Extract, Method, Preparation, prepared
 from everclip.metrics.protocol import read as read_protocol
 from everclip.reporting import results
 from everclip.runs.folder import RunFolder
@@ -27,7 +26,6 @@ from everclip.training.checkpoint import (
     Adapted,
     CheckpointError,
     Progress,
-    load_progress,
     load_session,
     random_state,
     restore,
@@ -41,6 +39,7 @@ from everclip.training.interruption import StopRequest
 from everclip.training.monitor import Cadence, Monitor
 from everclip.training.phases import PhaseState, Training
 from everclip.training.records import record_of, samples_of, scalars_of, summary_of
+from everclip.training.saved import Saved, check_identity, read_saved
 from everclip.types import Phase, Session, SessionView, TaskSequence
 
 log = logging.getLogger("everclip")
@@ -130,15 +129,15 @@ class Runner:
 
     def run(self) -> dict[str, Any]:
         """All sessions that are not done yet; returns the summary."""
-        trained, progress = self._resume()
-        self._loggers = self._make_loggers(progress.global_step if progress else self._step)
+        trained, saved = self._resume()
+        self._loggers = self._make_loggers(saved.progress.global_step if saved else self._step)
         finished = False
         try:
             for done in range(len(self._records)):
                 self._tell(self._records[: done + 1])
             for session in self._sequence.sessions[len(self._records) :]:
-                trained = trained or self._train(session, progress)
-                progress = None
+                trained = trained or self._train(session, saved)
+                saved = None
                 self._evaluate(session, trained)
                 trained = None
             summary = self._finish()
@@ -147,7 +146,7 @@ class Runner:
         finally:
             self._loggers.close(failed=not finished)
 
-    def _resume(self) -> tuple[dict[str, Any] | None, Progress | None]:
+    def _resume(self) -> tuple[dict[str, Any] | None, Saved | None]:
         """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
         self._records = self._folder.read_sessions()[: len(self._sequence.sessions)]
         trained = None
@@ -158,16 +157,17 @@ class Runner:
                 break
             log.warning("going back one session")
             self._records.pop()
-        progress = None if trained else self._read_progress()
-        if self._records or trained or progress:
+        saved = None if trained else read_saved(self._folder, self._identity, len(self._records))
+        if self._records or trained or saved:
             where = ""
             if trained:
                 where = ", the next one is trained"
-            elif progress:
-                where = f", in phase {progress.phase + 1} of the next one after {progress.state.step} steps"
+            elif saved:
+                phase, step = saved.progress.phase, saved.progress.state.step
+                where = f", in phase {phase + 1} of the next one after {step} steps"
             log.info("resuming after session %d of %d%s", len(self._records), len(self._sequence.sessions), where)
         self._engine.place(self._method)
-        return trained, progress
+        return trained, saved
 
     def _restore(self, session: int, *, expected: bool) -> dict[str, Any] | None:
         """Puts the state after the training of `session` into the method; what its checkpoint says of the training."""
@@ -176,7 +176,7 @@ class Runner:
             return None
         try:
             tensors, meta = load_session(path)
-            self._check_identity(path, meta)
+            check_identity(path, meta, self._identity)
             if meta["records"] != self._records[:session]:
                 raise CheckpointError(f"{path} was written after other sessions than those recorded")
             restore(self._method, tensors)
@@ -187,30 +187,9 @@ class Runner:
         self._step = int(meta["global_step"])
         return dict(meta["trained"])
 
-    def _check_identity(self, path: Path, meta: Mapping[str, Any]) -> None:
-        for key, value in self._identity.items():
-            if meta.get(key) != value:
-                raise CheckpointError(f"{path} belongs to another run: its {key} differs")
-
-    def _read_progress(self) -> Progress | None:
-        """How far the session after the records is, if that was saved."""
-        path = self._folder.progress
-        if not path.is_file():
-            return None
-        try:
-            tensors, progress, meta = load_progress(path)
-            self._check_identity(path, meta)
-        except CheckpointError as error:
-            log.warning("%s; this session begins anew", error)
-            return None
-        if progress.session != len(self._records):  # left over from a session that is done
-            return None
-        self._saved_tensors = tensors
-        return progress
-
-    def _train(self, session: Session, progress: Progress | None) -> dict[str, Any]:
+    def _train(self, session: Session, saved: Saved | None) -> dict[str, Any]:
         """Hooks and phases of a session, then its checkpoint; returns facts for the record."""
-        start, before = time.monotonic() - (progress.seconds if progress else 0.0), self._step
+        start, before = time.monotonic() - (saved.progress.seconds if saved else 0.0), self._step
         self._enter("training", session)
         seed_everything(self._seed, session.index)
         if self._engine.device.type == "cuda":
@@ -222,11 +201,10 @@ class Runner:
         seen, view = session_view(self._sequence, session.index, method, self._training)
         method.begin_session(seen, extract)
         phases = method.phases(seen)
-        if progress is not None:
-            restore(method, self._saved_tensors)
-            set_random_state(progress.random_state)
-            self._step = progress.global_step
-        losses = self._optimise(seen, phases, progress, start)
+        if saved is not None:
+            self._lay_over(saved.before or saved)
+            self._step = saved.progress.global_step
+        losses = self._optimise(seen, phases, extract, saved, start)
         self._enter("finishing training", session)
         method.end_session(seen, extract)
         view.close()
@@ -241,29 +219,48 @@ class Runner:
             classes = [[group.ids, group.names, group.templates] for _, group in session.seen.by_templates()]
             meta = self._meta(session) | {"trained": facts, "classes": classes, "random_state": random_state()}
             save_session(self._folder.checkpoint(session.index), self._adapted.tensors(), meta)
-            self._folder.progress.unlink(missing_ok=True)
+            self._folder.remove_progress()
         self._engine.barrier()
         return facts
 
+    def _lay_over(self, saved: Saved) -> None:
+        """Puts parameters, buffers and random numbers where they were."""
+        restore(self._method, saved.tensors)
+        self._adapted.restored(saved.tensors)
+        set_random_state(saved.progress.random_state)
+
     def _optimise(
-        self, session: Session, phases: Sequence[Phase], progress: Progress | None, start: float
+        self,
+        session: Session,
+        phases: Sequence[Phase | Preparation],
+        extract: Extract,
+        saved: Saved | None,
+        start: float,
     ) -> dict[str, float]:
         """The phases that are not done yet; the mean of each loss over the last epoch."""
+        progress = saved.progress if saved else None
         losses = dict(progress.losses) if progress else {}
-        saved = time.monotonic()
-        for number, phase in enumerate(phases):
+        last_save = time.monotonic()
+        for number, planned in enumerate(phases):
             here = progress if progress is not None and progress.phase == number else None
             if progress is not None and progress.phase > number:
                 continue
-            if number and time.monotonic() - saved > MINUTE:
-                self._save_progress(session, number, losses, start)
-                saved = time.monotonic()
+            save = partial(self._save_progress, session, number, losses, start)
+            if number and time.monotonic() - last_save > MINUTE:
+                save()
+                last_save = time.monotonic()
+            goes_on = here is not None and here.prepared
+            if not isinstance(planned, Phase) and not goes_on:
+                save(begins=True)
+            phase = prepared(planned, extract)
+            if saved is not None and goes_on:
+                self._lay_over(saved)
             monitor = Monitor(
                 f"session {session.index} {phase.name}",
                 loggers=self._loggers,
                 log_every=self._training.log_every,
                 cadence=self._cadence,
-                save=partial(self._save_progress, session, number, losses, start),
+                save=partial(save, prepared=phase is not planned),
                 request=self._request,
                 step=self._step,
                 recent=here.recent if here else {},
@@ -277,7 +274,7 @@ class Runner:
                 means = monitor.finish()
             losses |= means
             self._step = monitor.step
-        if phases and time.monotonic() - saved > MINUTE:
+        if phases and time.monotonic() - last_save > MINUTE:
             self._save_progress(session, len(phases), losses, start)
         return losses
 
@@ -289,8 +286,11 @@ class Runner:
         start: float,
         monitor: Monitor | None = None,
         state: PhaseState | None = None,
+        *,
+        prepared: bool = False,
+        begins: bool = False,
     ) -> None:
-        """Writes how far the session is; all processes wait until it is written."""
+        """Writes how far the session is, or where a phase `begins`; all processes wait until it is written."""
         if self._engine.rank == 0:
             self._loggers.flush()
             progress = Progress(
@@ -302,8 +302,12 @@ class Runner:
                 recent={name: list(values) for name, values in monitor.recent.items()} if monitor else {},
                 random_state=random_state(),
                 state=state or PhaseState(),
+                prepared=prepared,
             )
-            save_progress(self._folder.progress, self._adapted.between_steps(), progress, self._meta(session))
+            path = self._folder.phase_start if begins else self._folder.progress
+            # A preparation may freeze what was trained: from here on, what has changed is known by its bytes.
+            tensors = self._adapted.tensors() if begins else self._adapted.between_steps()
+            save_progress(path, tensors, progress, self._meta(session))
         self._engine.barrier()
 
     def _meta(self, session: Session) -> dict[str, Any]:
@@ -352,7 +356,7 @@ class Runner:
         summary = summary_of(self._records, self._sequence)
         if self._engine.rank == 0:
             self._write_sessions()  # a kill may have left old matrices
-            self._folder.progress.unlink(missing_ok=True)  # and what it was about to remove
+            self._folder.remove_progress()  # and what it was about to remove
             plots = results.write_plots(self._folder)
             self._folder.write_summary(summary)
             scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}

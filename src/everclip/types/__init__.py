@@ -4,7 +4,7 @@ from everclip.types.classes import ClassSet, Positive, Template
 from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
 from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView
 from everclip.types.sequence import Session, Task, TaskSequence
-from everclip.types.training import Draws, Phase
+from everclip.types.training import Draws, ParameterGroup, Phase
 
 __all__ = [
     "NO_CLASS",
@@ -17,6 +17,7 @@ __all__ = [
     "Indices",
     "Model",
     "Objective",
+    "ParameterGroup",
     "Passes",
     "Phase",
     "Positive",

@@ -27,12 +27,29 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are optimised in a way of their own; None: as the others of the phase are.
+
+    Attributes:
+        parameters: those that do not require a gradient are left out.
+        lr: learning rate before the schedule, which is the same for all groups.
+        weight_decay: of the optimiser.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
 class Phase:
     """One stretch of optimisation; fields left None come from the run's configuration.
 
     Attributes:
         name: shown in logs.
-        parameters: what the optimiser gets; None: all of the method that require a gradient.
+        parameters: what the optimiser gets, in groups where they differ in learning rate or weight decay; None: all of
+            the method that require a gradient. The logged learning rate is that of parameters without a group, or else
+            of the first group.
         loss: maps a `Batch` to named, already weighted scalar terms; None: `Method.loss`.
         data: pictures to train on; None: the session's.
         draws: which of them come together in a batch; None: each comes once in a pass, in random order.
@@ -46,7 +63,7 @@ class Phase:
     """
 
     name: str = "train"
-    parameters: tuple[nn.Parameter, ...] | None = None
+    parameters: tuple[nn.Parameter | ParameterGroup, ...] | None = None
     loss: Callable[[Batch], dict[str, Tensor]] | None = None
     data: Samples | None = field(default=None, repr=False)
     draws: Draws | None = None

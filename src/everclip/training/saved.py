@@ -1,0 +1,67 @@
+"""The record of a session in training, from which an interrupted run goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import CheckpointError, Progress, load_progress
+
+log = logging.getLogger("everclip")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state of a session in training.
+
+    Attributes:
+        tensors: of the method.
+        progress: how far the session was.
+        before: the state from which the phase was prepared; None if it goes on without.
+    """
+
+    tensors: dict[str, Tensor]
+    progress: Progress
+    before: Saved | None = None
+
+
+def read_saved(folder: RunFolder, identity: Mapping[str, Any], session: int) -> Saved | None:
+    """How far session `session` is; None, with a warning where there should be one, if that is not known."""
+    if not folder.progress.is_file():
+        return None
+    try:
+        saved = _load(folder.progress, identity)
+        if saved.progress.session != session:  # left over from a session that is done
+            return None
+        if not saved.progress.prepared:
+            return saved
+        before = _load(folder.phase_start, identity)
+        if (before.progress.session, before.progress.phase) != (session, saved.progress.phase):
+            raise CheckpointError(f"{folder.phase_start} is of another phase than {folder.progress}")
+        return Saved(saved.tensors, saved.progress, before)
+    except CheckpointError as error:
+        log.warning("%s; this session begins anew", error)
+        return None
+
+
+def _load(path: Path, identity: Mapping[str, Any]) -> Saved:
+    tensors, progress, meta = load_progress(path)
+    check_identity(path, meta, identity)
+    return Saved(tensors, progress)
+
+
+def check_identity(path: Path, meta: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Compares a checkpoint with the run.
+
+    Raises:
+        CheckpointError: it was written by another one.
+    """
+    for key, value in identity.items():
+        if meta.get(key) != value:
+            raise CheckpointError(f"{path} belongs to another run: its {key} differs")
