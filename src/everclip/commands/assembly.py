@@ -100,6 +100,8 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     backbone = build("backbone", config.backbone, load=load)
     seed_everything(config.seed)
     method = build("method", settled(config, sequence).method, backbone)
+    if "class_texts" in config.method:  # a class without texts is told before anything is trained
+        build("class_texts", config.method.class_texts).of(sequence.sessions[-1].seen)
     check_fit(method, sequence, config.train.augment)
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method

@@ -146,7 +146,7 @@ def _compose_message(error: BaseException) -> str:
         return f"{key}: {str(cause).splitlines()[0]}"
     found = re.search(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
     if found:
-        groups = (*schema.GROUPS, "reference", "trainer", "logger", "hparams_search", "paths")
+        groups = (*schema.GROUPS, *schema.INJECTED, "trainer", "logger", "hparams_search", "paths")
         return f"{found[1]} is no group; groups: {', '.join(groups)}{nearest(found[1], groups)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is no override; write key=value, lists as key=[a,b], texts with signs in quotes"

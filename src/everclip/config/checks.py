@@ -14,7 +14,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from everclip.config.compatibility import NEUTRAL
-from everclip.config.schema import GROUPS, RunConfig
+from everclip.config.schema import GROUPS, INJECTED, RunConfig
 from everclip.errors import ConfigError
 
 
@@ -31,7 +31,7 @@ def check_values(config: DictConfig) -> None:
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
             limit = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{key}={value}: must be {limit}")
-    for group in (*GROUPS, "reference"):
+    for group in (*GROUPS, *INJECTED):
         for key in config[group]:
             if OmegaConf.is_missing(config[group], key):
                 raise ConfigError(f"{group}.{key} is required; give it as {group}.{key}=...")

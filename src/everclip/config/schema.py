@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 GROUPS = ("backbone", "sequence", "method", "optimizer", "scheduler")
+INJECTED = ("reference", "class_texts")  # parts of a method that asks for them
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -126,7 +127,8 @@ class RunConfig:
     stored run's configuration may name methods of; plan: measure a few steps and say what the run would cost;
     validation: share of each class's training pictures that takes the place of the test set.
 
-    `reference` counts, in checks and digest, as part of a method that asks for it by `reference: ${reference}`.
+    `reference` and `class_texts` count, in checks and digest, as part of a method that asks for them by
+    `reference: ${reference}`, `class_texts: ${class_texts}`.
     """
 
     seed: int = number(0, 0, 2**31 - 1)
@@ -148,6 +150,7 @@ class RunConfig:
     backbone: Any = MISSING
     sequence: Any = MISSING
     reference: Any = MISSING
+    class_texts: Any = MISSING
     method: Any = MISSING
     optimizer: Any = MISSING
     scheduler: Any = MISSING

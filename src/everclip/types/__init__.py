@@ -1,6 +1,6 @@
 """The concepts that everything else is written in: classes, samples, sessions, tasks, phases."""
 
-from everclip.types.classes import ClassSet, Positive, Template
+from everclip.types.classes import ClassSet, ClassTexts, Positive, Template
 from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
 from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView
 from everclip.types.sequence import Session, Task, TaskSequence
@@ -10,6 +10,7 @@ __all__ = [
     "NO_CLASS",
     "Batch",
     "ClassSet",
+    "ClassTexts",
     "Draw",
     "Draws",
     "Evaluator",

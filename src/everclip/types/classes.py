@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Annotated
 
@@ -96,3 +97,34 @@ class ClassSet:
 def _class_set(ids: tuple[int, ...], names: tuple[str, ...], own: tuple[tuple[str, ...], ...]) -> ClassSet:
     """A `ClassSet` in its simplest form: templates that all classes share are not repeated per class."""
     return ClassSet(ids, names, own[0] if own else (), own if len(set(own)) > 1 else ())
+
+
+@dataclass(frozen=True)
+class ClassTexts:
+    """Texts of classes beside their names: descriptions, synonyms, attributes.
+
+    Attributes:
+        texts: by the name of the class.
+        source: the setting they come from, for messages.
+    """
+
+    texts: Mapping[str, tuple[str, ...]] = field(repr=False)
+    source: str
+
+    def of(self, classes: ClassSet) -> list[tuple[str, ...]]:
+        """The texts of each class, in the order of `classes`.
+
+        Raises:
+            ConfigError: names the classes that have none, with the most similar names that have.
+        """
+        missing = [name for name in classes.names if name not in self.texts]
+        if missing:
+            raise ConfigError(
+                f"{self.source} has no texts of {len(missing)} classes: {', '.join(map(self._near, missing[:5]))}"
+                f"{', ...' if len(missing) > 5 else ''}; class_texts=file class_texts.path=... gives them"
+            )
+        return [self.texts[name] for name in classes.names]
+
+    def _near(self, name: str) -> str:
+        found = get_close_matches(name, list(self.texts), n=1, cutoff=0.5)
+        return f"{name!r} (nearest: {found[0]!r})" if found else repr(name)
