@@ -18,6 +18,7 @@ from everclip.types import Batch, ClassSet, Phase, Samples, Session
 # it runs without gradients, in evaluation precision, over all pictures in their order, and is complete on every rank.
 Extract = Callable[[Samples, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 Classifier = Callable[[Tensor], Tensor]
+INFERENCE = ("encode_image", "encode_text", "class_features", "classifier", "logits")
 # prepare(extract) -> a phase, called when its turn comes: its data may follow from what the phases before have trained.
 Preparation = Callable[[Extract], Phase]
 
@@ -142,6 +143,13 @@ class Method(nn.Module):
         text = self.class_features(classes)
         scale = self.backbone.logit_scale
         return lambda images: scale * similarity(self.encode_image(images), text)
+
+    def outside_towers(self) -> tuple[str, ...]:
+        """Hooks that read more than the weights of the two towers; if there are none, those weights are the method.
+
+        Every hook that a method overrides counts; one that reads weights alone in some setting says so here.
+        """
+        return tuple(hook for hook in INFERENCE if getattr(type(self), hook) is not getattr(Method, hook))
 
     def logits(self, images: Tensor, classes: ClassSet) -> Tensor:
         """Logits (B, C) of normalised pictures (B, 3, S, S), columns in the order of `classes`."""

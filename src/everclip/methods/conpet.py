@@ -173,6 +173,10 @@ class Conpet(Rehearsal):
         }
 
     @override
+    def outside_towers(self) -> tuple[str, ...]:
+        return super().outside_towers() if self.dynamic else ()
+
+    @override
     def classifier(self, classes: ClassSet) -> Classifier:
         if not self.dynamic:
             return super().classifier(classes)

@@ -119,6 +119,10 @@ class Icarl(Rehearsal):
         )
 
     @override
+    def outside_towers(self) -> tuple[str, ...]:
+        return () if self.open_vocabulary else super().outside_towers()
+
+    @override
     def classifier(self, classes: ClassSet) -> Classifier:
         if self.open_vocabulary:
             return super().classifier(classes)

@@ -121,11 +121,10 @@ def add_low_rank(
 
 
 def fold(backbone: Backbone) -> None:
-    """Makes plain weights of what low-rank updates compute, in place: the architecture is the original one again."""
+    """Makes plain weights of what parametrisations compute, in place: the architecture is the original one again."""
     for module in list(backbone.modules()):
-        for name in ("in_proj_weight", "weight"):
-            if parametrize.is_parametrized(module, name):
-                parametrize.remove_parametrizations(module, name)
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)
 
 
 def soft_threshold(values: Tensor, kappa: float, rule: Literal["code", "exact"] = "exact") -> Tensor:
