@@ -73,6 +73,7 @@ class OpenClip(Backbone):
         preprocess = PreprocessCfg(**{**visual.preprocess_cfg, **kept})
         pipeline = image_transform_v2(preprocess, is_train=False).transforms
         self._resize = Compose([*(t for t in pipeline if not isinstance(t, ToTensor | Normalize)), PILToTensor()])
+        self.preprocess = preprocess
         size = preprocess.size
         self.image_size = size if isinstance(size, int) else size[0]
         self.register_buffer("mean", torch.tensor(preprocess.mean), persistent=False)

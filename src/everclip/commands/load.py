@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import isfunction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from hydra.utils import get_object
@@ -93,23 +94,25 @@ def load(run_folder: str | Path, session: int = -1, *, device: str = "cpu", trus
         ConfigError: the configuration names code that is not trusted, or weights that are not those of the run.
         CheckpointError: the checkpoint is damaged.
     """
-    folder = RunFolder(Path(run_folder))
+    return load_checkpoint(checkpoint_of(Path(run_folder), session), device=device, trust=trust)
+
+
+def checkpoint_of(run_folder: Path, session: int) -> Path:
+    """The checkpoint of a session; negative ones count from the last stored.
+
+    Raises:
+        MissingError: no such folder or session.
+    """
+    folder = RunFolder(run_folder)
     stored = sorted(folder.path.glob("checkpoints/session_*.safetensors"))
     if not stored or not -len(stored) <= session < len(stored):
         raise MissingError(f"{folder.path} holds no checkpoint of session {session}; there are {len(stored)}")
-    return load_checkpoint(stored[session], device=device, trust=trust)
+    return stored[session]
 
 
 def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = ()) -> AdaptedModel:
     """The model of a checkpoint inside a run folder, see `load`."""
-    settings = path.parents[1] / "config.yaml"
-    if not path.is_file() or not settings.is_file():
-        missing = settings if path.is_file() else path
-        raise MissingError(f"{missing} is not there; expected a checkpoint in a run folder")
-    config = OmegaConf.create(todays(OmegaConf.to_container(OmegaConf.load(settings))))
-    assert isinstance(config, DictConfig)
-    for group, kind in (("backbone", Backbone), ("method", Method)):
-        _check_trust(settings, config[group], kind, trust)
+    config = read_config(path, trust=trust)
     tensors, facts = load_session(path)
     backbone = build("backbone", config.backbone, load=True)
     if backbone.provenance["sha256"] != facts.get("backbone"):
@@ -121,6 +124,19 @@ def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = (
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} does not say which classes were seen") from error
     return AdaptedModel(method.to(device), classes, facts)
+
+
+def read_config(path: Path, *, trust: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a checkpoint's run, of which backbone and method may be built, see `load`."""
+    settings = path.parents[1] / "config.yaml"
+    if not path.is_file() or not settings.is_file():
+        missing = settings if path.is_file() else path
+        raise MissingError(f"{missing} is not there; expected a checkpoint in a run folder")
+    config = OmegaConf.create(todays(OmegaConf.to_container(OmegaConf.load(settings))))
+    assert isinstance(config, DictConfig)
+    for group, kind in (("backbone", Backbone), ("method", Method)):
+        _check_trust(settings, config[group], kind, trust)
+    return config
 
 
 def _check_trust(source: Path, node: DictConfig, kind: type, packages: Sequence[str]) -> None:
@@ -145,7 +161,8 @@ def _check_target(source: Path, name: str, kind: type | None, packages: Sequence
     found = get_object(name) if name.split(".")[0] in ("everclip", *packages) else None
     home = str(getattr(found, "__module__", ""))  # where it was written, not the module through which it was named
     if kind is not None:
-        fits = isinstance(found, type) and issubclass(found, kind) and home.startswith("everclip.")
+        made = get_type_hints(found).get("return") if isfunction(found) else found
+        fits = isinstance(made, type) and issubclass(made, kind) and home.startswith("everclip.")
     else:
         fits = home.startswith("everclip.data.")
     if not fits and home.split(".")[0] not in packages:

@@ -90,6 +90,8 @@ def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
     if group == "method":
         return {"session": "", "exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}[target.sees]
     if group == "backbone":
+        if "run" in options:
+            return "a finished run"
         return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
     if "domains" in options and isinstance(options["domains"][0], dict):
         return f"data sets {', '.join(map(_dataset, options['domains']))}"
