@@ -49,6 +49,13 @@ def retrieval_shapes(
         ConfigError: an unknown domain, or one twice; more scenes than captions could tell apart.
     """
     _check_members("sequence.domains", domains, shapes.STYLES)
+    count = len(shapes.all_class_names()[shapes.SEQUENCE_CLASSES])
+    pairs = count * (count - 1) // 2
+    if max(train_scenes, test_scenes) > pairs:
+        raise ConfigError(
+            f"sequence.train_scenes={train_scenes} sequence.test_scenes={test_scenes}: there are {pairs} pairs of "
+            "classes, and captions could not tell more scenes apart"
+        )
     no_classes = ClassSet((), ())
     sessions, tasks = [], []
     for index, domain in enumerate(domains):
@@ -64,11 +71,8 @@ def retrieval_shapes(
 def _captioned(count: int, *, seed: int, split: int, style: str) -> CaptionedImages:
     drawn = scenes.draw_scenes(count, seed=seed, split=split, style=style)
     identity = json_sha256([scenes.VERSION, shapes.VERSION, count, seed, split, repr(shapes.STYLES[style])])
-    try:
-        texts = scenes.captions(drawn)
-    except ValueError as error:
-        raise ConfigError(f"sequence: {error}") from error
-    return CaptionedImages(ArrayImages(drawn.pixels, np.full(count, NO_CLASS, np.int64), identity), texts)
+    pictures = ArrayImages(drawn.pixels, np.full(count, NO_CLASS, np.int64), identity)
+    return CaptionedImages(pictures, scenes.captions(drawn))
 
 
 def clip_shapes(

@@ -1,0 +1,105 @@
+"""Runs on other kinds of samples than labelled pictures: the same methods, unchanged; what cannot be is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from omegaconf import DictConfig, open_dict
+
+from everclip.commands import assembly
+from everclip.errors import ConfigError
+from everclip.runs.folder import RunFolder
+from everclip.runs.scores import table_of
+from tests.conftest import compose_in
+
+KINDS = {
+    "retrieval": ("sequence=shapes_retrieval", "sequence.domains=[cards,quilts]", "sequence.train_scenes=16",
+                  "sequence.test_scenes=12"),
+    "clips": ("sequence=shapes_clips", "sequence.kinds=[appearance,motion]", "sequence.train_per_class=2",
+              "sequence.test_per_class=4", "sequence.frames=4"),
+    "dense": ("sequence=shapes_dense", "sequence.num_sessions=2", "sequence.way=3", "sequence.train_scenes=8",
+              "sequence.test_scenes=8"),
+}  # fmt: skip
+SHORT = ("train.epochs=2", "train.base.epochs=2", "train.batch_size=8", "trainer=cpu", "logger=none")
+
+
+def run_composed(place: Path, cache_dir: Path, *words: str) -> RunFolder:
+    """A run without its figures, which take longer than all the rest."""
+    composed = compose_in(place, cache_dir, *words)
+    hydra = composed.hydra
+    with open_dict(composed):
+        del composed["hydra"]
+    folder = RunFolder(place / "run")
+    with patch("everclip.reporting.results.write_plots", return_value=[]):
+        assembly.run(composed, hydra, folder)
+    return folder
+
+
+def run_kind(place: Path, cache_dir: Path, kind: str, *words: str) -> RunFolder:
+    return run_composed(place, cache_dir, *KINDS[kind], *SHORT, *words)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["zero_shot", "finetune", "lora"])
+def test_a_method_learns_what_a_sequence_asks_for(kind: str, method: str, tmp_path: Path, cache_dir: Path) -> None:
+    folder = run_kind(tmp_path, cache_dir, kind, f"method={method}")
+    records, entry = folder.read_sessions(), {"retrieval": "mean_recall", "clips": "accuracy", "dense": "miou"}[kind]
+    table = table_of(records)
+    assert table.matrix(entry).shape == (2, 2)
+    assert folder.read_summary()[f"{entry}_per_session"] == [record[entry] for record in records]
+    trained = {"retrieval": "contrastive"}.get(kind, "cross_entropy")
+    assert [list(record["losses"]) for record in records] == [[] if method == "zero_shot" else [trained]] * 2
+    if method != "zero_shot":
+        before, after = table.matrix(entry)[0, 0], folder.read_sessions()[0]["losses"][trained]
+        assert before > 0
+        assert after > 0
+    assert (folder.path / ("accuracy_matrix.csv" if kind == "clips" else f"{entry}_matrix.csv")).is_file()
+
+
+CHANCE = {"clips": 100 / 12, "dense": 100 / (2 * 5 - 1)}  # of 12 classes; mIoU of one class of 5 per pixel at random
+
+
+@pytest.mark.slow
+def test_the_embedded_backbone_is_above_chance_but_on_motion(tmp_path: Path, cache_dir: Path) -> None:
+    def first_rows(name: str, *words: str) -> dict[str, list[float]]:
+        folder = run_composed(
+            tmp_path / name, cache_dir, f"sequence={name}", "method=zero_shot", "trainer=cpu", "logger=none", *words
+        )
+        table = table_of(folder.read_sessions())
+        return {score: table.matrix(score)[-1].tolist() for score in table.names}
+
+    recalls = first_rows("shapes_retrieval", "max_sessions=1")
+    assert all(recall > 2 * 1 for recall in recalls["t2i_r1"] + recalls["i2t_r1"])  # chance 1 %
+    assert all(recall > 2 * 10 for recall in recalls["t2i_r10"])  # chance 10 %
+    few = ("max_sessions=1", "sequence.train_per_class=1", "sequence.test_per_class=8")
+    appearance, motion, mixed = first_rows("shapes_clips", *few)["accuracy"]
+        "shapes_clips", "max_sessions=1", "sequence.train_per_class=1", "sequence.test_per_class=8"
+    )["accuracy"]
+    assert min(appearance, mixed) > 3 * CHANCE["clips"]
+    assert motion < 2 * 100 / 6  # six motions: the mean over frames tells next to nothing
+    assert first_rows("shapes_dense", "max_sessions=1")["miou"][0] > 1.5 * CHANCE["dense"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "text"),
+    [
+        ("retrieval", "er", "Er learns from class labels, but shapes_retrieval has image-text pairs"),
+        ("dense", "ncm", "Ncm learns from class labels, but shapes_dense has masks"),
+        ("clips", "l2p", "L2p adapts to single pictures, but shapes_clips has clips of several frames"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused(
+    kind: str, method: str, text: str, compose: Callable[..., DictConfig]
+) -> None:
+    composed = compose(*KINDS[kind], f"method={method}")
+    with pytest.raises(ConfigError, match=text):
+        assembly.make_parts(composed, load=False)
+
+
+def test_augmentation_would_tear_masks_off(compose: Callable[..., DictConfig]) -> None:
+    composed = compose(*KINDS["dense"], "method=finetune", "train.augment=flip")
+    with pytest.raises(ConfigError, match=r"train\.augment=flip moves pictures away from their masks"):
+        assembly.make_parts(composed, load=False)
