@@ -38,8 +38,8 @@ BELOW: dict[str, set[str]] = {
     },
     "sweeps": {"reporting", "runs", "storage", "digest", "errors"},
     "commands": {
-        "training", "sweeps", "reporting", "loggers", "config", "runs", "metrics", "methods", "backbones",
-        "data", "types", "storage", "errors",
+        "training", "sweeps", "reporting", "loggers", "config", "runs", "metrics", "methods", "modules", "backbones",
+        "data", "types", "storage", "digest", "errors",
     },
 }  # fmt: skip
 
