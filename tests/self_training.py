@@ -42,7 +42,7 @@ class SelfTraining(Method):
         super().__init__(backbone)
         self.layer = nn.Parameter(torch.zeros(backbone.embed_dim, backbone.embed_dim))
         self.bias = nn.Parameter(torch.empty(0))  # grows in the preparation
-        self.tuned = dict(backbone.named_parameters())["model.visual.ln_post.weight"]
+        self.tuned = (dict(backbone.named_parameters())["model.visual.ln_post.weight"],)  # the backbone's alone
 
     def encode_image(self, images: Tensor) -> Tensor:
         features = super().encode_image(images)
@@ -50,14 +50,14 @@ class SelfTraining(Method):
 
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = session.new
-        self.tuned.requires_grad_(True)
+        self.tuned[0].requires_grad_(True)
 
     def phases(self, session: Session) -> tuple[Phase | Preparation, ...]:
-        first = Phase("labels", parameters=(self.layer, self.tuned))
+        first = Phase("labels", parameters=(self.layer, *self.tuned))
         return first, partial(self.prepare, session), Phase("again", parameters=(self.layer,))
 
     def prepare(self, session: Session, extract: Extract) -> Phase:
-        self.tuned.requires_grad_(False)
+        self.tuned[0].requires_grad_(False)
         features, _ = extract(session.train, self.encode_image)
         with torch.no_grad():
             self.targets = (20 * features @ self.class_features(self.classes).T).softmax(dim=1)
