@@ -76,8 +76,6 @@ def test_the_embedded_backbone_is_above_chance_but_on_motion(tmp_path: Path, cac
     assert all(recall > 2 * 10 for recall in recalls["t2i_r10"])  # chance 10 %
     few = ("max_sessions=1", "sequence.train_per_class=1", "sequence.test_per_class=8")
     appearance, motion, mixed = first_rows("shapes_clips", *few)["accuracy"]
-        "shapes_clips", "max_sessions=1", "sequence.train_per_class=1", "sequence.test_per_class=8"
-    )["accuracy"]
     assert min(appearance, mixed) > 3 * CHANCE["clips"]
     assert motion < 2 * 100 / 6  # six motions: the mean over frames tells next to nothing
     assert first_rows("shapes_dense", "max_sessions=1")["miou"][0] > 1.5 * CHANCE["dense"]
