@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import pytest
@@ -21,11 +21,19 @@ from everclip.commands import assembly
 from everclip.config import build, schema
 from everclip.config.catalogue import option_names
 from everclip.reporting.console import set_up_logging
+from everclip.reporting.tables.definition import read_definition
+from everclip.reporting.tables.table import Entry, make_entries
 from everclip.runs.folder import RunFolder
 from everclip.training.engine import Engine
 
+if TYPE_CHECKING:
+    from tests.trained import Trained
+
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; two of them run side by side
+
+# More than one only to prove that recorded figures do not depend on it, see tests/test_golden.py.
+THREADS = int(os.environ.get("EVERCLIP_TEST_THREADS", "1"))
 
 # Few classes, few pictures: a run takes a second or two.
 SMALL = (
@@ -57,7 +65,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _threads() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(autouse=True)
@@ -108,15 +116,32 @@ def run(cache_dir: Path, tmp_path: Path) -> Callable[..., RunFolder]:
 
 
 @pytest.fixture(scope="session")
-def whole(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFolder]:
-    """The small run of a method, made once for all tests that compare with it; they must not change it."""
+def finished(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
+    """Gives the small run with overrides, made once for all tests that read it; they must not change it."""
 
     @cache
-    def _whole(method: str) -> RunFolder:
-        torch.set_num_threads(1)
-        return run_in(tmp_path_factory.mktemp(method) / "whole", cache_dir, f"method={method}")
+    def _finished(*overrides: str) -> RunFolder:
+        torch.set_num_threads(THREADS)
+        return run_in(tmp_path_factory.mktemp("finished") / "run", cache_dir, *overrides)
 
-    return _whole
+    return _finished
+
+
+@pytest.fixture(scope="session", params=METHODS)
+def trained(request: pytest.FixtureRequest, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A method after its small run, made once for all tests that look at it; they must not change it."""
+    from tests.trained import train
+
+    torch.set_num_threads(THREADS)
+    return train(request.param, tmp_path_factory.mktemp(request.param), cache_dir)
+
+
+@pytest.fixture(scope="session")
+def entries(cache_dir: Path) -> Iterator[Callable[[str], list[Entry]]]:
+    """Gives the rows of a table of conf/table with what they compose to, made once for all tests that need them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("EVERCLIP_CACHE", str(cache_dir))
+        yield cache(lambda table: make_entries(read_definition(table), (), ()))
 
 
 @pytest.fixture(scope="session")

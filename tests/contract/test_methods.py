@@ -1,93 +1,31 @@
-"""What holds for every method: one test per promise, over all files in conf/method."""
+"""What holds for every method: one test per promise, over all files in conf/method, on one run of two sessions each."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hydra.utils import get_object
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from torch import Tensor
 
 from everclip.commands import assembly
 from everclip.config.catalogue import read_option
 from everclip.config.compatibility import NEUTRAL
-from everclip.data.images import ConcatSamples
 from everclip.errors import Preempted
-from everclip.methods.base import Method, prepared
 from everclip.runs.folder import RunFolder
-from everclip.training.checkpoint import Adapted, load_session, restore
-from everclip.training.engine import Engine
+from everclip.training.checkpoint import load_session, restore
 from everclip.training.monitor import Monitor
-from everclip.training.phases import Budget
 from everclip.training.runner import Runner
-from everclip.types import Session, TaskSequence
+from everclip.types import ClassSet, Session
 from tests.conftest import METHODS, SMALL
-
-Parts = tuple[TaskSequence, Method, Engine, DictConfig]
-
-
-@pytest.fixture(params=METHODS)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+from tests.trained import WORDS, Trained
 
 
-@pytest.fixture
-def parts(name: str, compose: Callable[..., DictConfig], engine: Engine) -> Parts:
-    composed = compose(*SMALL, f"method={name}")
-    with open_dict(composed):
-        del composed["hydra"]
-    sequence, _, method = assembly.make_parts(composed, load=True)
-    return sequence, method, engine, composed
-
-
-class Unwatched:
-    """Lets a phase run unseen."""
-
-    stop = False
-
-    def start(self, steps: int, steps_per_epoch: int) -> None:
-        pass
-
-    def ready(self) -> None:
-        pass
-
-    def after_step(self, losses: dict[str, float], lr: float, state: Any, stop: bool) -> None:
-        pass
-
-
-def train_session(parts: Parts, index: int, steps: int | None = None) -> Session:
-    """Runs the hooks and phases of one session as the runner does."""
-    sequence, method, engine, composed = parts
-    session = sequence.sessions[index]
-    if method.sees == "all":
-        earlier = sequence.sessions[: index + 1]
-        session = replace(session, train=ConcatSamples([past.train for past in earlier]))
-    earlier = sequence.sessions[:index]
-    if len(method.kept()):
-        memory = ConcatSamples([past.train for past in earlier]).subset(method.kept().tolist())
-        session = replace(session, memory=memory)
-    session = replace(session, offset=sum(len(past.train) for past in earlier))
-    budget = Budget(epochs=1, batch_size=8, max_steps=steps)
-    training = replace(assembly.make_training(composed), base=budget, later=budget)
-    extract = engine.extractor(method)
-    method.begin_session(session, extract)
-    for number, phase in enumerate(method.phases(session)):
-        engine.fit(method, session, prepared(phase, extract), number, training, Unwatched())
-    method.end_session(session, extract)
-    return session
-
-
-def some_images(parts: Parts) -> Tensor:
-    sequence, method, _, _ = parts
-    task = sequence.tasks[0].samples
-    return method.backbone.normalize(task.read(list(range(0, 24, 2)), method.backbone.resize).images)
-
-
+@pytest.mark.parametrize("name", METHODS)
 def test_config_keys_are_the_constructors_keywords(name: str) -> None:
     node = read_option("method", name)
     parameters = inspect.signature(get_object(node["_target_"])).parameters
@@ -96,65 +34,50 @@ def test_config_keys_are_the_constructors_keywords(name: str) -> None:
     assert set(parameters) - keywords == {"backbone"}
 
 
-def test_frozen_weights_stay_as_they_are(parts: Parts) -> None:
-    method = parts[1]
-    frozen = {n: p.clone() for n, p in method.backbone.named_parameters() if not p.requires_grad}
-    train_session(parts, 0, steps=1)
-    after = dict(method.backbone.named_parameters())
-    assert [n for n, p in frozen.items() if not torch.equal(p, after[n])] == []
+def test_a_run_enters_what_depends_on_repeated_pictures(trained: Trained) -> None:
+    assert [session.recurs for session in trained.watched.sessions] == [True, True]
 
 
-def test_every_trainable_parameter_gets_a_gradient(parts: Parts) -> None:
-    sequence, method, _, _ = parts
-    without: list[str] = []
-    seen = []
-
-    def before_step() -> None:
-        seen.append(1)
-        without.extend(n for n, p in method.named_parameters() if p.requires_grad and p.grad is None)
-
-    method.before_step = before_step  # type: ignore[method-assign]  # watched, on this instance
-    train_session(parts, 0, steps=1)
-    if not seen:
-        assert method.phases(sequence.sessions[0]) == ()
-    elif method.all_parameters_used:
-        assert without == []
+def test_frozen_weights_stay_as_they_are(trained: Trained) -> None:
+    assert trained.watched.frozen == set()
 
 
-def test_steps_change_what_is_trained(parts: Parts) -> None:
-    sequence, method, _, _ = parts
-    before: dict[str, Tensor] = {}
-    original = method.before_step
-
-    def before_step() -> None:
-        if not before:
-            before.update({n: p.detach().clone() for n, p in method.named_parameters() if p.requires_grad})
-        original()
-
-    method.before_step = before_step  # type: ignore[method-assign]  # watched, on this instance
-    train_session(parts, 0, steps=2)
-    after = dict(method.named_parameters())
-    assert bool(before) == bool(method.phases(sequence.sessions[0]))
-    assert [n for n, p in before.items() if torch.equal(p, after[n])] == []
+def test_every_trainable_parameter_gets_a_gradient(trained: Trained) -> None:
+    if trained.method.all_parameters_used:
+        assert trained.watched.without_gradient == set()
 
 
-def test_logit_columns_follow_the_order_of_classes(parts: Parts) -> None:
-    session = train_session(parts, 0, steps=2)
-    method, images = parts[1], some_images(parts)
-    order = [3, 0, 5, 1, 4, 2]
+def test_steps_change_what_is_trained(trained: Trained) -> None:
+    watched = trained.watched
+    assert [steps > 0 for steps in watched.steps] == [bool(trained.method.phases(s)) for s in watched.sessions]
+    assert watched.unmoved == set()
+
+
+def seen_classes(trained: Trained) -> ClassSet:
+    return trained.watched.sequence.sessions[-1].seen
+
+
+def some_images(trained: Trained) -> Tensor:
+    backbone = trained.method.backbone
+    task = trained.watched.sequence.tasks[0].samples
+    return backbone.normalize(task.read(list(range(0, 24, 2)), backbone.resize).images)
+
+
+def test_logit_columns_follow_the_order_of_classes(trained: Trained) -> None:
+    images, seen = some_images(trained), seen_classes(trained)
+    order = [3, 0, 7, 5, 1, 4, 2, 6]
     with torch.no_grad():
-        logits = method.logits(images, session.seen)
-        permuted = method.logits(images, session.seen.select(order))
-    assert logits.shape == (len(images), len(session.seen))
+        logits = trained.method.logits(images, seen)
+        permuted = trained.method.logits(images, seen.select(order))
+    assert logits.shape == (len(images), len(seen)) == (12, 8)
     torch.testing.assert_close(permuted, logits[:, order])
 
 
-def test_predictions_depend_on_no_other_picture(parts: Parts) -> None:
-    session = train_session(parts, 0, steps=2)
-    method, images = parts[1], some_images(parts)
+def test_predictions_depend_on_no_other_picture(trained: Trained) -> None:
+    images = some_images(trained)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        classify = method.classifier(session.seen)
+        classify = trained.method.classifier(seen_classes(trained))
         whole = classify(images)
         one_by_one = torch.cat([classify(image[None]) for image in images])
         shuffled = torch.empty_like(whole)
@@ -165,43 +88,38 @@ def test_predictions_depend_on_no_other_picture(parts: Parts) -> None:
     assert torch.equal(shuffled.argmax(1), whole.argmax(1))
 
 
-def test_a_restored_method_gives_equal_logits(parts: Parts, compose: Callable[..., DictConfig], name: str) -> None:
-    adapted = Adapted(parts[1])
-    train_session(parts, 0, steps=2)
-    session = train_session(parts, 1, steps=2)
-    composed = compose(*SMALL, f"method={name}", "seed=7")
+def test_a_restored_method_gives_equal_logits(trained: Trained, compose: Callable[..., DictConfig]) -> None:
+    composed = compose(*SMALL, *WORDS, f"method={trained.name}", "seed=7")
     _, _, other = assembly.make_parts(composed, load=True)
-    restore(other, adapted.tensors())
-    images = some_images(parts)
+    restore(other, weights(trained.folder))
+    images, seen = some_images(trained), seen_classes(trained)
     with torch.no_grad():
-        assert torch.equal(other.logits(images, session.seen), parts[1].logits(images, session.seen))
+        assert torch.equal(other.logits(images, seen), trained.method.logits(images, seen))
 
 
-def weights(folder: RunFolder, session: int) -> dict[str, Tensor]:
-    return load_session(folder.checkpoint(session))[0]
-
-
-def same_files(first: RunFolder, second: RunFolder, *names: str) -> bool:
-    return all((first.path / name).read_bytes() == (second.path / name).read_bytes() for name in names)
+def weights(folder: RunFolder) -> dict[str, Tensor]:
+    """What the checkpoint of the last session holds."""
+    return load_session(folder.checkpoint(1))[0]
 
 
 def test_going_on_inside_a_session_equals_running_through(
-    name: str, run: Callable[..., RunFolder], whole: Callable[[str], RunFolder], monkeypatch: pytest.MonkeyPatch
+    trained: Trained, run: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = whole(name)  # with the same seed: that alone must give the same result
-    base, second = (record["train_steps"] for record in straight.read_sessions()[:2])
+    words = (*WORDS, f"method={trained.name}")  # with the same seed: that alone must give the same result
+    base, second = trained.watched.steps
     if second:  # stop after the first of the steps of session 1
         monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == base))
     else:
         monkeypatch.setattr(Runner, "_train", stop_before_session_1)
     with pytest.raises(Preempted):
-        run(f"method={name}")
+        run(*words)
     monkeypatch.undo()
-    resumed = run(f"method={name}")
+    resumed, straight = run(*words), trained.folder
     assert [attempt["state"] for attempt in resumed.read_run()["attempts"]] == ["preempted", "finished"]
-    assert same_files(straight, resumed, "accuracy_matrix.csv", "counts.csv")
+    for name in ("accuracy_matrix.csv", "counts.csv", "train.csv"):
+        assert (straight.path / name).read_bytes() == (resumed.path / name).read_bytes(), name
     assert [r["losses"] for r in straight.read_sessions()] == [r["losses"] for r in resumed.read_sessions()]
-    first, again = weights(straight, 2), weights(resumed, 2)
+    first, again = weights(straight), weights(resumed)
     assert first.keys() == again.keys()
     assert [n for n in first if not torch.equal(first[n], again[n])] == []
 
