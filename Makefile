@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-slurm chaos audit lint format bench golden tables clean
+.PHONY: help run test test-fast test-all test-slurm chaos audit lint format bench golden golden-portable tables clean
 
 help:  ## what there is to make
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
 
 .venv/run: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Everclip needs Python 3.11 or newer; make PYTHON=python3.12")'
@@ -24,7 +24,10 @@ test: .venv/dev lint  ## install, lint, and run the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: .venv/dev  ## only the tests that take no more than a few seconds
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu and not data and not slurm'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu and not data and not slurm and not everything'
+
+test-all: .venv/dev lint  ## the test suite and its long forms, as two processes for every method
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not gpu and not data and not slurm'
 
 test-slurm: .venv/dev  ## runs on a real SLURM of its own (needs the packages slurm-wlm and munge; some minutes)
 	$(BIN)/python -m pytest -m slurm tests/slurm
@@ -59,6 +62,11 @@ bench: .venv/dev  ## time what a run consists of, side by side
 
 golden: .venv/dev  ## remake tests/golden: figures of the embedded sequence, digests of the rows of tables; justify the diff in the commit
 	$(BIN)/python -m pytest tests/test_golden.py tests/test_tables_definitions.py --remake-golden
+
+golden-portable: .venv/dev  ## hold all recorded figures under other instruction sets, libraries and numbers of threads
+	set -e; for setting in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx512 \
+	  MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 EVERCLIP_TEST_THREADS=2; do echo "$$setting"; \
+	  env "$$setting" $(BIN)/python -m pytest -q -n 2 --dist loadgroup -k 'test_golden or official' tests; done
 
 tables: .venv/run  ## write REPRODUCTION.md from the run folders in outputs
 	$(BIN)/python -m everclip.reporting.tables.reproduction REPRODUCTION.md

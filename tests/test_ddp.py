@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import get_object
 from torch.distributed.device_mesh import DeviceMesh
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.config.catalogue import option_names
+from everclip.config.catalogue import option_names, read_option
 from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.errors import ConfigError
+from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
 from everclip.types import Indices
@@ -24,14 +26,39 @@ from tests.conftest import run_in
 from tests.correct import correct
 from tests.two_processes import DIVIDED, WORDS, text_gradient
 
-NAMES = option_names("method")
+
+def one_per_trait(names: Sequence[str]) -> list[str]:
+    """The first method with each value that a trait declared in `Method` takes."""
+    known: set[tuple[str, object]] = set()
+    chosen = []
+    for name in names:
+        kind = get_object(read_option("method", name)["_target_"])
+        declared = {(trait, getattr(kind, trait)) for trait in Method.__annotations__}
+        if not declared <= known:
+            chosen.append(name)
+            known |= declared
+    return chosen
+
+
+NAMES = ["cpe_clip", *(name for name in option_names("method") if name != "cpe_clip")]
+FEW = one_per_trait(NAMES)
+
+
+def methods(names: Sequence[str]) -> pytest.MarkDecorator:
+    """Parametrises a test over methods; all but one per trait are left to `make test-all`."""
+    marked = [pytest.param(name, marks=[] if name in FEW else pytest.mark.everything) for name in names]
+    return pytest.mark.parametrize("method", marked)
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    """Folder of the runs of all methods on two processes."""
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    """Folder of the runs on two processes, `<strategy>/<method>`, that the selected tests look at."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "tests.two_processes", str(folder), str(cache_dir), *NAMES]
+    selected = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    compared = [i.callspec.params["method"] for i in selected if i.originalname == "test_two_processes_equal_one"]
+    divided = [i.callspec.params["method"] for i in selected if i.originalname.startswith("test_divided_weights")]
+    runs = [f"ddp/{name}" for name in dict.fromkeys(compared + divided)] + [f"fsdp/{name}" for name in divided]
+    command = [sys.executable, "-m", "tests.two_processes", str(folder), str(cache_dir), *runs]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -40,10 +67,10 @@ def together(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("two_processes")
-@pytest.mark.parametrize("method", NAMES)
+@methods(NAMES)
 def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path, method: str) -> None:
     one = run_in(tmp_path / "one", cache_dir, *WORDS, f"method={method}")
-    two = RunFolder(together / method)
+    two = RunFolder(together / "ddp" / method)
     assert two.read_run()["devices"] == 2
     assert (one.path / "counts.csv").read_text() == (two.path / "counts.csv").read_text()
     for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
@@ -60,9 +87,9 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("two_processes")
-@pytest.mark.parametrize("method", DIVIDED)
+@methods(DIVIDED)
 def test_divided_weights_give_what_whole_ones_give(together: Path, method: str) -> None:
-    whole, divided = RunFolder(together / method), RunFolder(together / "fsdp" / method)
+    whole, divided = RunFolder(together / "ddp" / method), RunFolder(together / "fsdp" / method)
     assert (divided.path / "counts.csv").read_text() == (whole.path / "counts.csv").read_text()
     for ours, theirs in zip(divided.read_sessions(), whole.read_sessions(), strict=True):
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)

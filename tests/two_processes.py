@@ -1,4 +1,4 @@
-"""Runs methods in turn, each on two CPU processes: `python -m tests.two_processes FOLDER CACHE METHOD...`."""
+"""Runs methods in turn, each on two CPU processes: `python -m tests.two_processes FOLDER CACHE STRATEGY/METHOD...`."""
 
 from __future__ import annotations
 
@@ -72,10 +72,9 @@ def refusal(folder: Path, cache: Path, name: str) -> str:
 
 if __name__ == "__main__":
     folder, cache = Path(sys.argv[1]), Path(sys.argv[2])
-    for name in sys.argv[3:]:
-        run_in(folder / name, cache, *WORDS, f"method={name}", "trainer=ddp", "trainer.accelerator=cpu")
-    for name in DIVIDED:
-        run_in(folder / "fsdp" / name, cache, *WORDS, f"method={name}", "trainer=fsdp", "trainer.accelerator=cpu")
+    for place in sys.argv[3:]:
+        strategy, name = place.split("/")
+        run_in(folder / place, cache, *WORDS, f"method={name}", f"trainer={strategy}", "trainer.accelerator=cpu")
     (folder / "refusal.txt").write_text(refusal(folder / "fsdp" / "osft", cache, "osft"))
     torch.save(sizes(), folder / f"sizes_{torch.distributed.get_rank()}.pt")
     # One picture is on both processes: it counts once.
