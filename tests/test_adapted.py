@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,8 +42,8 @@ def pictures(sequence: TaskSequence, task: int, resize: Callable[[Image.Image], 
     return [to_pil_image(image) for image in test.read(range(len(test)), resize).images]
 
 
-def test_a_loaded_model_scores_as_the_run_did(run: Run) -> None:
-    folder = run(*FAST)
+def test_a_loaded_model_scores_as_the_run_did(finished: Run) -> None:
+    folder = finished(*FAST)
     sequence = sequence_of(folder)
     for session in (0, -1):
         model = everclip.load(folder.path, session)
@@ -57,8 +58,8 @@ def test_a_loaded_model_scores_as_the_run_did(run: Run) -> None:
         assert counted == {task["task"]: correct(task) for task in record["tasks"]}
 
 
-def test_other_names_are_scored_where_the_method_can(run: Run) -> None:
-    model = everclip.load(run(*FAST).path)
+def test_other_names_are_scored_where_the_method_can(finished: Run) -> None:
+    model = everclip.load(finished(*FAST).path)
     image = Image.new("RGB", (20, 31), "red")
     names = ["red card", "blue card", "something else"]
     assert model.classify([image], names).shape == (1, 3)
@@ -69,8 +70,8 @@ def test_other_names_are_scored_where_the_method_can(run: Run) -> None:
         torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
 
 
-def test_a_closed_method_refuses_other_names(run: Run) -> None:
-    model = everclip.load(run("method=ncm").path)
+def test_a_closed_method_refuses_other_names(finished: Run) -> None:
+    model = everclip.load(finished("method=ncm").path)
     chosen = [model.classes.names[i] for i in (3, 1)]
     image = Image.new("RGB", (20, 31), "red")
     of_all = model.method.logits(model.preprocess([image]), model.classes)
@@ -82,11 +83,11 @@ def test_a_closed_method_refuses_other_names(run: Run) -> None:
 def test_what_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="holds no checkpoint of session -1; there are 0"):
         everclip.load(tmp_path)
-    folder = run("method=zero_shot")
-    with pytest.raises(MissingError, match="holds no checkpoint of session 3; there are 3"):
-        everclip.load(folder.path, 3)
-    folder.checkpoint(2).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"session_02\.safetensors cannot be read"):
+    folder = run("method=zero_shot", "max_sessions=2")
+    with pytest.raises(MissingError, match="holds no checkpoint of session 2; there are 2"):
+        everclip.load(folder.path, 2)
+    folder.checkpoint(1).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"session_01\.safetensors cannot be read"):
         everclip.load(folder.path)
     (folder.path / "config.yaml").unlink()
     with pytest.raises(MissingError, match=r"config\.yaml is not there"):
@@ -128,8 +129,10 @@ def everclip_command(
     return command
 
 
-def test_eval_gives_the_recorded_row_again(everclip_command: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
-    assert everclip_command(*FAST)[0] == 0
+def test_eval_gives_the_recorded_row_again(
+    everclip_command: Callable[..., tuple[int, str]], finished: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(finished(*FAST).path, tmp_path / "run")
     assert everclip_command(*FAST, "eval=session_01")[0] == 0
     folder = RunFolder(tmp_path / "run")
     found = json.loads(next(folder.path.glob("evaluations/session_01_on_*.json")).read_text())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -121,9 +122,13 @@ def test_logging_devices_and_paths_do_not_change_the_folder(everclip: Command) -
 
 
 def test_a_sweep_prints_mean_and_spread_of_each_setting(everclip: Command, tmp_path: Path) -> None:
-    words = ("method=cpe_clip", "method.prompt_length=1,2", "seed=0,1", "max_sessions=1")
-    code, out, error = everclip(*SMALL, "-m", *words)
+    # The runs are made here, one by one: that a sweep starts what is missing is for tests/test_sweeps.py to show.
+    words = (*SMALL, "method=cpe_clip", "max_sessions=1")
+    for length, seed in itertools.product((1, 2), (0, 1)):
+        everclip(*words, f"method.prompt_length={length}", f"seed={seed}")
+    code, out, error = everclip(*words, "-m", "method.prompt_length=1,2", "seed=0,1")
     assert (code, error) == (0, "")
+    assert out.startswith("4 of 4 runs are finished already\n")
     *_, header, _, first, second, folder = out.splitlines()
     assert [cell.strip() for cell in header.split("|")[1:4]] == ["method", "seeds", "0"]
     for length, row in enumerate((first, second), start=1):
@@ -134,15 +139,9 @@ def test_a_sweep_prints_mean_and_spread_of_each_setting(everclip: Command, tmp_p
     assert (Path(folder) / "accuracy_per_session.png").stat().st_size > 1000
 
 
-def test_a_failing_job_does_not_stop_a_sweep(everclip: Command, tmp_path: Path) -> None:
-    code, _, error = everclip(*SMALL, "-m", "method=zero_shot", "max_sessions=9,1")
-    assert code == 2
-    assert error.count("max_sessions=9, but the sequence has 3 sessions") == 1
-    assert len(list((tmp_path / "outputs").rglob("summary.json"))) == 1
-
-
 def test_a_folder_in_use_is_refused_with_exit_3(everclip: Command) -> None:
-    _, out, _ = everclip("check=true", *SMALL)
+    words = (*SMALL, "method=zero_shot", "max_sessions=1")
+    _, out, _ = everclip("check=true", *words)
     folder = Path(out.splitlines()[-1].split()[1])
     folder.mkdir(parents=True)
     holder = subprocess.Popen(["sleep", "60"])
@@ -151,13 +150,13 @@ def test_a_folder_in_use_is_refused_with_exit_3(everclip: Command) -> None:
     facts = {"host": socket.gethostname(), "pid": holder.pid, "since": "2026-01-01"}
     (folder / "lock.json").write_text(json.dumps(facts))
     try:
-        code, _, error = everclip(*SMALL)
+        code, _, error = everclip(*words)
         assert code == 3
         assert f"process {holder.pid} on {socket.gethostname()} since 2026-01-01" in error
     finally:
         holder.kill()
         holder.wait()
-    code, _, _ = everclip(*SMALL, "max_sessions=null")  # the holder is gone: taken over
+    code, _, _ = everclip(*words)  # the holder is gone: taken over
     assert code == 0
     assert not (folder / "lock.json").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -41,14 +42,14 @@ def assert_equal(first: RunFolder, second: RunFolder) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("step", [0, 1, 5], ids=["base_first", "base_epoch_end", "session_1"])
 def test_a_stop_inside_a_phase_changes_nothing(
-    run: Run, monkeypatch: pytest.MonkeyPatch, step: int, optimizer: str
+    run: Run, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, optimizer: str
 ) -> None:
     words = (*CSV, f"optimizer={optimizer}", "optimizer.lr=0.01")
-    whole = run(*words, folder="whole")
+    whole = finished(*words)
     monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == step))
     with pytest.raises(Preempted):
         run(*words, folder="stopped")
-    stopped = RunFolder(whole.path.parent / "stopped")
+    stopped = RunFolder(tmp_path / "stopped")
     assert stopped.state == "preempted"
     _, progress, _ = load_progress(stopped.progress)
     assert progress.global_step == step + 1
@@ -59,7 +60,9 @@ def test_a_stop_inside_a_phase_changes_nothing(
 
 
 @pytest.mark.parametrize("step", [3, 4, 7], ids=["phase_end", "between_phases", "session_end"])
-def test_random_numbers_go_on_where_a_phase_ended(run: Run, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_random_numbers_go_on_where_a_phase_ended(
+    run: Run, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
     def phases(self: CpeClip, session: Any) -> tuple[Phase, ...]:
         return Phase("first"), Phase("second")
 
@@ -73,8 +76,8 @@ def test_random_numbers_go_on_where_a_phase_ended(run: Run, monkeypatch: pytest.
 
     for hook in (phases, loss, end_session):
         monkeypatch.setattr(CpeClip, hook.__name__, hook)
-    words = (*CSV, "max_sessions=2")
-    whole = run(*words, folder="whole")
+    words = (*CSV, "max_sessions=2", "seed=5")  # a seed of its own: no other test shares the run of these hooks
+    whole = finished(*words)
     if step == 4:  # nothing is saved but what is between the phases
         monkeypatch.setattr("everclip.training.runner.MINUTE", -1.0)
         monkeypatch.setattr("everclip.training.runner.Runner._meta", interrupt_second_save(Runner._meta))
@@ -82,7 +85,7 @@ def test_random_numbers_go_on_where_a_phase_ended(run: Run, monkeypatch: pytest.
         monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == step))
     with pytest.raises((Preempted, KeyboardInterrupt)):
         run(*words, folder="stopped")
-    _, progress, _ = load_progress(RunFolder(whole.path.parent / "stopped").progress)
+    _, progress, _ = load_progress(RunFolder(tmp_path / "stopped").progress)
     assert progress.global_step == (step if step == 4 else step + 1)
     monkeypatch.setattr(Monitor, "stop", property(lambda self: False))
     monkeypatch.setattr("everclip.training.runner.MINUTE", 60.0)
@@ -102,9 +105,10 @@ def interrupt_second_save(original: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def test_a_killed_run_goes_on_from_the_last_saved_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = (*CSV, "checkpoint.every_n_steps=2")
-    whole = run(*words, folder="whole")
+def test_a_killed_run_goes_on_from_the_last_saved_step(
+    run: Run, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, whole = (*CSV, "checkpoint.every_n_steps=2"), finished(*CSV)
     original: Any = Monitor.after_step
 
     def die(self: Monitor, *arguments: Any) -> None:
@@ -115,7 +119,7 @@ def test_a_killed_run_goes_on_from_the_last_saved_step(run: Run, monkeypatch: py
     monkeypatch.setattr(Monitor, "after_step", die)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(*words, folder="killed")
-    killed = RunFolder(whole.path.parent / "killed")
+    killed = RunFolder(tmp_path / "killed")
     _, progress, _ = load_progress(killed.progress)
     assert (progress.session, progress.state.step, progress.global_step) == (1, 2, 6)
     monkeypatch.setattr(Monitor, "after_step", original)
@@ -126,8 +130,10 @@ def test_a_killed_run_goes_on_from_the_last_saved_step(run: Run, monkeypatch: py
 
 
 @pytest.mark.parametrize("last", [1, 2])
-def test_a_trained_session_is_only_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
-    whole = run(*CSV, folder="whole")
+def test_a_trained_session_is_only_evaluated(
+    run: Run, finished: Run, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    whole = finished(*CSV)
     original: Any = Runner._evaluate
 
     def die(self: Runner, session: Any, trained: Any) -> None:
@@ -151,14 +157,14 @@ def test_a_trained_session_is_only_evaluated(run: Run, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", "foreign"], ids=["empty", "nonsense", "foreign"])
 def test_a_damaged_record_of_progress_costs_its_session(
-    run: Run, monkeypatch: pytest.MonkeyPatch, content: Any
+    run: Run, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any
 ) -> None:
-    whole = run(*CSV, folder="whole")
+    whole = finished(*CSV)
     monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == 5))
     with pytest.raises(Preempted):
         run(*CSV, folder="stopped")
     monkeypatch.setattr(Monitor, "stop", property(lambda self: False))
-    path = RunFolder(whole.path.parent / "stopped").progress
+    path = RunFolder(tmp_path / "stopped").progress
     path.write_bytes(whole.checkpoint(2).read_bytes() if content == "foreign" else content)
     resumed = run(*CSV, folder="stopped")
     assert f"{path}" in (resumed.path / "run.log").read_text()
@@ -176,16 +182,17 @@ def test_what_a_killed_process_was_writing_is_removed(run: Run) -> None:
 
 
 def test_other_data_or_weights_are_refused(run: Run) -> None:
-    folder = run("method=zero_shot")
+    words = ("method=zero_shot", "max_sessions=1")
+    folder = run(*words)
     folder.update_run(state="failed", fingerprint="0" * 64)
     with pytest.raises(ConfigError, match=r"sequence's data changed from 0000.* or begin anew with restart=true"):
-        run("method=zero_shot")
-    assert run("method=zero_shot", "restart=true").state == "finished"
-    assert run("method=zero_shot").read_run()["fingerprint"] != "0" * 64
+        run(*words)
+    assert run(*words, "restart=true").state == "finished"
+    assert run(*words).read_run()["fingerprint"] != "0" * 64
 
 
-def test_a_changed_record_is_evaluated_again(run: Run) -> None:
-    folder = run(*CSV)
+def test_a_changed_record_is_evaluated_again(run: Run, finished: Run, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(finished(*CSV).path, tmp_path / "run"))
     before = folder.read_sessions()
     path = folder.path / "sessions.jsonl"
     lines = path.read_text().splitlines()
@@ -220,8 +227,8 @@ def test_signals_are_noted_inside_and_raise_outside() -> None:
             signal.signal(number, handler)
 
 
-def test_micro_batches_change_only_the_rounding(run: Run) -> None:
-    whole = run(*CSV, folder="whole")
+def test_micro_batches_change_only_the_rounding(run: Run, finished: Run) -> None:
+    whole = finished(*CSV)
     parts = run(*CSV, "trainer.accumulate=3", folder="parts")
     first, second = (load_session(f.checkpoint(2))[0] for f in (whole, parts))
     for name, value in first.items():
@@ -231,7 +238,9 @@ def test_micro_batches_change_only_the_rounding(run: Run) -> None:
         assert ours["train_steps"] == theirs["train_steps"]
 
 
-def test_memory_that_runs_out_is_met_by_smaller_micro_batches(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_is_met_by_smaller_micro_batches(
+    run: Run, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = CpeClip.loss
     sizes: list[int] = []
 
@@ -241,7 +250,7 @@ def test_memory_that_runs_out_is_met_by_smaller_micro_batches(run: Run, monkeypa
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(self, batch)
 
-    whole = run(*CSV, folder="whole")
+    whole = finished(*CSV)
     monkeypatch.setattr(CpeClip, "loss", hungry)
     with pytest.raises(MemoryFullError, match=r"32 pictures at once; trainer\.accumulate=2"):
         run(*CSV, "train.base.batch_size=32", folder="refused")

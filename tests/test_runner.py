@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,8 @@ def read(folder: RunFolder, name: str) -> str:
     return (folder.path / name).read_text()
 
 
-def test_records_say_what_happened(run: Run) -> None:
-    folder = run("method=cpe_clip")
+def test_records_say_what_happened(finished: Run) -> None:
+    folder = finished("method=cpe_clip")
     base, first, second = folder.read_sessions()
     assert [record["name"] for record in (base, first, second)] == ["base", "session_01", "session_02"]
     assert [record["seen_classes"] for record in (base, first, second)] == [6, 8, 10]
@@ -52,8 +53,8 @@ def test_records_say_what_happened(run: Run) -> None:
     assert (facts["state"], len(facts["attempts"])) == ("finished", 1)
 
 
-def test_matrix_file_leaves_what_was_not_evaluated_empty(run: Run) -> None:
-    folder = run("method=zero_shot")
+def test_matrix_file_leaves_what_was_not_evaluated_empty(finished: Run) -> None:
+    folder = finished("method=cpe_clip")
     lines = [line.split(",") for line in read(folder, "accuracy_matrix.csv").splitlines()]
     assert lines[0] == ["session", "task_00", "task_01", "task_02"]
     assert lines[1][2:] == ["", ""]
@@ -62,22 +63,22 @@ def test_matrix_file_leaves_what_was_not_evaluated_empty(run: Run) -> None:
     assert counts[1:] == [["0", "30", "0", "0"], ["1", "30", "10", "0"], ["2", "30", "10", "10"]]
 
 
-def test_a_checkpoint_holds_only_what_was_adapted(run: Run) -> None:
+def test_a_checkpoint_holds_only_what_was_adapted(run: Run, finished: Run) -> None:
     from everclip.training.checkpoint import load_session
 
-    prompts, facts = load_session(run("method=cpe_clip").checkpoint(2))
+    prompts, facts = load_session(finished("method=cpe_clip").checkpoint(2))
     assert set(prompts) == {"prompts", "projection.weight", "projection.bias"}
     assert facts["session"] == 2
     assert facts["global_step"] == 12
-    whole, _ = load_session(run("method=finetune", folder="finetune").checkpoint(0))
+    whole, _ = load_session(run("method=finetune", "max_sessions=1", folder="finetune").checkpoint(0))
     assert len(whole) > 100
-    means, _ = load_session(run("method=ncm", folder="ncm").checkpoint(2))
+    means, _ = load_session(finished("method=ncm").checkpoint(2))
     assert {name: tuple(value.shape) for name, value in means.items()} == {"means.rows": (10, 96), "means.ids": (10,)}
 
 
 @pytest.mark.parametrize("damage", ["truncate", "foreign", "missing"])
-def test_a_damaged_checkpoint_costs_one_session(run: Run, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    folder = run("method=cpe_clip")
+def test_a_damaged_checkpoint_costs_one_session(run: Run, finished: Run, tmp_path: Path, damage: str) -> None:
+    folder = RunFolder(shutil.copytree(finished("method=cpe_clip").path, tmp_path / "run"))
     expected = {name: read(folder, name) for name in ("accuracy_matrix.csv", "counts.csv")}
     last = folder.checkpoint(2)
     if damage == "truncate":
@@ -85,7 +86,7 @@ def test_a_damaged_checkpoint_costs_one_session(run: Run, damage: str, caplog: p
     elif damage == "missing":
         last.unlink()
     else:
-        last.write_bytes(run("method=cpe_clip", "seed=3", "train.epochs=1", folder="other").checkpoint(2).read_bytes())
+        last.write_bytes(finished("method=cpe_clip", "seed=3", "train.epochs=1").checkpoint(2).read_bytes())
     folder.update_run(state="failed")
     again = run("method=cpe_clip")
     assert {name: read(again, name) for name in expected} == expected
@@ -217,8 +218,8 @@ def test_not_finite_stops_before_the_optimiser_moves(run: Run, what: str, monkey
     assert moved == []
 
 
-def test_seeds_change_what_they_should(run: Run) -> None:
-    first, second = run("method=cpe_clip"), run("method=cpe_clip", "seed=1", folder="other")
+def test_seeds_change_what_they_should(run: Run, finished: Run) -> None:
+    first, second = finished("method=cpe_clip"), run("method=cpe_clip", "seed=1")
     assert first.read_sessions()[0]["losses"] != second.read_sessions()[0]["losses"]
     assert first.read_run()["fingerprint"] == second.read_run()["fingerprint"]
 

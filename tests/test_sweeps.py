@@ -25,7 +25,6 @@ from hydra_plugins.everclip_launchers import quoted, resources
 from tests.conftest import SMALL, run_in
 from tests.correct import correct
 
-BOTH = {("on2", "seed0", "2"), ("on1", "seed0", "1")}
 QUICK = [*SMALL, "method=finetune", "max_sessions=2", "train.batch_size=8"]
 DDP = ["trainer=ddp", "trainer.accelerator=cpu"]
 Everclip = Callable[..., tuple[int, str, str]]
@@ -56,24 +55,26 @@ def alone(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Callable
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "place", "expected"),
     [
-        pytest.param(DDP, {("outputs", "seed0", "2")}, id="single-ddp"),
+        pytest.param(DDP, "outputs", {("outputs", "seed0", "2")}, id="single-ddp", marks=pytest.mark.everything),
+        # One process after two, two after one, and two seeds on two processes.
         pytest.param(
-            [*DDP, "-m", "seed=0,1"], {("outputs", "seed0", "2"), ("outputs", "seed1", "2")}, id="two-seeds-ddp"
+            [*DDP, "-m", "seed=0,1", "trainer.devices=2,1"],
+            "outputs/on${trainer.devices}",
+            {(f"on{processes}", f"seed{seed}", f"{processes}") for seed in range(2) for processes in (1, 2)},
+            id="2-1-2-1",
         ),
-        pytest.param([*DDP, "-m", "trainer.devices=2,1"], BOTH, id="2-then-1"),
-        pytest.param([*DDP, "-m", "trainer.devices=1,2"], BOTH, id="1-then-2"),
     ],
 )
 def test_every_job_has_its_folder_its_processes_and_its_numbers(
     words: list[str],
+    place: str,
     expected: set[tuple[str, ...]],
     alone: Callable[[str], RunFolder],
     tmp_path: Path,
     cache_dir: Path,
 ) -> None:
-    place = "outputs/on${trainer.devices}" if "-m" in words and "seed=0,1" not in words else "outputs"
     outputs = f"paths.outputs={tmp_path}/{place}"
     done = subprocess.run(command(tmp_path, cache_dir, *words, outputs), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
@@ -90,18 +91,19 @@ def test_every_job_has_its_folder_its_processes_and_its_numbers(
 
 
 @pytest.mark.slow
-def test_finished_runs_cost_nothing_and_failed_ones_are_known(tmp_path: Path, cache_dir: Path) -> None:
-    words = command(tmp_path, cache_dir, "method=ncm", "-m", "max_sessions=1,2,9", "hydra.launcher.n_jobs=3")
+def test_failed_runs_stop_no_other_and_finished_ones_cost_nothing(tmp_path: Path, cache_dir: Path) -> None:
+    words = command(tmp_path, cache_dir, "method=ncm", "-m", "max_sessions=9,1,2", "hydra.launcher.n_jobs=2")
     first = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert first.returncode == 2
-    assert "\n[0] ncm on shapes_fscil" in first.stdout
     assert "\n[1] ncm on shapes_fscil" in first.stdout
-    assert first.stderr == "[2] everclip: max_sessions=9, but the sequence has 3 sessions\n"
+    assert "\n[2] ncm on shapes_fscil" in first.stdout
+    assert first.stderr == "[0] everclip: max_sessions=9, but the sequence has 3 sessions\n"
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
     (listed,) = (tmp_path / "sweeps").glob("*.json")
     assert [job.error for job in Sweep.read(listed).jobs] == [
-        None, None, "exit 2: max_sessions=9, but the sequence has 3 sessions",
+        "exit 2: max_sessions=9, but the sequence has 3 sessions", None, None,
     ]  # fmt: skip
-    words[words.index("max_sessions=1,2,9")] = "max_sessions=1,2"
+    words[words.index("max_sessions=9,1,2")] = "max_sessions=1,2"
     code = "\n".join(
         [
             "import sys, atexit",
@@ -118,7 +120,9 @@ def test_finished_runs_cost_nothing_and_failed_ones_are_known(tmp_path: Path, ca
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.everything)], ids=["SIGTERM", "SIGINT"]
+)
 def test_a_stopped_sweep_stops_its_run_and_starts_no_other(
     tmp_path: Path, cache_dir: Path, number: signal.Signals
 ) -> None:

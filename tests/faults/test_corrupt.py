@@ -24,12 +24,13 @@ from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import CheckpointError, load_progress, load_session
 from everclip.training.monitor import Monitor
 from everclip.types import Samples
+from tests.conftest import run_in
 from tests.faults.chaos import differences
 
 Run = Callable[..., RunFolder]
 LONG = "EVERCLIP_FUZZ" in os.environ  # as `make chaos` sets it
 PER_FILE, RESUMED = (100, 40) if LONG else (10, 4)
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("corrupt")]
 
 
 def mutated(content: bytes, dice: random.Random) -> bytes:
@@ -65,20 +66,30 @@ def outcomes(path: Path, read: Callable[[], Any], right: Callable[[Any], bool], 
     return found
 
 
+WORDS = ("checkpoint.every_n_steps=1", "max_sessions=2")
+Stopped = tuple[RunFolder, RunFolder]
+
+
+@pytest.fixture(scope="module")
+def left(finished: Run, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    """A whole run, and one stopped inside session 1."""
+    folder = tmp_path_factory.mktemp("left") / "stopped"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Monitor, "stop", property(lambda self: self.step == 5))
+        with pytest.raises(Preempted):
+            run_in(folder, cache_dir, *WORDS)
+    return finished(*WORDS), RunFolder(folder)
+
+
 @pytest.fixture
-def stopped(run: Run, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, RunFolder, tuple[str, ...]]:
-    """A whole run, one stopped inside session 1, and their settings."""
-    words = ("checkpoint.every_n_steps=1", "max_sessions=2")
-    whole = run(*words, folder="whole")
-    monkeypatch.setattr(Monitor, "stop", property(lambda self: self.step == 5))
-    with pytest.raises(Preempted):
-        run(*words, folder="stopped")
-    monkeypatch.setattr(Monitor, "stop", property(lambda self: False))
-    return whole, RunFolder(whole.path.parent / "stopped"), words
+def stopped(left: Stopped, tmp_path: Path) -> Stopped:
+    """Copies of both, to be damaged."""
+    whole, folder = (shutil.copytree(f.path, tmp_path / n) for n, f in zip(("whole", "stopped"), left, strict=True))
+    return RunFolder(whole), RunFolder(folder)
 
 
-def test_readers_of_a_run_folder(stopped: tuple[RunFolder, RunFolder, tuple[str, ...]]) -> None:
-    whole, folder, _ = stopped
+def test_readers_of_a_run_folder(stopped: Stopped) -> None:
+    whole, folder = stopped
 
     def content(loaded: tuple[Any, ...]) -> str:
         tensors, *facts = loaded
@@ -139,8 +150,8 @@ def test_a_list_and_its_pictures(tmp_path: Path) -> None:
     assert found["refused"] > 0
 
 
-def test_a_run_with_a_damaged_file_ends_right(run: Run, stopped: tuple[RunFolder, RunFolder, tuple[str, ...]]) -> None:
-    whole, folder, words = stopped
+def test_a_run_with_a_damaged_file_ends_right(run: Run, stopped: Stopped) -> None:
+    whole, folder = stopped
     keep, dice = folder.path.with_name("keep"), random.Random(0)
     shutil.copytree(folder.path, keep)
     names = [
@@ -152,5 +163,5 @@ def test_a_run_with_a_damaged_file_ends_right(run: Run, stopped: tuple[RunFolder
         shutil.copytree(keep, folder.path)
         path = folder.path / names[number % len(names)]
         path.write_bytes(mutated(path.read_bytes(), dice))
-        run(*words, folder="stopped")
+        run(*WORDS, folder="stopped")
         assert differences(whole, folder) == [], path
