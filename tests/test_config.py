@@ -15,7 +15,7 @@ from everclip.types import Positive
 
 Compose = Callable[..., DictConfig]
 GROUPS = [(group, name) for group in (*schema.GROUPS, "trainer", "logger", "paths") for name in option_names(group)]
-OWN_PICTURES = {"folder": ["sequence.root=x"], "manifest": ["sequence.file=x.csv"]}
+REQUIRED = {"folder": ["sequence.root=x"], "manifest": ["sequence.file=x.csv"], "from_run": ["backbone.run=x"]}
 EXPERIMENTS = sorted(
     str(path.relative_to(schema.conf_dir() / "experiment").with_suffix(""))
     for path in (schema.conf_dir() / "experiment").rglob("*.yaml")
@@ -24,7 +24,7 @@ EXPERIMENTS = sorted(
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)
 def test_every_option_composes_and_fits_its_constructor(group: str, name: str, compose: Compose) -> None:
-    composed = compose(f"{group}={name}", *OWN_PICTURES.get(name, ()))
+    composed = compose(f"{group}={name}", *REQUIRED.get(name, ()))
     checks.check_values(composed)
     for member in schema.GROUPS:
         checks.check_group(member, composed[member])
