@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from everclip.backbones.base import Backbone
-from everclip.commands import assembly
+from everclip.commands import execute
 from everclip.config import build, schema
 from everclip.data.loading import PreparedSamples
 from everclip.methods.base import Extract
@@ -110,7 +110,7 @@ def run(sessions: int, folder: Path, overrides: list[str]) -> tuple[Ledger, list
         del composed["hydra"]
     target, ledger = RunFolder(folder / "run"), Ledger()
     watch(ledger)
-    assembly.run(composed, hydra, target)
+    execute.run(composed, hydra, target)
     ledger.starts.append(ledger.mark())
     return ledger, target.read_sessions()
 

@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.commands.assembly import make_parts, make_training
+from everclip.commands.parts import make_parts, make_training
 from everclip.config import build, schema
 from everclip.config.catalogue import option_names
 from everclip.methods.base import Method, prepared

@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.commands import assembly
+from everclip.commands import execute
 from everclip.config import build, schema
 from everclip.config.catalogue import option_names
 from everclip.reporting.console import set_up_logging
@@ -99,7 +99,7 @@ def run_in(folder: Path, cache_dir: Path, *overrides: str, plots: bool = False) 
         del composed["hydra"]
     target = RunFolder(folder)
     with nullcontext() if plots else patch("everclip.reporting.results.write_plots", return_value=[]):
-        assembly.run(composed, hydra, target)
+        execute.run(composed, hydra, target)
     return target
 
 

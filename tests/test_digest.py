@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import everclip
 from everclip.backbones.open_clip import OpenClip
-from everclip.commands import assembly
+from everclip.commands import parts
 from everclip.config import build, checks, compatibility, identity, schema
 from everclip.errors import ConfigError
 from everclip.runs.folder import RunFolder
@@ -49,8 +49,8 @@ def test_a_part_that_moves_keeps_the_digest(compose: Compose) -> None:
         assert identity.digest(composed) == before
 
 
-def test_a_run_stored_before_a_part_moved_is_read(whole: Callable[[str], RunFolder], tmp_path: Path) -> None:
-    stored = whole("ncm").path
+def test_a_run_stored_before_a_part_moved_is_read(finished: Callable[..., RunFolder], tmp_path: Path) -> None:
+    stored = finished("method=ncm").path
     (tmp_path / "checkpoints").symlink_to(stored / "checkpoints")
     text = (stored / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("everclip.methods.ncm.Ncm", "everclip.systems.ncm.Ncm"))
@@ -118,9 +118,9 @@ def test_an_added_shared_key_counts_only_where_it_changes_something() -> None:
 
 def test_the_number_of_sessions_follows_from_the_sequence(compose: Compose) -> None:
     composed = compose("method=dualprompt", "sequence=shapes_mtil")
-    sequence, _, method = assembly.make_parts(composed, load=False)
+    sequence, _, method = parts.make_parts(composed, load=False)
     assert len(method.keys.parts) == len(sequence.sessions) == 6
-    assert OmegaConf.select(assembly.settled(composed, sequence), "method.num_sessions") == 6
+    assert OmegaConf.select(parts.settled(composed, sequence), "method.num_sessions") == 6
     assert composed.method.num_sessions is None
     composed.method.num_sessions = 8
-    assert len(assembly.make_parts(composed, load=False)[2].keys.parts) == 8
+    assert len(parts.make_parts(composed, load=False)[2].keys.parts) == 8

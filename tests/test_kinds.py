@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from omegaconf import DictConfig, open_dict
 
-from everclip.commands import assembly
+from everclip.commands import execute, parts
 from everclip.errors import ConfigError
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
@@ -34,7 +34,7 @@ def run_composed(place: Path, cache_dir: Path, *words: str) -> RunFolder:
         del composed["hydra"]
     folder = RunFolder(place / "run")
     with patch("everclip.reporting.results.write_plots", return_value=[]):
-        assembly.run(composed, hydra, folder)
+        execute.run(composed, hydra, folder)
     return folder
 
 
@@ -94,10 +94,10 @@ def test_what_a_method_cannot_do_is_refused(
 ) -> None:
     composed = compose(*KINDS[kind], f"method={method}")
     with pytest.raises(ConfigError, match=text):
-        assembly.make_parts(composed, load=False)
+        parts.make_parts(composed, load=False)
 
 
 def test_augmentation_would_tear_masks_off(compose: Callable[..., DictConfig]) -> None:
     composed = compose(*KINDS["dense"], "method=finetune", "train.augment=flip")
     with pytest.raises(ConfigError, match=r"train\.augment=flip moves pictures away from their masks"):
-        assembly.make_parts(composed, load=False)
+        parts.make_parts(composed, load=False)

@@ -227,14 +227,14 @@ def test_seeds_change_what_they_should(run: Run, finished: Run) -> None:
 def test_task_label_space_compares_with_the_tasks_own_classes(run: Run, compose: Callable[..., Any]) -> None:
     from dataclasses import replace
 
-    from everclip.commands import assembly
+    from everclip.commands import parts
     from everclip.evaluation.classification import Classification
     from everclip.training.engine import Engine
     from everclip.training.evaluation import Judge
     from tests.conftest import SMALL
 
     config = compose(*SMALL, "method=zero_shot")
-    sequence, _, method = assembly.make_parts(config, load=True)
+    sequence, _, method = parts.make_parts(config, load=True)
     engine = Engine(accelerator="cpu")
     asked: list[ClassSet] = []
     original = method.classifier

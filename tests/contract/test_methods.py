@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 from torch import Tensor
 
-from everclip.commands import assembly
+from everclip.commands import parts
 from everclip.config.catalogue import read_option
 from everclip.config.compatibility import NEUTRAL
 from everclip.errors import Preempted
@@ -90,7 +90,7 @@ def test_predictions_depend_on_no_other_picture(trained: Trained) -> None:
 
 def test_a_restored_method_gives_equal_logits(trained: Trained, compose: Callable[..., DictConfig]) -> None:
     composed = compose(*SMALL, *WORDS, f"method={trained.name}", "seed=7")
-    _, _, other = assembly.make_parts(composed, load=True)
+    _, _, other = parts.make_parts(composed, load=True)
     restore(other, weights(trained.folder))
     images, seen = some_images(trained), seen_classes(trained)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.commands import assembly
+from everclip.commands import execute
 from everclip.data import cache, images
 from everclip.data.cache import CachedImages, cache_all, cached
 from everclip.data.images import ArrayImages, FileImages
@@ -266,7 +266,7 @@ def test_a_run_gives_the_same_with_and_without(compose: Callable[..., Any], tmp_
         places = f"paths.cache={tmp_path / 'cache'}"
         composed = compose("sequence=folder", root, *words, "logger=none", places, f"data.cache={kind}")
         folder = RunFolder(tmp_path / f"run{index}")
-        assembly.run(
+        execute.run(
             OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]), composed.hydra, folder
         )
         assert ("caching" in (folder.path / "run.log").read_text()) == (index == 1)

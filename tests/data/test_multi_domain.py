@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, open_dict
 
-from everclip.commands import assembly
+from everclip.commands import execute
 from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.data.datasets.base import LabelledImages
@@ -157,7 +157,7 @@ def test_a_run_ends_with_transfer_avg_and_last(compose: Compose, tmp_path: Path)
     with open_dict(composed):
         del composed["hydra"]
     folder = RunFolder(tmp_path / "run")
-    assembly.run(composed, hydra, folder)
+    execute.run(composed, hydra, folder)
     summary = json.loads((folder.path / "summary.json").read_text())
     matrix = np.loadtxt(folder.path / "accuracy_matrix.csv", delimiter=",", skiprows=1)[:, 1:]
     assert matrix.shape == (2, 2)

@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-import everclip.commands.assembly  # noqa: F401 (imported before the children are forked)
+import everclip.commands.execute  # noqa: F401 (imported before the children are forked)
 from everclip import storage
 from everclip.commands import run as cli
 from everclip.runs.folder import RunFolder

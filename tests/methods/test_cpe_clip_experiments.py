@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from everclip.commands import assembly
+from everclip.commands import check
 from everclip.config.checks import check_group, check_values
 from everclip.config.schema import GROUPS, conf_dir
 from everclip.errors import MissingError
@@ -79,4 +79,4 @@ def test_a_check_without_data_says_what_is_missing_and_what_to_do(compose: Compo
     config = compose("+experiment=cpe_clip/cub200", f"paths.data={tmp_path}", "check=true")
     message = f"CUB-200-2011: {tmp_path}/CUB_200_2011/.* is not there; everclip-data prepare cub200 gets it"
     with pytest.raises(MissingError, match=message):
-        assembly.check(config, config.hydra)
+        check.check(config, config.hydra)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.commands import assembly
+from everclip.commands import parts
 from everclip.data.loading import SeededBatches
 from everclip.methods.cpe_clip import CpeClip
 from everclip.training.engine import Engine
@@ -134,7 +134,7 @@ def run_official_schedule(
 ) -> list[dict[str, Any]]:
     """One session through the engine with the configured optimiser; what every step did."""
     budget = Budget(epochs=epochs, batch_size=4)
-    training = replace(assembly.make_training(config), base=budget, later=budget)
+    training = replace(parts.make_training(config), base=budget, later=budget)
     steps: list[dict[str, Any]] = []
     seen: dict[str, Any] = {}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from everclip.commands.assembly import engine_settings, make_parts, make_training, shorten
+from everclip.commands.parts import engine_settings, make_parts, make_training, shorten
 from everclip.config.identity import choices
 from everclip.loggers.mirrors import Loggers
 from everclip.methods.base import Method

@@ -47,7 +47,7 @@ def job(config: DictConfig) -> None:
         if hydra_node.runtime.choices["hparams_search"] != "grid":
             raise ConfigError("hparams_search starts several runs; it needs -m")
         if config.check:
-            from everclip.commands.assembly import check
+            from everclip.commands.check import check
 
             check(config, hydra_node)
         elif config.plan:
@@ -55,7 +55,7 @@ def job(config: DictConfig) -> None:
 
             plan(config, hydra_node)
         elif config.eval is not None:
-            from everclip.commands.assembly import evaluate
+            from everclip.commands.evaluate import evaluate
 
             evaluate(config, hydra_node)
         else:
@@ -70,7 +70,7 @@ def job(config: DictConfig) -> None:
 def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder) -> None:
     result = None if config.restart else read_result(folder)
     if result is None:
-        from everclip.commands.assembly import run
+        from everclip.commands.execute import run
 
         run(config, hydra_node, folder, STOP)
         result = read_result(folder)

@@ -1,0 +1,49 @@
+"""`check=true`: what would run, without weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from everclip.commands.parts import make_parts, make_training
+from everclip.reporting.console import quieten_libraries
+from everclip.runs.folder import RunFolder
+
+log = logging.getLogger("everclip")
+
+
+def check(config: DictConfig, hydra: DictConfig) -> None:
+    """`check=true`: builds everything without weights and says what would run."""
+    quieten_libraries()
+    with torch.device("cpu"):
+        training = make_training(config)
+        sequence, backbone, method = make_parts(config, load=False)
+    sizes = [len(session.new) for session in sequence.sessions]
+    test = sum(len(task.samples) for task in sequence.tasks)
+    judges = "test" if config.validation is None else "held-out training"
+    weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
+    total = sum(p.numel() for p in method.parameters())
+    state = RunFolder(Path(hydra.runtime.output_dir)).state or "not started"
+    for title, text in {
+        "method": f"{hydra.runtime.choices.method}: {method.num_trainable():,} trainable of {total:,} parameters",
+        "backbone": f"{hydra.runtime.choices.backbone}: {weights}",
+        "sequence": f"{sequence.name}: {_runs(sizes)} classes, {test} {judges} pictures, order {sequence.class_order}",
+        "training": f"{training.base.epochs} epochs of batch {training.base.batch_size} in the base session, "
+        f"{training.later.epochs} of batch {training.later.batch_size} later",
+        "folder": f"{hydra.runtime.output_dir} ({state})",
+    }.items():
+        log.info("%-9s %s", title, text)
+
+
+def _runs(sizes: list[int]) -> str:
+    """`60 + 8 x 5` for [60, 5, 5, ...]."""
+    runs: list[list[int]] = []
+    for size in sizes:
+        if runs and runs[-1][1] == size:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, size])
+    return " + ".join(str(size) if count == 1 else f"{count} x {size}" for count, size in runs)

@@ -1,0 +1,108 @@
+"""From a composed configuration to the parts of a run: the only place that puts them together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig
+from torch import nn
+
+from everclip.backbones.base import Backbone
+from everclip.config.build import build
+from everclip.config.checks import check_group
+from everclip.data.cache import cached
+from everclip.data.validation import hold_out
+from everclip.errors import ConfigError
+from everclip.methods.base import Method
+from everclip.training.engine import Engine
+from everclip.training.evaluation import check_fit
+from everclip.training.phases import Budget, Training
+from everclip.training.runner import seed_everything
+from everclip.types import TaskSequence
+
+
+def make_training(config: DictConfig) -> Training:
+    """Budgets, optimiser and schedule.
+
+    Raises:
+        ConfigError: the optimiser refuses a value.
+    """
+    for group in ("optimizer", "scheduler"):
+        check_group(group, config[group])
+    train = config.train
+    later = Budget(train.epochs, train.batch_size, train.max_steps, train.gradient_clip)
+    base = Budget(
+        train.epochs if train.base.epochs is None else train.base.epochs,
+        train.base.batch_size or train.batch_size,
+        train.max_steps,
+        train.gradient_clip,
+    )
+    make_optimizer = partial(build, "optimizer", config.optimizer)
+    make_optimizer([nn.Parameter(torch.zeros(1))])
+    schedule = build("scheduler", config.scheduler)
+    return Training(base, later, make_optimizer, schedule, config.trainer.log_every, train.augment)
+
+
+def make_sequence(config: DictConfig) -> TaskSequence:
+    """The whole task sequence, with `validation=` in place of its test sets if asked for."""
+    check_group("sequence", config.sequence)
+    sequence: TaskSequence = build("sequence", config.sequence)
+    return sequence if config.validation is None else hold_out(sequence, config.validation)
+
+
+def settled(config: DictConfig, sequence: TaskSequence) -> DictConfig:
+    """The configuration with what follows from the sequence in place of the method's options that are null."""
+    derived = {"num_sessions": len(sequence.sessions)}
+    filled = config.copy()
+    for key, value in derived.items():
+        if key in filled.method and filled.method[key] is None:
+            filled.method[key] = value
+    return filled
+
+
+def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
+    """Sequence, backbone and method; on the meta device without `load`."""
+    for group in ("backbone", "method"):
+        check_group(group, config[group])
+    sequence = make_sequence(config)
+    if config.max_sessions is not None and config.max_sessions > len(sequence.sessions):
+        raise ConfigError(f"max_sessions={config.max_sessions}, but the sequence has {len(sequence.sessions)} sessions")
+    check_fit(get_object(config.method._target_), sequence, config.train.augment)
+    backbone = build("backbone", config.backbone, load=load)
+    seed_everything(config.seed)
+    method = build("method", settled(config, sequence).method, backbone)
+    if "class_texts" in config.method:  # a class without texts is told before anything is trained
+        build("class_texts", config.method.class_texts).of(sequence.sessions[-1].seen)
+    check_fit(method, sequence, config.train.augment)
+    method.check(config.max_sessions or len(sequence.sessions))
+    return sequence, backbone, method
+
+
+def shorten(sequence: TaskSequence, config: DictConfig) -> TaskSequence:
+    """The first `max_sessions` sessions."""
+    return replace(sequence, sessions=sequence.sessions[: config.max_sessions])
+
+
+def with_cache(sequence: TaskSequence, backbone: Backbone, config: DictConfig, engine: Engine) -> TaskSequence:
+    """The sequence with its pictures from the configured cache, which the first process makes for all."""
+    if config.data.cache == "off":
+        return sequence
+    folder = Path(config.paths.cache, "images") if config.data.cache == "disk" else None
+    if engine.rank != 0:
+        engine.barrier()
+    kept = cached(sequence, backbone.resize, folder)
+    if engine.rank == 0:
+        engine.barrier()
+    return kept
+
+
+def engine_settings(config: DictConfig) -> dict[str, Any]:
+    """The engine's arguments: device, precision and processes."""
+    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate", "auto_batch")
+    loading = {name: config.data[name] for name in ("num_workers", "eval_batch_size")}
+    return {name: config.trainer[name] for name in names} | loading | {"seed": config.seed}
