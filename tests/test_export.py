@@ -29,7 +29,7 @@ from everclip.runs.folder import RunFolder
 from tests.conftest import METHODS
 
 Run = Callable[..., RunFolder]
-Whole = Callable[[str], RunFolder]
+Finished = Callable[..., RunFolder]
 TEXTS = ["a photo of a striped red star.", "ring.", "a picture of an outlined gray hexagon."]
 
 
@@ -55,9 +55,9 @@ def features_of(model: AdaptedModel) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("method", [p for p in METHODS if p.values[0] in ("finetune", "lora", "wise_ft")])
 def test_open_clip_alone_computes_the_features_of_a_run(
-    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
-    run, output = whole(method), tmp_path / "exported"
+    run, output = finished(f"method={method}"), tmp_path / "exported"
     assert main([str(run.path), "--output", str(output)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
     for found, expected in zip(features_in_open_clip(output), features_of(everclip.load(run.path)), strict=True):
@@ -67,8 +67,8 @@ def test_open_clip_alone_computes_the_features_of_a_run(
 
 
 @pytest.mark.xdist_group("lora")
-def test_a_session_is_exported_into_the_run_folder(whole: Whole, tmp_path: Path) -> None:
-    folder = Path(copytree(whole("lora").path, tmp_path / "run"))
+def test_a_session_is_exported_into_the_run_folder(finished: Finished, tmp_path: Path) -> None:
+    folder = Path(copytree(finished("method=lora").path, tmp_path / "run"))
     assert main([str(folder), "--session", "0"]) == 0
     found = features_in_open_clip(folder / "export" / "session_00")
     torch.testing.assert_close(found, features_of(everclip.load(folder, 0)), rtol=0, atol=3e-6)
@@ -78,9 +78,9 @@ def test_a_session_is_exported_into_the_run_folder(whole: Whole, tmp_path: Path)
 
 @pytest.mark.xdist_group("cpe_clip")
 def test_more_than_weights_is_refused_in_a_line(
-    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = whole("cpe_clip")
+    run = finished("method=cpe_clip")
     assert main([str(run.path), "--output", str(tmp_path / "exported")]) == 2
     reason = "CpeClip cannot be folded into weights: it has more than those of the towers in encode_image, encode_text"
     assert capsys.readouterr().err == f"everclip-export: {reason}, classifier\n"
@@ -92,17 +92,17 @@ def test_more_than_weights_is_refused_in_a_line(
 
 @pytest.mark.xdist_group("cpe_clip")
 def test_a_method_that_says_nothing_of_what_it_adds_is_found_out(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(CpeClip, "outside_towers", lambda self: ())
-    assert main([str(whole("cpe_clip").path), "--output", str(tmp_path)]) == 2
+    assert main([str(finished("method=cpe_clip").path), "--output", str(tmp_path)]) == 2
     assert "CpeClip cannot be folded into weights: features differ by" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.xdist_group("lora")
-def test_parts_that_open_clip_does_not_have_are_named(whole: Whole) -> None:
-    path = whole("lora").checkpoint(2)
+def test_parts_that_open_clip_does_not_have_are_named(finished: Finished) -> None:
+    path = finished("method=lora").checkpoint(2)
     method = everclip.load(path.parents[1]).method
     replace_modules(method.backbone, r".*visual\.ln_post", lambda module: torch.nn.Sequential(module))
     with pytest.raises(ConfigError, match=r"it changes the model's parts, as model\.visual\.ln_post"):
@@ -126,8 +126,8 @@ def test_what_a_method_has_outside_the_towers(
 
 
 @pytest.mark.xdist_group("lora")
-def test_a_run_goes_on_from_what_another_run_adapted(run: Run, whole: Whole) -> None:
-    source = whole("lora")
+def test_a_run_goes_on_from_what_another_run_adapted(run: Run, finished: Finished) -> None:
+    source = finished("method=lora")
     words = ("backbone=from_run", f"backbone.run={source.path}", "method=finetune", "train.max_steps=1")
     folder = run(*words, "max_sessions=1")
     weights, begun = folder.read_run()["weights"], source.read_run()
@@ -145,10 +145,10 @@ def test_a_run_goes_on_from_what_another_run_adapted(run: Run, whole: Whole) -> 
 
 
 @pytest.mark.xdist_group("lora")
-def test_only_a_finished_run_is_a_backbone(whole: Whole, tmp_path: Path) -> None:
+def test_only_a_finished_run_is_a_backbone(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="holds no checkpoint of session -1"):
         from_run(run=str(tmp_path))
-    folder = RunFolder(Path(copytree(whole("lora").path, tmp_path / "run")))
+    folder = RunFolder(Path(copytree(finished("method=lora").path, tmp_path / "run")))
     folder.update_run(state="preempted")
     with pytest.raises(ConfigError, match=r"backbone\.run=.* is not finished \(preempted\)"):
         from_run(run=str(folder.path), load=False)
