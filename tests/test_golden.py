@@ -44,6 +44,8 @@ def test_figures_are_the_recorded_ones(trained: Trained, request: pytest.Fixture
     obtained, path = figures(trained.folder), GOLDEN / f"{trained.name}.json"
     if request.config.getoption("--remake-golden"):
         path.write_text(json.dumps(obtained, indent=1) + "\n")
+    if not path.is_file():
+        pytest.skip(f"no figures of {trained.name} are recorded; `make golden` does")
     expected = json.loads(path.read_text())
     for ours, theirs in zip(obtained["correct"], expected["correct"], strict=True):
         assert all(abs(a - b) <= PICTURES for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
