@@ -96,8 +96,8 @@ def test_a_run_and_the_same_command_again(everclip: Command, tmp_path: Path) -> 
     assert len(folder.parent.name) == 8
     written = {path.name for path in folder.iterdir()}
     assert written == {
-        "config.yaml", "run.json", "sessions.jsonl", "accuracy_matrix.csv", "counts.csv", "summary.json", "run.log",
-        "train.csv", "checkpoints", "plots",
+        "config.yaml", "run.json", "sessions.jsonl", "accuracy_matrix.csv", "counts.csv", "scores.csv", "summary.json",
+        "run.log", "train.csv", "checkpoints", "plots",
     }  # fmt: skip
     assert {path.name for path in (folder / "plots").iterdir()} == {
         "accuracy_matrix.pdf", "accuracy_matrix.png", "accuracy_per_session.pdf", "accuracy_per_session.png",

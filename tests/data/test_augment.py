@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from everclip.training.engine import Engine
 from everclip.training.phases import Budget, Training
 from everclip.training.schedules import Schedule
 from everclip.types import Batch, Phase
-from tests.contract.test_methods import Unwatched
 from tests.methods.test_cpe_clip import make_session
 
 KEY = (0, 1, 2)
@@ -104,6 +104,21 @@ class Recorder(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         self.batches.append(batch)
         return {"nothing": self.weight}
+
+
+class Unwatched:
+    """Lets a phase run unseen."""
+
+    stop = False
+
+    def start(self, steps: int, steps_per_epoch: int) -> None:
+        pass
+
+    def ready(self) -> None:
+        pass
+
+    def after_step(self, losses: dict[str, float], lr: float, state: Any, stop: bool) -> None:
+        pass
 
 
 @pytest.mark.parametrize("augmented", [True, False])

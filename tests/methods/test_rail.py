@@ -69,6 +69,12 @@ class GivenFeatures(Backbone):
     def encode_image(self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         return images
 
+    def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        raise AssertionError("there are no tokens")
+
+    def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
+        raise AssertionError("there are no patches")
+
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
         return self.table[tokens]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,11 @@ from everclip.types import ClassSet
 from tests.methods.test_cpe_clip import make_session, no_extract
 
 
-@pytest.mark.parametrize("make", [CodaPrompt, DualPrompt, L2p])
+@pytest.mark.parametrize(
+    "make",
+    [partial(CodaPrompt, num_sessions=10), partial(DualPrompt, num_sessions=10), L2p],
+    ids=["coda", "dual", "l2p"],
+)
 def test_a_linear_layer_for_100_classes_on_vit_b16(make: Callable[..., Method]) -> None:
     method = make(OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False), head="linear")
     for index in (0, 1):
