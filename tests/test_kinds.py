@@ -101,3 +101,12 @@ def test_augmentation_would_tear_masks_off(compose: Callable[..., DictConfig]) -
     composed = compose(*KINDS["dense"], "method=finetune", "train.augment=flip")
     with pytest.raises(ConfigError, match=r"train\.augment=flip moves pictures away from their masks"):
         parts.make_parts(composed, load=False)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("retrieval", True), ("dense", False)])
+def test_pairs_compared_with_each_other_are_not_divided_unnoticed(
+    kind: str, told: bool, tmp_path: Path, cache_dir: Path
+) -> None:
+    run_kind(tmp_path, cache_dir, kind, "method=finetune", "trainer.accumulate=2", "max_sessions=1")
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert ("depends on how trainer.accumulate" in log) == told
