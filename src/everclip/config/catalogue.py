@@ -88,7 +88,8 @@ def _comment(group: str, name: str) -> str:
 
 def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
     if group == "method":
-        return {"session": "", "exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}[target.sees]
+        kept = {"exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}.get(target.sees)
+        return ", ".join(filter(None, ["" if target.any_objective else "class labels", kept]))
     if group == "backbone":
         if "run" in options:
             return "a finished run"

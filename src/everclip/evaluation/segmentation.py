@@ -5,7 +5,7 @@ Source of the protocol: arXiv 2112.01071 (patch features of CLIP and class texts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,10 +63,6 @@ class Segmentation(Evaluator):
 def _pixels(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
     """Common, predicted and true pixels (B, 3, C) of each class, where the target (B, H, W) is not negative."""
     known = target >= 0
-    kinds: list[Callable[[], Tensor]] = [lambda: known & (predicted == target), lambda: known, lambda: known]
-    values = (predicted, predicted, target)
-    rows = [
-        F.one_hot(torch.where(kind(), value, classes).flatten(1), classes + 1).sum(dim=1)[:, :classes]
-        for kind, value in zip(kinds, values, strict=True)
-    ]
-    return torch.stack(rows, dim=1)
+    kinds = ((known & (predicted == target), target), (known, predicted), (known, target))
+    rows = [F.one_hot(torch.where(kind, value, classes).flatten(1), classes + 1) for kind, value in kinds]
+    return torch.stack(rows, dim=1).sum(dim=2)[:, :, :classes]

@@ -16,6 +16,7 @@ class Classification(Objective):
     """Cross-entropy among classes."""
 
     needs = "class labels"
+    from_labels = True
 
     @override
     def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:

@@ -128,10 +128,10 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
     patches = kind.encode_patches is not Method.encode_patches or kind.encode_image is Method.encode_image
     for session in sequence.sessions:
         objective = session.objective
-        if objective is not None and objective.needs != "class labels" and not method.any_objective:
+        if objective is not None and not (objective.from_labels or method.any_objective):
             raise ConfigError(
                 f"{name} learns from class labels, but {sequence.name} has {objective.needs}; "
-                "`everclip-list methods` says which methods learn what a sequence asks for"
+                "`everclip-list methods` shows which methods need no class labels"
             )
         if objective is not None and objective.patches and augment != "none":
             raise ConfigError(f"train.augment={augment} moves pictures away from their masks; use train.augment=none")

@@ -118,12 +118,14 @@ class Objective(ABC):
 
     Attributes:
         needs: what its samples must have, for messages.
+        from_labels: whether that is class labels, which every method can learn.
         couples_batch: whether samples of a batch are compared with each other, see `Method.couples_batch`.
         patches: whether it reads patch features.
         all_parameters_used: whether every weight of both towers then gets a gradient, see `Method`.
     """
 
     needs: ClassVar[str]
+    from_labels: ClassVar[bool] = False
     couples_batch: ClassVar[bool] = False
     patches: ClassVar[bool] = False
     all_parameters_used: ClassVar[bool] = True
