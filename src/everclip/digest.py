@@ -20,9 +20,9 @@ def tensor_sha256(tensor: Tensor) -> str:
     """Hex digest of a tensor's type, shape and bytes."""
     import torch
 
-    header = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(header + flat.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:

@@ -21,14 +21,17 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.commands import execute
 from everclip.data import cache, images
 from everclip.data.cache import CachedImages, cache_all, cached
-from everclip.data.images import ArrayImages, FileImages
+from everclip.data.images import ArrayImages, ConcatSamples, FileImages
+from everclip.data.masks import MaskedImages
+from everclip.data.pairs import CaptionedImages
 from everclip.data.sequences.multi_domain import Shifted
+from everclip.data.video import ArrayClips
 from everclip.digest import state_sha256
 from everclip.errors import DataError, StorageError
 from everclip.evaluation.classification import Classification
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
-from everclip.types import ClassSet, Samples, Session, Task, TaskSequence
+from everclip.types import ClassSet, Draw, Samples, Session, Task, TaskSequence
 
 KINDS = (("RGB", "jpg", (90, 40)), ("RGB", "png", (33, 70)), ("L", "png", (20, 31)), ("RGB", "jpg", (32, 32)))
 NOISE = np.random.Generator(np.random.PCG64(0))
@@ -128,6 +131,63 @@ def test_pictures_ready_in_memory_are_left_alone(tmp_path: Path, backbone: OpenC
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def everything() -> list[type[Samples]]:
+    """All kinds of samples."""
+    found, waiting = [], [Samples]
+    while waiting:
+        waiting += (members := waiting.pop().__subclasses__())
+        found += [member for member in members if member.__module__.startswith("everclip.")]
+    return found
+
+
+@pytest.mark.parametrize("kind", everything(), ids=lambda kind: kind.__name__)
+def test_every_kind_of_samples_tells_when_its_files_change(kind: type[Samples]) -> None:
+    assert "version" in vars(kind)
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+@pytest.mark.parametrize("wrap", [lambda files: files, lambda files: ConcatSamples([Shifted(files, 3)])])
+def test_pictures_overwritten_by_others_of_the_same_size_are_decoded_again(
+    kind: str, wrap: Callable[[FileImages], Samples], tmp_path: Path, backbone: OpenClip
+) -> None:
+    files = FileImages([write(tmp_path / f"{i}.bmp") for i in range(8)], np.arange(8), tmp_path)
+    source, folder = wrap(files), tmp_path / "cache" if kind == "disk" else None
+    before, fingerprint = pixels(cache_all([source], backbone.resize, folder)[0], backbone), source.fingerprint()
+    for changed in (1, 2, 3, 5, 6):  # not those by which a set is probed
+        write(files.paths[changed])
+    assert source.fingerprint() == fingerprint
+    after = pixels(cache_all([source], backbone.resize, folder)[0], backbone)
+    assert torch.equal(after, pixels(source, backbone))
+    assert [i for i in range(8) if not torch.equal(before[i], after[i])] == [1, 2, 3, 5, 6]
+
+
+@pytest.mark.parametrize("make", [ArrayImages, ArrayClips])
+def test_arrays_are_known_by_their_pixels(make: Callable[..., Samples], tmp_path: Path, backbone: OpenClip) -> None:
+    """What their fingerprint says of their files (CIFAR, MNIST: sizes alone) may stay the same."""
+    values = NOISE.integers(0, 256, (8, 2, 20, 20, 3), dtype=np.uint8)
+    values = values[:, 0] if make is ArrayImages else values
+    order = [0, 2, 1, 3, 4, 5, 6, 7]
+    for shown in (values, values[order]):
+        (kept,) = cache_all([make(shown, np.arange(8), "same")], backbone.resize, tmp_path)
+        assert torch.equal(pixels(kept, backbone), pixels(make(shown, np.arange(8), "same"), backbone))
+        assert kept.num_frames == (2 if make is ArrayClips else None)
+
+
+def test_texts_and_masks_stay_beside_cached_pictures(backbone: OpenClip) -> None:
+    source = ArrayImages(NOISE.integers(0, 256, (4, 20, 20, 3), dtype=np.uint8), np.full(4, -1), "small")
+    texts = [[f"{i} {word}" for word in "abcdefgh"] for i in range(4)]
+    masks = NOISE.integers(0, 3, (4, 6, 6))
+    sets = [CaptionedImages(source, texts), MaskedImages(source, masks)]
+    draw = Draw((0, 1))
+    for own, kept in zip(sets, cache_all(sets, backbone.resize, None), strict=True):
+        assert isinstance(kept.pictures, CachedImages)
+        read, expected = (samples.read([3, 1], backbone.resize, draw) for samples in (kept, own))
+        assert torch.equal(read.images, expected.images)
+        assert (read.texts, kept.texts, kept.fingerprint()) == (expected.texts, own.texts, own.fingerprint())
+        assert (read.targets is None) == (expected.targets is None)
+        assert read.targets is None or torch.equal(read.targets["mask"], torch.from_numpy(masks[[3, 1]]))
+
+
 def test_changed_pictures_are_cached_anew(tmp_path: Path, backbone: OpenClip) -> None:
     def check(source: Samples, files: int) -> None:
         (kept,) = cache_all([source], backbone.resize, tmp_path / "cache")
@@ -144,6 +204,8 @@ def test_data_sets_with_files_of_the_same_names_and_sizes_are_told_apart(
     kind: str, tmp_path: Path, backbone: OpenClip
 ) -> None:
     files = [[write(tmp_path / top / f"{i}.bmp") for i in range(4)] for top in "ab"]
+    for path in (*files[0], *files[1]):
+        os.utime(path, (0, 0))
     sets = [FileImages(paths, np.arange(4), paths[0].parent) for paths in files]
     assert sets[0].fingerprint() == sets[1].fingerprint()
     for source, kept in zip(

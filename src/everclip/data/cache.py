@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -48,7 +49,7 @@ class CachedImages(Samples):
 
     def __init__(self, source: Samples, resize: Prepare, pixels: Pixels, rows: Indices) -> None:
         self._source, self._resize, self._pixels, self._rows = source, resize, pixels, rows
-        self.labels = source.labels
+        self.labels, self.num_frames = source.labels, source.num_frames
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         if prepare != self._resize:
@@ -61,6 +62,9 @@ class CachedImages(Samples):
 
     def fingerprint(self) -> str:
         return self._source.fingerprint()
+
+    def version(self) -> str:
+        return self._source.version()
 
 
 def cached(sequence: TaskSequence, resize: Prepare, folder: Path | None) -> TaskSequence:
@@ -94,7 +98,7 @@ def cache_all(sets: Sequence[Samples], resize: Prepare, folder: Path | None) -> 
     keys: list[str] = []
     arrays: dict[str, Pixels] = {}
     missing: dict[str, Samples] = {}
-    for images in sets:
+    for images in [samples.pictures for samples in sets]:
         keys.append("")
         if not _needs_work(images, resize):
             continue
@@ -110,8 +114,10 @@ def cache_all(sets: Sequence[Samples], resize: Prepare, folder: Path | None) -> 
     for key, images in missing.items():
         arrays[key] = _build(images, resize, folder and folder / f"{key}.npy")
     return [
-        CachedImages(images, resize, arrays[key], np.arange(len(images))) if key else images
-        for key, images in zip(keys, sets, strict=True)
+        samples.with_pictures(CachedImages(samples.pictures, resize, arrays[key], np.arange(len(samples))))
+        if key
+        else samples
+        for key, samples in zip(keys, sets, strict=True)
     ]
 
 
@@ -148,7 +154,7 @@ def _key(images: Samples, sample: Pixels, transform: str) -> str:
     So are the pixels of some pictures: the files of two data sets may have the same names and sizes.
     """
     known_by = tensor_sha256(torch.from_numpy(sample))
-    return json_sha256([FORMAT, PIL.__version__, transform, images.fingerprint(), known_by])
+    return json_sha256([FORMAT, PIL.__version__, transform, images.version(), known_by])
 
 
 def _open(path: Path, sample: Pixels, count: int) -> Pixels | None:
@@ -173,11 +179,11 @@ def _announce(sets: Sequence[Samples], resize: Prepare, folder: Path | None) -> 
     Raises:
         StorageError: the disk has less room.
     """
-    shape = _shape(sets[0], resize)
-    count = sum(len(images) for images in sets)
-    size = count * int(np.prod(shape))
+    shapes = [(len(images), *_shape(images, resize)) for images in sets]
+    count = sum(math.prod(shape[:-3]) for shape in shapes)
+    size = sum(math.prod(shape) for shape in shapes)
     place = "memory" if folder is None else str(folder)
-    log.info("caching %d pictures of %d x %d, %.0f MB in %s", count, *shape[1:], size / MEGABYTE, place)
+    log.info("caching %d pictures of %d x %d, %.0f MB in %s", count, *shapes[0][-2:], size / MEGABYTE, place)
     if folder is None:
         return
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from everclip.digest import json_sha256
+from everclip.digest import json_sha256, tensor_sha256
 from everclip.errors import DataError
 from everclip.types import NO_CLASS, Batch, Draw, Indices, Prepare, Samples
 
@@ -48,6 +48,9 @@ class ArrayImages(Samples):
     def fingerprint(self) -> str:
         return json_sha256([self._identity, self._rows.tolist(), self.labels.tolist()])
 
+    def version(self) -> str:
+        return tensor_sha256(torch.from_numpy(self._pixels[self._rows]))
+
 
 class FileImages(Samples):
     """Pictures as files, decoded when asked for.
@@ -74,6 +77,10 @@ class FileImages(Samples):
     def fingerprint(self) -> str:
         files = [[path.relative_to(self._root).as_posix(), path.stat().st_size] for path in self.paths]
         return json_sha256([files, self.labels.tolist()])
+
+    def version(self) -> str:
+        files = [(path.relative_to(self._root).as_posix(), path.stat()) for path in self.paths]
+        return json_sha256([[name, found.st_size, found.st_mtime_ns] for name, found in files])
 
 
 class ConcatSamples(Samples):
@@ -109,6 +116,9 @@ class ConcatSamples(Samples):
 
     def fingerprint(self) -> str:
         return json_sha256([part.fingerprint() for part in self._parts])
+
+    def version(self) -> str:
+        return json_sha256([part.version() for part in self._parts])
 
 
 def prepare_pixels(pixels: NDArray[np.uint8], prepare: Prepare) -> Tensor:
@@ -152,3 +162,6 @@ class Unlabelled(Samples):
 
     def fingerprint(self) -> str:
         return self._source.fingerprint()
+
+    def version(self) -> str:
+        return self._source.version()

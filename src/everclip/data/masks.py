@@ -42,3 +42,13 @@ class MaskedImages(Samples):
 
     def fingerprint(self) -> str:
         return json_sha256(["masks", self._pictures.fingerprint()])
+
+    def version(self) -> str:
+        return self._pictures.version()
+
+    @property
+    def pictures(self) -> Samples:
+        return self._pictures
+
+    def with_pictures(self, pictures: Samples) -> MaskedImages:
+        return MaskedImages(pictures, self._masks)

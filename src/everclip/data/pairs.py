@@ -43,3 +43,13 @@ class CaptionedImages(Samples):
 
     def fingerprint(self) -> str:
         return json_sha256([self._pictures.fingerprint(), self.texts])
+
+    def version(self) -> str:
+        return self._pictures.version()
+
+    @property
+    def pictures(self) -> Samples:
+        return self._pictures
+
+    def with_pictures(self, pictures: Samples) -> CaptionedImages:
+        return CaptionedImages(pictures, self.texts)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from everclip.data.images import prepare_pixels
-from everclip.digest import json_sha256
+from everclip.digest import json_sha256, tensor_sha256
 from everclip.errors import DataError
 from everclip.types import Batch, Draw, Indices, Prepare, Samples
 
@@ -48,3 +49,6 @@ class ArrayClips(Samples):
 
     def fingerprint(self) -> str:
         return json_sha256([self._identity, self._rows.tolist(), self.labels.tolist()])
+
+    def version(self) -> str:
+        return tensor_sha256(torch.from_numpy(self._pixels[self._rows]))

@@ -76,6 +76,19 @@ class Samples(ABC):
     def fingerprint(self) -> str:
         """Hex digest of what identifies the samples, without decoding pictures."""
 
+    def version(self) -> str:
+        """Hex digest that changes whenever the samples do; unlike the fingerprint, it may change by a copy of a file."""
+        return self.fingerprint()
+
+    @property
+    def pictures(self) -> Samples:
+        """The pictures alone, where texts or targets are added to those of another set."""
+        return self
+
+    def with_pictures(self, pictures: Samples) -> Samples:
+        """The same samples with their `pictures` from elsewhere."""
+        return pictures
+
     def indices_of(self, classes: ClassSet) -> Indices:
         """Where the samples of these classes are, in their order."""
         return np.flatnonzero(np.isin(self.labels, classes.ids))
@@ -123,6 +136,9 @@ class SessionView(Samples):
 
     def fingerprint(self) -> str:
         return self._source.fingerprint()
+
+    def version(self) -> str:
+        return self._source.version()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class Shifted(Samples):
     def fingerprint(self) -> str:
         return json_sha256([self._source.fingerprint(), self._first])
 
+    def version(self) -> str:
+        return self._source.version()
+
 
 def multi_domain(
     *,
