@@ -17,12 +17,16 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 import everclip
+from everclip.backbones.open_clip import OpenClip
 from everclip.commands import run as cli
+from everclip.commands.load import AdaptedModel
 from everclip.config.build import build
+from everclip.data.images import FileImages
 from everclip.errors import ConfigError, MissingError
+from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import CheckpointError
-from everclip.types import TaskSequence
+from everclip.types import ClassSet, TaskSequence
 from tests.conftest import SMALL
 from tests.correct import correct
 
@@ -78,6 +82,22 @@ def test_a_closed_method_refuses_other_names(finished: Run) -> None:
     torch.testing.assert_close(model.classify([image], chosen), of_all[:, [3, 1]].softmax(dim=1))
     with pytest.raises(ConfigError, match="Ncm scores trained classes only, not 'okapi'"):
         model.classify([image], [*chosen, "okapi"])
+
+
+def test_pictures_are_prepared_as_a_run_prepares_their_files(tiny: Callable[[], OpenClip], tmp_path: Path) -> None:
+    noise = np.random.Generator(np.random.PCG64(0))
+    grey = Image.fromarray(noise.integers(0, 65536, (40, 50), dtype=np.uint16))
+    colour = Image.fromarray(noise.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    turned = colour.getexif()
+    turned[0x0112] = 6
+    paths = [tmp_path / name for name in ("grey.png", "turned.png", "alpha.png")]
+    grey.save(paths[0])
+    colour.save(paths[1], exif=turned)
+    colour.convert("RGBA").save(paths[2])
+    model = AdaptedModel(Method(tiny()), ClassSet((0,), ("star",)), {})
+    shown = FileImages(paths, np.zeros(3, np.int64), tmp_path).read(range(3), model.backbone.resize).images
+    expected = model.backbone.normalize(shown)
+    assert torch.equal(model.preprocess([Image.open(path) for path in paths]), expected)
 
 
 def test_what_is_not_there_is_named(run: Run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from everclip.backbones.base import Backbone
 from everclip.config.build import build
 from everclip.config.checks import nearest
 from everclip.config.compatibility import todays
+from everclip.data.images import upright
 from everclip.errors import ConfigError, MissingError
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
@@ -44,8 +45,8 @@ class AdaptedModel:
         return self.method.backbone
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """Model input (B, 3, S, S) of pictures of any size."""
-        resized = torch.stack([self.backbone.resize(image.convert("RGB")) for image in images])
+        """Model input (B, 3, S, S) of pictures of any size, as a run prepares them."""
+        resized = torch.stack([self.backbone.resize(upright(image)) for image in images])
         return self.backbone.normalize(resized.to(self.backbone.device))
 
     @torch.no_grad()

@@ -129,18 +129,23 @@ def prepare_pixels(pixels: NDArray[np.uint8], prepare: Prepare) -> Tensor:
     return torch.stack([first, *(prepare(Image.fromarray(picture)) for picture in pixels[1:])])
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """A picture as RGB, turned upright by its EXIF orientation."""
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
+        turned = Image.fromarray((np.asarray(turned) >> 8).clip(0, 255).astype(np.uint8))
+    return turned.convert("RGB")
+
+
 def read_image(path: Path) -> Image.Image:
-    """The picture in a file as RGB, turned upright by its EXIF orientation.
+    """The picture in a file, as `upright` makes it.
 
     Raises:
         DataError: the file cannot be read as a picture; names it.
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).clip(0, 255).astype(np.uint8))
-            return upright.convert("RGB")
+            return upright(image)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a picture: {error}") from error
 

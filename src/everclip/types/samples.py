@@ -77,7 +77,7 @@ class Samples(ABC):
         """Hex digest of what identifies the samples, without decoding pictures."""
 
     def version(self) -> str:
-        """Hex digest that changes whenever the samples do; unlike the fingerprint, it may change by a copy of a file."""
+        """Hex digest that changes whenever the samples do; unlike the fingerprint, with times of files as well."""
         return self.fingerprint()
 
     @property
