@@ -11,27 +11,29 @@ from everclip.metrics.scores import ScoreTable
 
 
 def multi_domain_metrics(accuracy: Matrix) -> dict[str, float]:
-    """`transfer`, `avg`, `last` of a multi-domain run, in %.
+    """`transfer`, `avg`, `last` of a multi-domain run, in %; those that the evaluated entries give.
 
     Args:
-        accuracy: A (T, T), all entries filled.
+        accuracy: A (T, T), NaN where a domain was not evaluated.
 
     Transfer of task j >= 1 is the mean of A[t, j] over t < j; `avg` the mean over all rows; `last` the last row; each
     averaged over tasks (ZSCL, arXiv 2303.06628, section 5).
     """
-    above = [accuracy[:j, j].mean() for j in range(1, len(accuracy))]
-    metrics = {"avg": float(accuracy.mean(axis=0).mean()), "last": float(accuracy[-1].mean())}
-    return {"transfer": float(np.mean(above)), **metrics} if above else metrics
+    means = {
+        "transfer": [accuracy[:j, j].mean() for j in range(1, len(accuracy))],
+        "avg": accuracy.mean(axis=0),
+        "last": accuracy[-1],
+    }
+    return {name: float(np.mean(values)) for name, values in means.items() if len(values) and np.isfinite(values).all()}
 
 
 def summary(table: ScoreTable) -> dict[str, float]:
-    """The numbers of class-incremental learning, and once every task is evaluated after every session those above.
+    """The numbers of class-incremental learning, and once every domain was learnt those above.
 
-    A method that cannot score classes it was not trained on is not evaluated on later tasks, and has only the former.
+    A method that cannot score classes it was not trained on is not evaluated on later domains: it has `last` only.
     """
-    accuracy = table.matrix("accuracy")
-    whole = len(table) == table.num_tasks and not np.isnan(accuracy).any()
-    return class_incremental.summary(table) | (multi_domain_metrics(accuracy) if whole else {})
+    whole = len(table) == table.num_tasks
+    return class_incremental.summary(table) | (multi_domain_metrics(table.matrix("accuracy")) if whole else {})
 
 
 PROTOCOL = Protocol(
