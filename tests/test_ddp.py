@@ -20,11 +20,13 @@ from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.errors import ConfigError
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
+from everclip.runs.scores import table_of
 from everclip.training.checkpoint import load_session
 from everclip.types import Indices
 from tests.conftest import run_in
 from tests.correct import correct
-from tests.two_processes import DIVIDED, WORDS, text_gradient
+from tests.test_kinds import KINDS, run_kind
+from tests.two_processes import DIVIDED, ODD, WORDS, text_gradient
 
 
 def one_per_trait(names: Sequence[str]) -> list[str]:
@@ -57,7 +59,9 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     selected = [item for item in request.session.items if isinstance(item, pytest.Function)]
     compared = [i.callspec.params["method"] for i in selected if i.originalname == "test_two_processes_equal_one"]
     divided = [i.callspec.params["method"] for i in selected if i.originalname.startswith("test_divided_weights")]
+    kinds = [i.callspec.params["kind"] for i in selected if i.originalname == "test_every_kind_of_sample_is_shared"]
     runs = [f"ddp/{name}" for name in dict.fromkeys(compared + divided)] + [f"fsdp/{name}" for name in divided]
+    runs += [f"kind/{name}" for name in kinds]
     command = [sys.executable, "-m", "tests.two_processes", str(folder), str(cache_dir), *runs]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=root)
@@ -83,6 +87,20 @@ def test_two_processes_equal_one(tmp_path: Path, cache_dir: Path, together: Path
         assert (one.path / "accuracy_matrix.csv").read_bytes() == (two.path / "accuracy_matrix.csv").read_bytes()
     for name in alone if method == "cpe_clip" else ():
         torch.testing.assert_close(shared[name], alone[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two_processes")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_sample_is_shared(tmp_path: Path, cache_dir: Path, together: Path, kind: str) -> None:
+    one, two = run_kind(tmp_path, cache_dir, kind, *ODD), RunFolder(together / "kind" / kind / "run")
+    assert two.read_run()["devices"] == 2
+    for ours, theirs in zip(two.read_sessions(), one.read_sessions(), strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
+    before, after = table_of(one.read_sessions()), table_of(two.read_sessions())
+    assert before.names == after.names
+    for name in before.names:
+        assert after.matrix(name) == pytest.approx(before.matrix(name), abs=10, nan_ok=True)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Runs methods in turn, each on two CPU processes: `python -m tests.two_processes FOLDER CACHE STRATEGY/METHOD...`."""
+"""Runs on two CPU processes, in turn: `python -m tests.two_processes FOLDER CACHE STRATEGY/METHOD|kind/KIND...`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.errors import ConfigError
 from everclip.losses.distillation import image_text_distillation
 from tests.conftest import run_in
+from tests.test_kinds import run_kind
 
 # 9 pictures per later session in batches of 4: the last batch has one picture, so one process has none. Of 15 test
 # pictures one process has 8, the other 7: with 7 at a time, the second one's last batch is empty.
@@ -26,6 +27,8 @@ WORDS = (
     "train.base.epochs=1",
     "data.eval_batch_size=7",
 )
+# On other kinds of samples: the last batch of a session and of a test is one process's alone, or shared unevenly.
+ODD = ("method=finetune", "train.batch_size=5", "data.eval_batch_size=7")
 DIVIDED = ("cpe_clip", "lora", "rail")
 
 
@@ -74,6 +77,9 @@ if __name__ == "__main__":
     folder, cache = Path(sys.argv[1]), Path(sys.argv[2])
     for place in sys.argv[3:]:
         strategy, name = place.split("/")
+        if strategy == "kind":
+            run_kind(folder / place, cache, name, *ODD, "trainer=ddp", "trainer.accelerator=cpu")
+            continue
         run_in(folder / place, cache, *WORDS, f"method={name}", f"trainer={strategy}", "trainer.accelerator=cpu")
     (folder / "refusal.txt").write_text(refusal(folder / "fsdp" / "osft", cache, "osft"))
     torch.save(sizes(), folder / f"sizes_{torch.distributed.get_rank()}.pt")

@@ -47,3 +47,18 @@ def test_pixels_without_a_class_teach_nothing() -> None:
     logits = 10 * model.pictures[torch.tensor([0, 1])] @ model.texts.T
     expected = F.cross_entropy(logits, torch.tensor([0, 1]))
     torch.testing.assert_close(Segmentation().loss(model, shown, CLASSES, 0.0)["cross_entropy"], expected)
+
+
+def test_masks_in_parts_are_learnt_like_the_whole_batch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    model = Table(torch.randn(2, 5, generator=draw), torch.randn(2, 5, generator=draw))
+    images = torch.tensor([[[[0, 1], [1, 0]]], [[[1, 1], [0, 1]]], [[[0, 0], [0, 1]]]])
+    none = torch.full((2, 2), NO_CLASS)  # a picture without a class counts as one, with loss 0
+    masks = torch.stack([torch.tensor([[4, NO_CLASS], [NO_CLASS, NO_CLASS]]), torch.tensor([[4, 4], [7, 7]]), none])
+
+    def loss(rows: slice) -> torch.Tensor:
+        shown = batch(images[rows], targets={"mask": masks[rows]})
+        return Segmentation().loss(model, shown, CLASSES, 0.0)["cross_entropy"]
+
+    parts = (loss(slice(0, 1)) + 2 * loss(slice(1, 3))) / 3
+    torch.testing.assert_close(parts, loss(slice(0, 3)))

@@ -15,7 +15,10 @@ from everclip.types import NO_CLASS, Batch, ClassSet, Model, Objective
 
 @dataclass(frozen=True)
 class Segmentation(Objective):
-    """Cross-entropy of every pixel of a class among classes, from patch features."""
+    """Cross-entropy among classes from patch features: a picture's is the mean over its pixels that have a class.
+
+    Every picture weighs the same, so a batch in parts or on several processes gives the loss of the whole one.
+    """
 
     needs = "masks"
     patches = True
@@ -28,8 +31,11 @@ class Segmentation(Objective):
         target = mask_columns(batch.targets["mask"], classes)
         features = model.encode_patches(batch.images)
         logits = model.backbone.logit_scale * patch_logits(features, model.class_features(classes), target.shape[-2:])
-        loss = F.cross_entropy(logits, target, ignore_index=NO_CLASS, label_smoothing=label_smoothing)
-        return {"cross_entropy": loss}
+        losses = F.cross_entropy(
+            logits, target, ignore_index=NO_CLASS, label_smoothing=label_smoothing, reduction="none"
+        )
+        pixels = (target != NO_CLASS).sum(dim=(1, 2)).clamp(min=1)
+        return {"cross_entropy": (losses.sum(dim=(1, 2)) / pixels).mean()}
 
 
 def patch_logits(patches: Tensor, classes: Tensor, size: torch.Size) -> Tensor:
