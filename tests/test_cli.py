@@ -201,7 +201,7 @@ def test_a_finished_run_is_reported_without_torch(everclip: Command) -> None:
     assert out.endswith("torch=False")
 
 
-def test_sigterm_saves_the_state_and_exits_75(tmp_path: Path, cache_dir: Path) -> None:
+def test_sigterm_saves_the_state_and_exits_75_though_nobody_reads_its_output(tmp_path: Path, cache_dir: Path) -> None:
     words = [*SMALL, f"paths.outputs={tmp_path}", f"paths.cache={cache_dir}", "train.base.epochs=500"]
     process = subprocess.Popen(
         [sys.executable, "-m", "everclip.commands.run", *words],
@@ -211,9 +211,12 @@ def test_sigterm_saves_the_state_and_exits_75(tmp_path: Path, cache_dir: Path) -
     )
     assert process.stdout is not None
     process.stdout.readline()  # the run has begun
+    process.stdout.close()
+    process.stdout = None
     process.terminate()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 75, error
+    assert error == "everclip: stopped by SIGTERM; the same command goes on\n"
     (run,) = tmp_path.rglob("run.json")
     assert json.loads(run.read_text())["state"] == "preempted"
     assert not (run.parent / "lock.json").exists()

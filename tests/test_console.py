@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pty
 import re
@@ -10,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from everclip.reporting.console import as_mirrors, log, set_up_logging
 
 SCRIPT = """
 from everclip.reporting.console import StepProgress, log, set_up_logging
@@ -88,3 +92,54 @@ def test_a_pipe_gets_plain_text_only() -> None:
     command = [sys.executable, "-c", SCRIPT.format(level="info")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     assert done.stdout == TEXT
+
+
+class Gone(io.StringIO):
+    """A stream that nobody reads any more, or whose disk is full."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+    def write(self, text: str = "") -> int:
+        raise OSError(self.code, os.strerror(self.code))
+
+    def flush(self) -> None:
+        self.write()
+
+
+@pytest.mark.parametrize("code", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_work_goes_on_whatever_becomes_of_its_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Gone(code))
+    with as_mirrors():
+        set_up_logging("info")
+        log.info("nobody sees this")
+        sys.stdout.write("nor this")
+        sys.stdout.flush()
+    told = capsys.readouterr().err
+    lost = f"everclip: stdout cannot be written ([Errno {code}] {os.strerror(code)}); run.log has what it was to show\n"
+    assert told == ("" if code == errno.EPIPE else lost)
+
+
+def test_python_itself_ends_well_when_nothing_can_be_written() -> None:
+    code = "import sys; from everclip.reporting.console import as_mirrors\nwith as_mirrors(): print('±' * 10000)"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full, env=environment, check=False)
+    assert done.returncode == 0
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    assert seen.stdout == b"?" * 10000 + b"\n"
+
+
+def test_streams_that_are_not_there_take_no_number_of_a_file(tmp_path: Path) -> None:
+    code = f"""
+from everclip.reporting.console import as_mirrors
+with as_mirrors(), open({str(tmp_path / "file")!r}, "w") as file:
+    print("shown to nobody")
+    assert file.fileno() > 2
+"""
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command], check=False).returncode == 0
+    assert (tmp_path / "file").read_text() == ""

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from everclip.commands import run as cli
 from everclip.errors import ConfigError
+from everclip.reporting.console import as_mirrors, set_up_logging
 from everclip.runs.folder import RunFolder
 from everclip.sweeps import launchers, slurm
 from everclip.sweeps.launchers import clean_environment, gpus_of, refuse_ranks
@@ -137,6 +138,53 @@ def test_a_stopped_sweep_stops_its_run_and_starts_no_other(
     (run,) = tmp_path.rglob("run.json")
     assert RunFolder(run.parent).state == "preempted"
     assert not list(tmp_path.rglob("lock.json"))
+
+
+@pytest.fixture
+def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """A sweep of four jobs whose words are lines of a shell."""
+    monkeypatch.setattr(launchers, "COMMAND", ("sh", "-c"))
+    lines = ["echo 0", "kill -9 $$", "echo everclip: no >&2; exit 2", "echo 3"]
+    jobs = [Job(f"{tmp_path}/s/m/b/d/seed{number}", [line]) for number, line in enumerate(lines)]
+    return Sweep(tmp_path, jobs, str(tmp_path))
+
+
+CODES = {0: 0, 1: 137, 2: 2, 3: 0}
+ERRORS = [None, "exit 137: killed by SIGKILL; the same command goes on", "exit 2: no", None]
+
+
+def test_a_sweep_says_what_became_of_each_run(four: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launchers.LocalRuns(2).run(four, range(4)) == CODES
+    assert [job.error for job in four.jobs] == ERRORS
+    killed = "[1] everclip: killed by SIGKILL; the same command goes on"
+    assert sorted(capfd.readouterr().err.splitlines()) == [killed, "[2] everclip: no"]
+
+
+def test_a_sweep_that_cannot_print_or_note_runs_all_its_jobs(four: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    four.path.mkdir(parents=True)  # in the place of the list
+    with os.fdopen(writer, "w", 1) as closed, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", closed)
+        with as_mirrors():
+            set_up_logging("info")
+            assert launchers.LocalRuns(2).run(four, range(4)) == CODES
+
+
+@pytest.mark.parametrize("num_jobs", [1, 2])
+def test_a_sweep_ends_where_nothing_can_be_started(four: Sweep, num_jobs: int) -> None:
+    Path(four.cwd).rmdir()
+    assert launchers.LocalRuns(num_jobs).run(four, range(4), note=False) == dict.fromkeys(range(4), 1)
+
+
+def test_a_sweep_returns_its_slots_when_printing_fails(four: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(launchers.log, "info", fail)
+    runs = launchers.LocalRuns(1)
+    assert set(runs.run(four, range(4)).values()) == {1}
+    assert runs._slots.qsize() == 1
 
 
 @pytest.fixture

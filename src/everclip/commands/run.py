@@ -22,7 +22,7 @@ from everclip.config import build, checks, schema
 from everclip.config.checks import nearest
 from everclip.config.compatibility import NEUTRAL
 from everclip.errors import ConfigError, EverclipError, Preempted
-from everclip.reporting.console import log_file, set_up_logging, terminal
+from everclip.reporting.console import as_mirrors, log_file, set_up_logging, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder
 from everclip.sweeps.launchers import OUTCOMES, Outcome
@@ -155,6 +155,11 @@ def _compose_message(error: BaseException) -> str:
 
 def main() -> None:
     """Entry point of `everclip`."""
+    with as_mirrors():
+        _main()
+
+
+def _main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Threads that spin long while they wait make training on a shared CPU several times slower, threads that sleep at
     # once make it slower on a free one; must be set before torch is imported.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import IO, Any
 
 import rich.console
 from rich.highlighter import RegexHighlighter
@@ -34,6 +38,56 @@ terminal = rich.console.Console(
     soft_wrap=True,  # long lines are the terminal's business
     theme=Theme({f"everclip.{name}": style for name, style in STYLES.items()}),
 )
+
+
+class _Mirror:
+    """A stream that never fails: nobody may read it any more, the disk behind it be full, the terminal be gone."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.lost: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:  # ValueError: closed
+            self.lost = error
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self.lost = error
+
+    def settle(self) -> None:
+        """Flushes what is left; what still cannot be written goes nowhere, so that Python does not fail at its end."""
+        self.flush()
+        with suppress(OSError, ValueError):
+            if self.lost is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextmanager
+def as_mirrors() -> Iterator[None]:
+    """Inside, what goes to stdout and stderr is shown where it can be, and no work ends because it cannot."""
+    # A number of a stream that is not there would go to the next file opened, and get what others print.
+    streams = [s or Path(os.devnull).open("w") for s in (sys.stdout, sys.stderr)]  # noqa: SIM115 (till the end)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has every character
+    shown, told = map(_Mirror, streams)
+    with redirect_stdout(shown), redirect_stderr(told):
+        try:
+            yield
+        finally:
+            shown.settle()
+            if shown.lost is not None and not isinstance(shown.lost, BrokenPipeError):
+                told.write(f"everclip: stdout cannot be written ({shown.lost}); run.log has what it was to show\n")
+            told.settle()
 
 
 class _ConsoleHandler(logging.Handler):

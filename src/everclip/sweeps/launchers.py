@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from everclip.errors import ConfigError
+from everclip.errors import ConfigError, StorageError
 from everclip.reporting.results import read_result
 from everclip.runs.folder import RunFolder
 from everclip.sweeps.sweep import Job, Sweep
@@ -89,7 +89,7 @@ class LocalRuns:
                 index = futures[future]
                 codes[index], error = future.result()
                 if note:
-                    sweep.note({index: {"error": error}})
+                    _note(sweep, index, error)
         except BaseException:
             self._stop(signal.SIGTERM)
             try:
@@ -103,7 +103,17 @@ class LocalRuns:
 
     def _run(self, sweep: Sweep, index: int) -> tuple[int, str | None]:
         """One job: its exit code and, if that is not 0, the last line it wrote to stderr."""
-        job, slot, alone = sweep.jobs[index], self._slots.get(), self.num_jobs == 1
+        slot = self._slots.get()
+        try:
+            return self._run_in(slot, sweep, index)
+        except OSError as error:
+            log.warning("job %d could not be run: %s", index + 1, error)
+            return 1, f"could not be run: {error}"
+        finally:
+            self._slots.put(slot)
+
+    def _run_in(self, slot: int, sweep: Sweep, index: int) -> tuple[int, str | None]:
+        job, alone = sweep.jobs[index], self.num_jobs == 1
         mark = "" if alone else f"[{index}] "
         with self._lock:
             if self._stopping:
@@ -121,17 +131,22 @@ class LocalRuns:
             )
             self._live.add(process)
         last = ""
-        with process:
-            if process.stdout is not None:
-                threading.Thread(target=_copy, args=(process.stdout, mark), daemon=True).start()
-            assert process.stderr is not None
-            for line in process.stderr:
-                sys.stderr.write(mark + line)
-                last = line.strip() or last
-        with self._lock:
-            self._live.remove(process)
-        self._slots.put(slot)
-        code = process.returncode if process.returncode >= 0 else 128 - process.returncode
+        try:
+            with process:
+                if process.stdout is not None:
+                    threading.Thread(target=_copy, args=(process.stdout, mark), daemon=True).start()
+                assert process.stderr is not None
+                for line in process.stderr:
+                    sys.stderr.write(mark + line)
+                    last = line.strip() or last
+        finally:
+            with self._lock:
+                self._live.remove(process)
+        code = process.returncode
+        if code < 0 and not self._stopping:  # it could not say so itself
+            last = f"killed by {signal.Signals(-code).name}; the same command goes on"
+            sys.stderr.write(f"{mark}everclip: {last}\n")
+        code = code if code >= 0 else 128 - code
         return code, None if code == 0 else f"exit {code}: {last.removeprefix('everclip: ')}"
 
     def _stop(self, number: signal.Signals) -> None:
@@ -140,6 +155,13 @@ class LocalRuns:
             for process in self._live:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
+
+
+def _note(sweep: Sweep, index: int, error: str | None) -> None:
+    try:
+        sweep.note({index: {"error": error}})
+    except StorageError as failure:  # the list is for readers; the runs do not need it
+        log.warning("%s", failure)
 
 
 def _copy(lines: Iterable[str], mark: str) -> None:
