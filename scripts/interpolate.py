@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from everclip import storage
 from everclip.backbones.base import Backbone
-from everclip.commands.load import load, load_checkpoint
+from everclip.commands.load import checkpoint_of, load, load_checkpoint, read_config
 from everclip.commands.run import show_error
 from everclip.config.build import build
 from everclip.errors import ConfigError
@@ -55,8 +55,7 @@ def curve(run: Path, start: str, end: int, alphas: list[float], engine: Engine) 
     Raises:
         ConfigError: something besides the backbone differs in shape, so that no straight line leads from start to end.
     """
-    config = OmegaConf.load(run / "config.yaml")
-    assert isinstance(config, DictConfig)
+    config = read_config(checkpoint_of(run, end), sequence=True)
     model = load(run, session=end, device=str(engine.device))
     first, last = starting_state(run, start, config, str(engine.device)), state_of(model.method)
     if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in last.items()}:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import isfunction
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
 from everclip.backbones.base import Backbone
 from everclip.config.build import build
 from everclip.config.checks import nearest
-from everclip.config.compatibility import todays
+from everclip.config.trust import trusted
 from everclip.data.images import upright
 from everclip.errors import ConfigError, MissingError
 from everclip.methods.base import Method
@@ -127,47 +125,10 @@ def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = (
     return AdaptedModel(method.to(device), classes, facts)
 
 
-def read_config(path: Path, *, trust: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a checkpoint's run, of which backbone and method may be built, see `load`."""
+def read_config(path: Path, *, sequence: bool = False, trust: Sequence[str] = ()) -> DictConfig:
+    """Backbone and method of a checkpoint's run, which may be built, and the sequence if asked for; see `load`."""
     settings = path.parents[1] / "config.yaml"
     if not path.is_file() or not settings.is_file():
         missing = settings if path.is_file() else path
         raise MissingError(f"{missing} is not there; expected a checkpoint in a run folder")
-    config = OmegaConf.create(todays(OmegaConf.to_container(OmegaConf.load(settings))))
-    assert isinstance(config, DictConfig)
-    for group, kind in (("backbone", Backbone), ("method", Method)):
-        _check_trust(settings, config[group], kind, trust)
-    return config
-
-
-def _check_trust(source: Path, node: DictConfig, kind: type, packages: Sequence[str]) -> None:
-    """Refuses a configuration that would call anything but a backbone's or method's class and data builders.
-
-    Raises:
-        ConfigError: names it.
-    """
-    waiting: list[tuple[Any, bool]] = [(OmegaConf.to_container(node), True)]
-    while waiting:
-        value, top = waiting.pop()
-        if isinstance(value, dict):
-            if top or "_target_" in value:
-                _check_target(source, str(value.get("_target_")), kind if top else None, packages)
-            waiting += [(part, False) for part in value.values()]
-        elif isinstance(value, list):
-            waiting += [(part, False) for part in value]
-
-
-def _check_target(source: Path, name: str, kind: type | None, packages: Sequence[str]) -> None:
-    """Compares a name with what may be called: by its first word before anything is imported, then by what it is."""
-    found = get_object(name) if name.split(".")[0] in ("everclip", *packages) else None
-    home = str(getattr(found, "__module__", ""))  # where it was written, not the module through which it was named
-    if kind is not None:
-        made = get_type_hints(found).get("return") if isfunction(found) else found
-        fits = isinstance(made, type) and issubclass(made, kind) and home.startswith("everclip.")
-    else:
-        fits = home.startswith("everclip.data.")
-    if not fits and home.split(".")[0] not in packages:
-        raise ConfigError(
-            f"{source} names {name}, which is neither a backbone nor a method of everclip; if you trust who wrote it, "
-            f"load(..., trust=[{name.split('.')[0]!r}])"
-        )
+    return trusted(settings, ("backbone", "method", *(["sequence"] if sequence else [])), trust)

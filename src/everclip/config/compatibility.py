@@ -61,5 +61,5 @@ def todays(value: Any) -> Any:
         return [todays(part) for part in value]
     if not isinstance(value, dict):
         return value
-    names = {"_target_": MOVED.get(value["_target_"], value["_target_"])} if "_target_" in value else {}
+    names = {"_target_": MOVED.get(str(value["_target_"]), value["_target_"])} if "_target_" in value else {}
     return {key: todays(part) for key, part in value.items()} | names
