@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchvision.transforms import PILToTensor
 
-from everclip.data.augment import augment
+from everclip.data.augment import RandomView
 from everclip.data.images import ArrayImages, ConcatSamples
 from everclip.data.loading import SeededBatches, make_loader
 from everclip.data.masks import MaskedImages
@@ -81,10 +81,10 @@ def test_frames_of_a_clip_stay_in_order_and_are_augmented_alike() -> None:
     assert batch.labels.tolist() == [7, 9]
     assert (batch.images.shape, clips.num_frames) == ((2, 2, 3, 4, 4), 2)
     assert torch.equal(batch.images[0, 1], torch.from_numpy(pixels[0, 1]).permute(2, 0, 1))
-    numbers = torch.arange(2)
     for kind in ("flip", "crop"):
-        still = augment(batch.images[:, 1], kind, (0,), numbers)  # type: ignore[arg-type]  # a parametrised literal
-        assert torch.equal(augment(batch.images, kind, (0,), numbers)[:, 1], still)  # type: ignore[arg-type]
+        draw = Draw((0,), view=RandomView(kind, 4))  # type: ignore[arg-type]  # a parametrised literal
+        still = ArrayImages(pixels[[2, 0]][:, 1], np.arange(2), "random").read([0, 1], PREPARE, draw).images
+        assert torch.equal(clips.read([0, 1], PREPARE, draw).images[:, 1], still)
 
 
 def test_masks_come_with_their_pictures() -> None:

@@ -94,8 +94,9 @@ class Features(Samples):
         return "golden"
 
 
-def extract(images: Samples, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def extract(images: Samples, encode: Callable[[Tensor], Tensor], *, as_trained: bool = False) -> tuple[Tensor, Tensor]:
     assert isinstance(images, Features)
+    assert as_trained  # as the official code, whose training pictures are random crops
     return encode(images.rows), torch.from_numpy(images.labels)
 
 
@@ -216,4 +217,4 @@ def test_a_protocol_has_the_official_settings(
     assert settings == {"form": form, "hidden_dim": 15000, "gamma": 0.1, "ridge": None, "adapter_weight": 0.8}
     assert Rail(GivenFeatures(torch.zeros(1, 4)), form=form).adapter.ridge == ridge  # type: ignore[arg-type]
     assert (config.hydra.runtime.choices.sequence, config.sequence.shots) == (sequence, shots)
-    assert config.backbone.model == "ViT-B-16-quickgelu"
+    assert (config.backbone.model, config.train.augment) == ("ViT-B-16-quickgelu", "crop")

@@ -38,7 +38,10 @@ class BaseBudget:
 
 @dataclass
 class TrainConfig:
-    """Budget of a session: passes over its pictures, pictures per step over all devices, and a cap on steps."""
+    """Budget of a session: passes over its pictures, pictures per step over all devices, and a cap on steps.
+
+    augment: how pictures look in training, see `everclip.data.augment.RandomView`.
+    """
 
     epochs: int = number(5, 0)
     batch_size: int = number(32, 1)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -52,9 +53,14 @@ class CachedImages(Samples):
         self.labels, self.num_frames = source.labels, source.num_frames
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
-        if prepare != self._resize:
+        view = None if draw is None else draw.view
+        if prepare != self._resize or (view is not None and not view.whole):
             return self._source.read(indices, prepare, draw)
-        return self.batch(torch.from_numpy(self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]]), indices)
+        images = torch.from_numpy(self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]])
+        if draw is not None and view is not None:
+            shown = [draw.showing(_as_it_is, i) for i in indices]
+            images = torch.stack([show(image) for show, image in zip(shown, images, strict=True)])
+        return self.batch(images, indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> CachedImages:
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
@@ -65,6 +71,12 @@ class CachedImages(Samples):
 
     def version(self) -> str:
         return self._source.version()
+
+
+def _as_it_is(prepared: Any) -> Tensor:
+    """A picture that is prepared already."""
+    picture: Tensor = prepared
+    return picture
 
 
 def cached(sequence: TaskSequence, resize: Prepare, folder: Path | None) -> TaskSequence:

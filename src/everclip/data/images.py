@@ -36,7 +36,7 @@ class ArrayImages(Samples):
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         chosen = self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]]
-        return self.batch(prepare_pixels(chosen, prepare), indices)
+        return self.batch(prepare_pixels(chosen, prepare, indices, draw), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> ArrayImages:
         chosen = ArrayImages.__new__(ArrayImages)
@@ -69,7 +69,9 @@ class FileImages(Samples):
         self._root = root
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
-        return self.batch(torch.stack([prepare(read_image(self.paths[i])) for i in indices]), indices)
+        shown = [draw.showing(prepare, i) if draw else prepare for i in indices]
+        pictures = [show(read_image(self.paths[i])) for i, show in zip(indices, shown, strict=True)]
+        return self.batch(torch.stack(pictures), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> FileImages:
         return FileImages([self.paths[i] for i in indices], self.labels[np.asarray(indices, np.int64)], self._root)
@@ -121,8 +123,20 @@ class ConcatSamples(Samples):
         return json_sha256([part.version() for part in self._parts])
 
 
-def prepare_pixels(pixels: NDArray[np.uint8], prepare: Prepare) -> Tensor:
-    """Pictures (N, H, W, 3) of one size as the backbone wants them, (N, 3, S, S) uint8."""
+def prepare_pixels(
+    pixels: NDArray[np.uint8], prepare: Prepare, positions: Sequence[int], draw: Draw | None = None
+) -> Tensor:
+    """Pictures (N, H, W, 3) of one size as the backbone wants them, (N, 3, S, S) uint8.
+
+    Args:
+        pixels: of the pictures.
+        prepare: see `Samples.read`.
+        positions: of the samples that they belong to.
+        draw: see `Samples.read`.
+    """
+    if draw is not None and draw.view is not None:
+        shown = [draw.showing(prepare, position) for position in positions]
+        return torch.stack([show(Image.fromarray(picture)) for show, picture in zip(shown, pixels, strict=True)])
     first = prepare(Image.fromarray(pixels[0]))
     if first.shape[1:] == pixels.shape[1:3]:  # already of the right size: preparing would change nothing
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)

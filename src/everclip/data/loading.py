@@ -12,9 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from everclip.errors import EverclipError, LoaderError
-from everclip.types import Batch, Draw, Draws, Indices, Prepare, Samples
-
-READING = 2  # apart from the draws of augmentation, which have keys like these
+from everclip.types import Batch, Draw, Draws, Indices, Prepare, Samples, View
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class SeededBatches(Sampler[list[int]]):
         world_size: number of processes.
         parts: micro-batches per step.
         draws: gives the batches instead of shuffled passes; each then depends on (key, step) alone.
+        view: how pictures look; None: as in evaluation.
     """
 
     def __init__(
@@ -97,8 +96,9 @@ class SeededBatches(Sampler[list[int]]):
         world_size: int = 1,
         parts: int = 1,
         draws: Draws | None = None,
+        view: View | None = None,
     ) -> None:
-        self._draws = draws
+        self._draws, self._view = draws, view
         self._length = draws.steps * batch_size if draws else length
         self._batch_size, self._key = batch_size, tuple(key)
         self._steps, self._start = steps, start
@@ -122,7 +122,7 @@ class SeededBatches(Sampler[list[int]]):
     def draw(self, index: int) -> Draw:
         """What is random about the samples of micro-batch `index` of the stream: other in each pass."""
         step = self._start + index // self._parts
-        return Draw((*self._key, step if self._draws else step // self.steps_per_epoch, READING))
+        return Draw((*self._key, step if self._draws else step // self.steps_per_epoch), view=self._view)
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self._drawn(self._draws) if self._draws else self._shuffled():
@@ -174,18 +174,29 @@ class OrderedBatches(Sampler[list[int]]):
     """Every `world_size`-th picture in order, none twice: for evaluation and feature passes.
 
     All processes have equally many batches; the last one of some may be empty.
+
+    Args:
+        length: number of pictures.
+        batch_size: of one process.
+        rank: of this process.
+        world_size: number of processes.
+        shown: what is random about them; None: nothing.
     """
 
-    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, length: int, batch_size: int, rank: int = 0, world_size: int = 1, shown: Draw | None = None
+    ) -> None:
         self._indices = range(rank, length, world_size)
         self._batch_size = batch_size
         self._largest_share = math.ceil(length / world_size)
+        self._shown = shown
 
     def __len__(self) -> int:
         return math.ceil(self._largest_share / self._batch_size)
 
-    def draw(self, index: int) -> None:
-        """Nothing is random here."""
+    def draw(self, index: int) -> Draw | None:
+        """What is random about the samples of a batch."""
+        return self._shown
 
     def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, self._largest_share, self._batch_size):

@@ -37,7 +37,8 @@ class ArrayClips(Samples):
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         chosen = self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]]
-        frames = prepare_pixels(chosen.reshape(-1, *chosen.shape[2:]), prepare)
+        samples = np.repeat(np.asarray(indices, dtype=np.int64), chosen.shape[1]).tolist()
+        frames = prepare_pixels(chosen.reshape(-1, *chosen.shape[2:]), prepare, samples, draw)
         return self.batch(frames.unflatten(0, chosen.shape[:2]), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> ArrayClips:

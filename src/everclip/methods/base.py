@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,24 @@ from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
 from everclip.types import Batch, ClassSet, Phase, Samples, Session
 
-# extract(pictures, encode) -> features (N, D), labels (N,): `encode` maps normalised pictures (B, 3, S, S) to (B, D);
-# it runs without gradients, in evaluation precision, over all pictures in their order, and is complete on every rank.
-Extract = Callable[[Samples, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
+Encode = Callable[[Tensor], Tensor]
 Classifier = Callable[[Tensor], Tensor]
 INFERENCE = ("encode_image", "encode_text", "class_features", "classifier", "logits")
+
+
+class Extract(Protocol):
+    """A pass over pictures: without gradients, in evaluation precision, in their order, complete on every rank."""
+
+    def __call__(self, samples: Samples, encode: Encode, *, as_trained: bool = False) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and labels (N,) of all samples.
+
+        Args:
+            samples: whatever the method may see.
+            encode: maps normalised pictures (B, 3, S, S) to features (B, D).
+            as_trained: show every picture as `train.augment` lets training see it, by a draw of the session's own.
+        """
+
+
 # prepare(extract) -> a phase, called when its turn comes: its data may follow from what the phases before have trained.
 Preparation = Callable[[Extract], Phase]
 

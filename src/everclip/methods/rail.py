@@ -2,7 +2,8 @@
 
 The adapter is the ridge regression of class indicators on all pictures so far, by a recursion (`primal`, on random ReLU
 features) or from kept features (`dual`, with a Gaussian kernel). A picture that zero-shot CLIP takes for a class not
-learned yet is left to it; so unseen domains keep their zero-shot accuracy among their own classes. Nothing is trained.
+learned yet is left to it; so unseen domains keep their zero-shot accuracy among their own classes. Nothing is trained;
+the regression sees pictures as `train.augment` says.
 
 Source: arXiv 2406.18868, official code linghan1997/Regression-based-Analytic-Incremental-Learning @ eaac644.
 Differs: float64 throughout, where the code keeps state and features in float32; templates are the sequence's, the
@@ -66,7 +67,7 @@ class Rail(Method):
 
     @override
     def end_session(self, session: Session, extract: Extract) -> None:
-        features, labels = extract(session.train, self.encode_image)
+        features, labels = extract(session.train, self.encode_image, as_trained=True)
         self.adapter.fit(features, session.seen.columns(labels), len(session.seen))
         self.ids = torch.tensor(session.seen.ids, device=labels.device)
 

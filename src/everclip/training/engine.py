@@ -6,8 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -20,12 +18,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from everclip.data.augment import Augmentation, augment
 from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
 from everclip.errors import ConfigError, MemoryFullError
-from everclip.methods.base import Method
+from everclip.methods.base import Encode, Extract, Method
 from everclip.training.phases import PhaseModule, PhaseState, Training, Watcher
-from everclip.types import Batch, Passes, Phase, Samples, Session
+from everclip.types import Batch, Draw, Passes, Phase, Samples, Session, View
 
 log = logging.getLogger("everclip")
 
@@ -133,17 +130,19 @@ class Engine:
             return
         watcher.start(steps - state.step, length.steps_per_epoch)
         method.train()
-        key = (self._seed, session.index, number)
+        key, view = (self._seed, session.index, number), training.view(method.backbone.image_size)
         while state.step < steps:
             shares: dict[str, Any] = {
                 "steps": steps, "start": state.step, "rank": self.rank, "world_size": self.world_size,
                 "parts": self._parts,
             }  # fmt: skip
-            batches = SeededBatches(len(samples), batch_size, key, **shares, draws=phase.draws)
+            batches = SeededBatches(len(samples), batch_size, key, **shares, draws=phase.draws, view=view)
             auxiliary = None
             if phase.auxiliary is not None:
                 beside = phase.auxiliary_batch_size or batch_size
-                auxiliary = phase.auxiliary, SeededBatches(len(phase.auxiliary), beside, (*key, 1), **shares)
+                shown = view if phase.augment_auxiliary else None
+                stream = SeededBatches(len(phase.auxiliary), beside, (*key, 1), **shares, view=shown)
+                auxiliary = phase.auxiliary, stream
             loader = make_loader(samples, method.backbone.resize, batches, self._num_workers, auxiliary)
             module = PhaseModule(
                 method,
@@ -155,7 +154,6 @@ class Engine:
                 parts=self._parts,
                 watcher=watcher,
                 resume=state,
-                augment=partial(_augmented, training.augmentation, key, phase.augment_auxiliary),
             )
             try:
                 self._run(module, loader, budget.gradient_clip, _all_used(method, session))
@@ -210,9 +208,9 @@ class Engine:
             use_distributed_sampler=False,
         )
 
-    def batches(self, samples: Samples, method: Method) -> Iterable[Batch]:
+    def batches(self, samples: Samples, method: Method, shown: Draw | None = None) -> Iterable[Batch]:
         """This process's share of all samples, in order, on the device and normalised; as many batches everywhere."""
-        sampler = OrderedBatches(len(samples), self._eval_batch_size, self.rank, self.world_size)
+        sampler = OrderedBatches(len(samples), self._eval_batch_size, self.rank, self.world_size, shown)
         for batch in make_loader(samples, method.backbone.resize, sampler, self._num_workers):
             yield batch.to(self.device).with_images(method.backbone.normalize)
 
@@ -220,11 +218,12 @@ class Engine:
         """Context of a forward pass in the run's precision."""
         return self._fabric.autocast()
 
-    def extractor(self, method: Method) -> Callable[[Samples, Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]:
-        """The feature pass handed to a method's hooks, see `everclip.methods.base.Extract`."""
-        passes = self.passes(method)
+    def extractor(self, method: Method, session: int = 0, view: View | None = None) -> Extract:
+        """The feature pass handed to a method's hooks in a session, where training sees pictures in a view."""
+        shown = Draw((self._seed, session), view=view)
 
-        def extract(samples: Samples, encode: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        def extract(samples: Samples, encode: Encode, *, as_trained: bool = False) -> tuple[Tensor, Tensor]:
+            passes = EnginePasses(self, method, shown if as_trained else None)
             features = passes.samples(samples, lambda batch: encode(batch.images))
             return features, torch.from_numpy(samples.labels).to(features.device)
 
@@ -272,14 +271,14 @@ class Engine:
 class EnginePasses:
     """Passes over everything there is, shared by all processes; see `everclip.types.Passes`."""
 
-    def __init__(self, engine: Engine, method: Method) -> None:
-        self._engine, self._method = engine, method
+    def __init__(self, engine: Engine, method: Method, shown: Draw | None = None) -> None:
+        self._engine, self._method, self._shown = engine, method, shown
 
     def samples(self, samples: Samples, function: Callable[[Batch], Tensor]) -> Tensor:
         """What a function gives for batches of samples: rows (N, ...) in their order, on every process."""
         rows, indices = [], []
         with torch.no_grad(), self._engine.inference():
-            for batch in self._engine.batches(samples, self._method):
+            for batch in self._engine.batches(samples, self._method, self._shown):
                 rows.append(_plain(function(batch)))
                 indices.append(batch.indices)
         order = self._engine.gather(torch.cat(indices)).argsort()
@@ -305,13 +304,3 @@ def _all_used(method: Method, session: Session) -> bool:
 
 def _plain(rows: Tensor) -> Tensor:
     return rows.float() if rows.is_floating_point() else rows
-
-
-def _augmented(kind: Augmentation, key: tuple[int, ...], all_of_it: bool, batch: Batch, epoch: int) -> Batch:
-    """The batch with its pictures augmented, and if `all_of_it` the auxiliary ones too, by draws of their own."""
-    if kind == "none":
-        return batch
-    auxiliary = batch.auxiliary
-    if auxiliary is not None and all_of_it:
-        auxiliary = _augmented(kind, (*key, 1), all_of_it, auxiliary, epoch)
-    return replace(batch, images=augment(batch.images, kind, (*key, epoch), batch.indices), auxiliary=auxiliary)

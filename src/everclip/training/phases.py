@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from everclip.data.augment import Augmentation
+from everclip.data.augment import Augmentation, RandomView
 from everclip.data.loading import SeededBatches
 from everclip.errors import NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.schedules import Schedule
-from everclip.types import Batch, ParameterGroup, Phase, Session
+from everclip.types import Batch, ParameterGroup, Phase, Session, View
 
 MakeOptimizer = Callable[..., Optimizer]
 
@@ -63,6 +63,10 @@ class Training:
     schedule: Schedule
     log_every: int = 10
     augmentation: Augmentation = "none"
+
+    def view(self, size: int) -> View | None:
+        """How pictures of the side `size` look in training; None: as in evaluation."""
+        return None if self.augmentation == "none" else RandomView(self.augmentation, size)
 
     def budget(self, session: Session) -> Budget:
         """Length of a session's phases."""
@@ -138,7 +142,6 @@ class PhaseModule(L.LightningModule):
         parts: micro-batches per step.
         watcher: follows the steps.
         resume: where to go on.
-        augment: of a batch, given the epoch.
     """
 
     def __init__(
@@ -153,7 +156,6 @@ class PhaseModule(L.LightningModule):
         parts: int,
         watcher: Watcher,
         resume: PhaseState,
-        augment: Callable[[Batch, int], Batch],
     ) -> None:
         super().__init__()
         self.method = method
@@ -167,7 +169,6 @@ class PhaseModule(L.LightningModule):
         self._parts = parts
         self._watcher = watcher
         self._resume = resume
-        self._augment = augment
         self._trained: list[nn.Parameter] = []
         self._totals: dict[str, Tensor] = {}
         self._losses: dict[str, float] = {}
@@ -188,8 +189,7 @@ class PhaseModule(L.LightningModule):
             self._watcher.ready()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        prepared = self._augment(batch, self.step // self._batches.steps_per_epoch)
-        losses = (self.phase.loss or self.method.loss)(prepared.with_images(self.method.backbone.normalize))
+        losses = (self.phase.loss or self.method.loss)(batch.with_images(self.method.backbone.normalize))
         weight = self._batches.weight(batch_index)
         for name, loss in losses.items():
             share = loss.detach().float() * weight

@@ -197,7 +197,8 @@ class Runner:
         facts: dict[str, Any] = {}
         if session.is_base:
             facts["zero_shot_before"] = self._judge.held_out(Method(self._method.backbone))
-        method, extract = self._method, self._engine.extractor(self._method)
+        method = self._method
+        extract = self._engine.extractor(method, session.index, self._training.view(method.backbone.image_size))
         seen, view = session_view(self._sequence, session.index, method, self._training)
         method.begin_session(seen, extract)
         phases = method.phases(seen)

@@ -2,7 +2,7 @@
 
 from everclip.types.classes import ClassSet, ClassTexts, Positive, Template
 from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
-from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView
+from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView, View
 from everclip.types.sequence import Session, Task, TaskSequence
 from everclip.types.training import Draws, ParameterGroup, Phase
 
@@ -31,4 +31,5 @@ __all__ = [
     "TaskSequence",
     "Template",
     "Verdict",
+    "View",
 ]

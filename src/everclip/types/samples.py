@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,18 @@ from everclip.types.classes import ClassSet
 Indices = NDArray[np.int64]
 Prepare = Callable[[Image.Image], Tensor]
 NO_CLASS = -1
+READING = 2  # numbers for what is read, apart from those for how it looks
+
+
+class View(Protocol):
+    """How a picture looks in training."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a picture may be prepared before it is shown: then only `prepare` looks at `image`."""
+
+    def __call__(self, image: Image.Image, prepare: Prepare, stream: np.random.Generator) -> Tensor:
+        """What the backbone gets (3, S, S) uint8 of a picture, by random numbers that are its own."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +40,28 @@ class Draw:
     Attributes:
         key: seeds the numbers: run, session, phase, pass.
         offset: number of the set's first sample, where it is part of a larger one.
+        view: how pictures look; None: as in evaluation.
     """
 
     key: tuple[int, ...]
     offset: int = 0
+    view: View | None = None
 
     def stream(self, position: int) -> np.random.Generator:
         """The random numbers of the sample at a position."""
-        return np.random.Generator(np.random.PCG64([*self.key, self.offset + position]))
+        return np.random.Generator(np.random.PCG64([*self.key, READING, self.offset + position]))
+
+    def showing(self, prepare: Prepare, position: int) -> Prepare:
+        """What makes of a picture of the sample at a position what training sees; always the same."""
+        view = self.view
+        if view is None:
+            return prepare
+        seed = [*self.key, self.offset + position]
+        return lambda image: view(image, prepare, np.random.Generator(np.random.PCG64(seed)))
 
     def shifted(self, offset: int) -> Draw:
         """The same for a part whose first sample is number `offset`."""
-        return Draw(self.key, self.offset + offset)
+        return replace(self, offset=self.offset + offset)
 
 
 class Samples(ABC):
@@ -64,8 +87,8 @@ class Samples(ABC):
         Args:
             indices: B positions.
             prepare: a picture as the backbone wants it, (3, S, S) uint8.
-            draw: decides what is random about a sample in training (which caption, which frames); None in evaluation,
-                where it is the same every time (first caption, middle frames).
+            draw: decides what is random about a sample in training (which caption, which frames, which part of a
+                picture); None in evaluation, where it is the same every time (first caption, middle frames).
         """
 
     @abstractmethod
