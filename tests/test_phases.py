@@ -23,7 +23,7 @@ from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_progress, save_progress
 from everclip.training.engine import Engine
 from everclip.training.monitor import Monitor
-from everclip.training.phases import Budget, Length, PhaseState, Training, parameter_groups
+from everclip.training.phases import Budget, Length, PhaseState, Training, Wish, parameter_groups
 from everclip.training.schedules import Schedule
 from everclip.types import Batch, ParameterGroup, Phase, Session
 from tests.conftest import run_in
@@ -139,7 +139,7 @@ class Sum(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return {"sum": self.a + self.b + self.c + self.d}
 
-    stop = False  # it watches itself
+    wish = Wish.NONE  # it watches itself
 
     def start(self, steps: int, steps_per_epoch: int) -> None:
         pass
@@ -147,7 +147,7 @@ class Sum(Method):
     def ready(self) -> None:
         pass
 
-    def after_step(self, losses: Any = None, lr: float = 0.0, state: Any = None, stop: bool = False) -> None:  # type: ignore[override]  # a watcher's
+    def after_step(self, losses: Any = None, lr: float = 0.0, state: Any = None, wish: Wish = Wish.NONE) -> None:  # type: ignore[override]  # a watcher's
         if state is not None:
             self.rates.append(lr)
             self.states.append(state())

@@ -16,7 +16,7 @@ from everclip.runs.folder import RunFolder
 from everclip.sweeps import plans
 from everclip.sweeps.plans import Estimate
 from everclip.sweeps.sweep import Job
-from everclip.training.phases import Budget, Training
+from everclip.training.phases import Budget, Training, Wish
 from tests.conftest import SMALL
 
 
@@ -44,7 +44,7 @@ def test_the_first_steps_tell_what_the_others_last(
     watch.start(steps, 1)
     try:
         for _ in range(steps):
-            watch.after_step({}, 0.1, dict, False)
+            watch.after_step({}, 0.1, dict, Wish.NONE)
     except planning._EnoughError:
         pass
     assert follower.steps == taken

@@ -24,7 +24,7 @@ from everclip.data.images import ArrayImages, ConcatSamples, FileImages
 from everclip.data.sequences.multi_domain import Shifted
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
-from everclip.training.phases import Budget, Training
+from everclip.training.phases import Budget, Training, Wish
 from everclip.training.schedules import Schedule
 from everclip.types import Batch, Draw, Phase, Samples
 from tests.methods.test_cpe_clip import make_session
@@ -170,7 +170,7 @@ class Recorder(Method):
 class Unwatched:
     """Lets a phase run unseen."""
 
-    stop = False
+    wish = Wish.NONE
 
     def start(self, steps: int, steps_per_epoch: int) -> None:
         pass
@@ -178,7 +178,7 @@ class Unwatched:
     def ready(self) -> None:
         pass
 
-    def after_step(self, losses: dict[str, float], lr: float, state: Any, stop: bool) -> None:
+    def after_step(self, losses: dict[str, float], lr: float, state: Any, wish: Wish) -> None:
         pass
 
 

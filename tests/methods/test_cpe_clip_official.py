@@ -25,7 +25,7 @@ from everclip.commands import parts
 from everclip.data.loading import SeededBatches
 from everclip.methods.cpe_clip import CpeClip
 from everclip.training.engine import Engine
-from everclip.training.phases import Budget
+from everclip.training.phases import Budget, Wish
 from everclip.types import Batch, ClassSet, Draw, Indices, Prepare, Samples, Session
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cpe_clip_official.json").read_text())
@@ -145,7 +145,7 @@ def run_official_schedule(
         return CpeClip.loss(method, batch)
 
     class Recorder:
-        stop = False
+        wish = Wish.NONE
 
         def start(self, steps: int, steps_per_epoch: int) -> None:
             pass
@@ -153,7 +153,7 @@ def run_official_schedule(
         def ready(self) -> None:
             pass
 
-        def after_step(self, losses: dict[str, float], lr: float, state: Any, stop: bool) -> None:
+        def after_step(self, losses: dict[str, float], lr: float, state: Any, wish: Wish) -> None:
             after = trained(method)
             update = {name: after[name] - seen["before"][name] for name in NAMES}
             steps.append({"lr": lr, "loss": losses["cross_entropy"], "logits": seen["logits"], "update": update})

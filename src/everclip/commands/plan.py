@@ -23,7 +23,7 @@ from everclip.sweeps.plans import Estimate
 from everclip.training.engine import Engine
 from everclip.training.interruption import StopRequest
 from everclip.training.monitor import Cadence
-from everclip.training.phases import PhaseState, Training, Watcher
+from everclip.training.phases import PhaseState, Training, Watcher, Wish
 from everclip.training.runner import Runner
 from everclip.types import Phase, Session, TaskSequence
 
@@ -45,9 +45,9 @@ class Stopwatch:
     times: list[float] = field(default_factory=list)
 
     @property
-    def stop(self) -> bool:
+    def wish(self) -> Wish:
         """As the watcher it wraps."""
-        return self.watcher.stop
+        return self.watcher.wish
 
     def start(self, steps: int, steps_per_epoch: int) -> None:
         """Notes how many steps the phase would have."""
@@ -58,9 +58,9 @@ class Stopwatch:
         """As the watcher it wraps."""
         self.watcher.ready()
 
-    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], stop: bool) -> None:
+    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], wish: Wish) -> None:
         """Notes the time."""
-        self.watcher.after_step(losses, lr, state, stop)
+        self.watcher.after_step(losses, lr, state, wish)
         self.times.append(time.monotonic())
         if len(self.times) == STEPS < self.steps:
             raise _EnoughError

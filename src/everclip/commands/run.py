@@ -155,7 +155,7 @@ def _compose_message(error: BaseException) -> str:
 
 def main() -> None:
     """Entry point of `everclip`."""
-    with as_mirrors():
+    with as_mirrors(), STOP.insisting():
         _main()
 
 

@@ -1,8 +1,15 @@
-"""Asks a run to stop: the first signal lets it save and stop, a second Ctrl-C stops it at once."""
+"""Asks a run to stop: the first signal lets it save and stop, a second Ctrl-C stops it at once.
+
+A terminal that hangs up stops nothing: the run saves and goes on.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +17,7 @@ from typing import Any
 from everclip.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+PATIENCE = 5.0  # seconds
 
 
 class StopRequest:
@@ -17,10 +25,12 @@ class StopRequest:
 
     Attributes:
         name: of the first signal that came, None if none did.
+        hung_up: the terminal is gone, and nothing was saved since.
     """
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self.hung_up = False
         self._installed = False
         self._deferred = False
 
@@ -29,11 +39,32 @@ class StopRequest:
         self._installed = True
         self.claim()
 
+    @contextmanager
+    def insisting(self, patience: float = PATIENCE) -> Iterator[None]:
+        """Inside, a second Ctrl-C ends the process even if it waits for one that is frozen.
+
+        Python acts on a signal between two of its instructions; a thread that is woken hears of it inside one, too.
+        """
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        threading.Thread(target=_insist, args=(reader, patience), daemon=True).start()
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(writer)
+
     def claim(self) -> None:
         """Takes the signals back from a library that has put handlers of its own in place."""
         if self._installed:
             for number in SIGNALS:
                 signal.signal(number, self._receive)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(signal.SIGHUP, self._hang_up)
+
+    def _hang_up(self, number: int, frame: Any) -> None:
+        self.hung_up = True
 
     def _receive(self, number: int, frame: Any) -> None:
         first, self.name = self.name is None, self.name or signal.Signals(number).name
@@ -54,3 +85,18 @@ class StopRequest:
             self._deferred = False
         if self.name is not None:
             raise Preempted(self.name)
+
+
+def _insist(reader: int, patience: float) -> None:
+    """Ends the process some seconds after a second Ctrl-C."""
+    stops = 0
+    while number := os.read(reader, 1):
+        stops += number[0] in SIGNALS
+        if stops > 1 and number[0] == signal.SIGINT:
+            time.sleep(patience)
+            sys.stderr.write("everclip: stopped at once; the same command goes on from what was saved last\n")
+            os._exit(Preempted.exit_code)
+    os.close(reader)
+
+
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a signal to a child is no signal to its parent

@@ -14,7 +14,7 @@ from everclip.loggers.base import RunLogger
 from everclip.reporting.console import StepProgress
 from everclip.training.checkpoint import set_random_state
 from everclip.training.interruption import StopRequest
-from everclip.training.phases import PhaseState
+from everclip.training.phases import PhaseState, Wish
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,15 @@ class Monitor:
         """Whether this process was asked to stop."""
         return self._request.name is not None
 
+    @property
+    def wish(self) -> Wish:
+        """To stop if this process was asked to, to save if it is time or the terminal is gone."""
+        if self.stop:
+            return Wish.STOP
+        minutes = self._cadence.every_n_minutes
+        late = minutes is not None and time.monotonic() - self._saved >= 60 * minutes
+        return Wish.SAVE if late or self._request.hung_up else Wish.NONE
+
     def start(self, steps: int, steps_per_epoch: int) -> None:
         """The phase will take `steps` more steps."""
         self.recent = {name: deque(values, steps_per_epoch) for name, values in self.recent.items()}
@@ -78,7 +87,7 @@ class Monitor:
         if self._random_state is not None:
             set_random_state(self._random_state)
 
-    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], stop: bool) -> None:
+    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], wish: Wish) -> None:
         """A step was taken at learning rate `lr`.
 
         Raises:
@@ -92,16 +101,13 @@ class Monitor:
         if self.step % self._log_every == 0:
             named = {f"train/{name}": value for name, value in losses.items()}
             self._loggers.train({**named, "train/lr": lr}, self.step)
-        if stop or self._due():
+        steps = self._cadence.every_n_steps
+        if wish or (steps is not None and self.step % steps == 0):
+            self._request.hung_up = False
             self._save(self, state())
             self._saved = time.monotonic()
-        if stop:
+        if wish == Wish.STOP:
             raise Preempted(self._request.name or "a signal to another process")
-
-    def _due(self) -> bool:
-        steps, minutes = self._cadence.every_n_steps, self._cadence.every_n_minutes
-        waited = time.monotonic() - self._saved
-        return (steps is not None and self.step % steps == 0) or (minutes is not None and waited >= 60 * minutes)
 
     def finish(self) -> dict[str, float]:
         """Ends the progress bar; the mean of each loss over the last epoch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Protocol, Self
 
 import lightning as L
@@ -103,12 +104,20 @@ class PhaseState:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+class Wish(IntEnum):
+    """What is wished for after a step; of several wishes, the greatest counts."""
+
+    NONE = 0
+    SAVE = 1
+    STOP = 2
+
+
 class Watcher(Protocol):
     """What follows the steps of a phase."""
 
     @property
-    def stop(self) -> bool:
-        """Whether the run was asked to stop; read in every step, all processes then stop after the same one."""
+    def wish(self) -> Wish:
+        """What this process wishes for; read in every step, all processes then do it after the same one."""
 
     def start(self, steps: int, steps_per_epoch: int) -> None:
         """Before the first step."""
@@ -116,14 +125,14 @@ class Watcher(Protocol):
     def ready(self) -> None:
         """Right before the first step, when everything around it is set up."""
 
-    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], stop: bool) -> None:
+    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], wish: Wish) -> None:
         """After every optimiser step.
 
         Args:
             losses: by name, means over the global batch.
             lr: the step's learning rate.
             state: gives what the phase needs to go on from here.
-            stop: some process was asked to stop; must raise.
+            wish: of all processes; to stop means to raise.
         """
 
 
@@ -172,7 +181,7 @@ class PhaseModule(L.LightningModule):
         self._trained: list[nn.Parameter] = []
         self._totals: dict[str, Tensor] = {}
         self._losses: dict[str, float] = {}
-        self._stop = False
+        self._wish = Wish.NONE
 
     def cpu(self) -> Self:
         """Stays where it is: Lightning would move it at the end, and nothing else asks."""
@@ -203,7 +212,7 @@ class PhaseModule(L.LightningModule):
         self.moving = True
 
     def _agree(self, optimizer: Optimizer) -> None:
-        """Reads losses, finiteness and the wish to stop from all processes at once: one synchronisation per step.
+        """Reads losses, finiteness and wishes from all processes at once: one synchronisation per step.
 
         A gradient scaler (fp16) expects infinite gradients now and then and skips such steps itself.
 
@@ -211,19 +220,20 @@ class PhaseModule(L.LightningModule):
             NotFiniteError: on all processes, before the optimiser moves.
         """
         losses = torch.stack(list(self._totals.values()))
-        wish = losses.new_tensor([float(self._watcher.stop)])
+        own = self._watcher.wish
+        wishes = losses.new_tensor([float(own >= Wish.SAVE), float(own >= Wish.STOP)])
         watched = [losses]
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             gradients = [p.grad for p in self._trained if p.grad is not None]
             watched.append(torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum(0, keepdim=True))
-        told = torch.cat([*watched, wish])
+        told = torch.cat([*watched, wishes])
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(told)  # what is not finite on one process stays so in the sum
-        *values, stop = told.tolist()
+        *values, save, stop = told.tolist()
         bad = not all(map(math.isfinite, values))
         means = losses.tolist() if bad else [value / self.trainer.world_size for value in values[: len(losses)]]
         self._losses = dict(zip(self._totals, means, strict=True))
-        self._totals, self._stop = {}, stop > 0
+        self._totals, self._wish = {}, Wish((save > 0) + (stop > 0))
         if bad:
             shown = ", ".join(f"{name} {loss:.4g}" for name, loss in self._losses.items())
             raise NotFiniteError(
@@ -239,7 +249,7 @@ class PhaseModule(L.LightningModule):
         self.step += 1
         lr = self._lr
         self._remember_lr()
-        self._watcher.after_step(self._losses, lr, self.state, self._stop)
+        self._watcher.after_step(self._losses, lr, self.state, self._wish)
 
     def _remember_lr(self) -> None:
         """Keeps the learning rate of the coming step: the schedule moves on before the step's end is told."""
