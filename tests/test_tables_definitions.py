@@ -8,6 +8,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,14 @@ from everclip.config.build import compose
 from everclip.config.catalogue import option_names
 from everclip.config.identity import digest
 from everclip.errors import ConfigError
-from everclip.reporting.tables.definition import Column, Definition, Published, Row, read_definition
+from everclip.reporting.tables.definition import COLUMNS, Column, Definition, Published, Row, read_definition
 from everclip.reporting.tables.experiments import Runs
 from everclip.reporting.tables.table import Entry, make_table
 
 ROW = 'rows: {{"": [{{name: A, published: [{{source: a, verified: true, {}}}]}}]}}'
 TABLES = option_names("table")
 Entries = Callable[[str], list[Entry]]
+read = cache(read_definition)
 pytestmark = pytest.mark.xdist_group("tables")  # what is composed once serves all of them
 
 
@@ -55,15 +57,32 @@ def disagreements(row: Row, columns: list[Column]) -> list[str]:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_exactly_the_recorded_figures_are_disputed(table: str) -> None:
-    definition = read_definition(table)
+    definition = read(table)
     columns = list(definition.all_columns())
     found = [(label, name) for label, row in labels(definition) for name in disagreements(row, columns)]
     assert sorted(found) == sorted((dispute.row, dispute.column) for dispute in definition.disputed)
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_what_was_quoted_recalled_or_inferred_is_not_verified(table: str) -> None:
+    definition = read(table)
+    hearsay = {key for key, text in definition.sources.items() if re.search("recalled|through|quoted|inferred", text)}
+    blocks = [(label, block) for label, row in labels(definition) for block in row.published if block.verified]
+    assert [label for label, block in blocks if hearsay & set(block.source.split(", "))] == []
+
+
+def test_more_steps_lower_every_published_average_on_tiny_imagenet() -> None:
+    averages: dict[str, list[float]] = {}
+    for _, row in read("cil_tinyimagenet").all_rows():
+        if found := row.figure(COLUMNS["average_accuracy"]):
+            averages.setdefault(row.name, []).append(found[0])
+    assert averages == {name: sorted(values, reverse=True) for name, values in averages.items()}
+    assert averages["MoE-Adapters"] == [81.12, 80.23, 79.96]  # cil/experiments/class of their repository
+
+
 @pytest.mark.parametrize("table", [name for name in TABLES if name not in ("shapes_cil", "shapes_mtil")])  # as shapes
 def test_every_printed_command_composes_to_the_row_it_is_for(table: str, entries: Entries) -> None:
-    shown, _ = make_table(read_definition(table), entries(table), Runs())
+    shown, _ = make_table(read(table), entries(table), Runs())
     experiments = [experiment for entry in entries(table) for _, experiment in entry.experiments]
     known = {experiment.overrides: experiment.digest for experiment in experiments}
     found = set()

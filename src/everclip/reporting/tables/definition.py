@@ -13,6 +13,7 @@ One YAML file per table, `conf/table/<name>.yaml`:
   `published: [{source: a, verified: true, <column>: figure, ...}]`, or `run: <overrides>` with `seeds`, or both.
   A list of runs stands for their mean. `each: method` makes one row per option of a group, named `{}` in `run`.
   `gap` says why obtained and published differ.
+  `verified` figures were read in the source itself; those quoted, recalled or inferred are not, and are marked.
 - `disputed: [{row, column, note}]`: figures on which the literature disagrees with itself.
 """
 
