@@ -30,11 +30,25 @@ def test_every_option_composes_and_fits_its_constructor(group: str, name: str, c
         checks.check_group(member, composed[member])
 
 
+# Split (None: the data set's default) and order of class-incremental experiments, read in their official repositories.
+PUBLISHED_CLASSES = {
+    "coda_prompt/cil_cifar100": (None, "identity"),
+    "coda_prompt/cil_imagenet_r": ("coda", "identity"),
+    "dualprompt/cil_cifar100": (None, "identity"),
+    "dualprompt/cil_imagenet_r": (None, "identity"),
+    "l2p/cil_cifar100": (None, "identity"),
+    "zero_shot/cil_cifar100": ("continual_clip", "icarl_cifar100"),
+}
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes(name: str, compose: Compose) -> None:
     composed = compose(f"+experiment={name}")
     for member in schema.GROUPS:
         checks.check_group(member, composed[member])
+    if name.partition("/")[2].startswith("cil_"):
+        sequence = composed.sequence
+        assert (OmegaConf.select(sequence, "dataset.split"), sequence.class_order) == PUBLISHED_CLASSES[name]
     budget = composed.train
     assert budget.max_steps is None or budget.epochs >= budget.max_steps  # so that few pictures get as many steps
 
@@ -51,6 +65,10 @@ ZSCL_ON_CLASSES = {
     "train.augment": "crop", "method.label_smoothing": 0.2, "method.image_weight": 5, "method.text_weight": 5,
     "sequence.templates": ["a bad photo of a {}."],
 }  # fmt: skip
+ZSCLS_CLASSES: dict[str, dict[str, Any]] = {
+    "cifar100": {"sequence.dataset.split": "continual_clip", "sequence.class_order": "icarl_cifar100"},
+    "tinyimagenet": {"sequence.dataset.split": None, "sequence.class_order": "zscl_tinyimagenet"},
+}
 CODYRA = {
     "optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 5e-4, "optimizer.betas": [0.9, 0.9999],
     "optimizer.weight_decay": 0, "scheduler.decay": "cosine", "scheduler.warmup": 0, "train.max_steps": 500,
@@ -83,15 +101,15 @@ CODA_PROMPT = {
         *((f"+experiment=finetune/mtil_order{i}", ZSCL_ON_DOMAINS | {"method.alpha": 1}) for i in (1, 2)),
         ("+experiment=icarl/xtail", ZSCL_ON_DOMAINS),
         *(
-            (f"method=vr_lwf backbone=vit_b16_openai sequence=cil_{name}", ZSCL_ON_CLASSES)
-            for name in ("cifar100", "tinyimagenet")
+            (f"method=vr_lwf backbone=vit_b16_openai sequence=cil_{name}", ZSCL_ON_CLASSES | classes)
+            for name, classes in ZSCLS_CLASSES.items()
         ),
         *(
             (
                 f"method=zscl backbone=vit_b16_openai sequence=cil_{name}",
-                ZSCL_ON_CLASSES | {"method.average_every": 10, "method.constraint_weight": 0},
+                ZSCL_ON_CLASSES | classes | {"method.average_every": 10, "method.constraint_weight": 0},
             )
-            for name in ("cifar100", "tinyimagenet")
+            for name, classes in ZSCLS_CLASSES.items()
         ),
         ("+experiment=codyra/xtail", CODYRA | {"sequence.shots": 16}),
         ("+experiment=codyra/mtil_order1", CODYRA | {"sequence.shots": 5}),

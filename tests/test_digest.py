@@ -26,7 +26,7 @@ COMMANDS = {
     "method=lora optimizer.lr=1e-4 train.epochs=3 max_sessions=2": "6f79d79b",
     "validation=0.2": "3199f2fa",
     "+experiment=cpe_clip/cub200": "fe337f61",
-    "+experiment=codyra/xtail": "25b03626",
+    "+experiment=codyra/xtail": "d352154c",
     "method=zscl backbone=vit_b16_openai sequence=mtil_order1 reference=imagenet_cc trainer.precision=32-true": (
         "5fee8e85"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from everclip.commands import execute
 from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.data.datasets.base import LabelledImages
+from everclip.data.datasets.spec import spec
 from everclip.data.drawing import shapes
 from everclip.data.images import ArrayImages
 from everclip.data.sequences import multi_domain
@@ -146,6 +148,45 @@ def test_the_published_sequences_of_domains(name: str, domains: int, split: str,
     }[name]
     assert sequence.candidates == ("union" if name == "xtail" else "domain")
     check_group("sequence", sequence)
+
+
+@pytest.mark.parametrize(
+    ("command", "prompts"),
+    [
+        (
+            "sequence=xtail",  # linghan1997/Regression-based-Analytic-Incremental-Learning @ eaac644
+            ["a photo of a River satellite location.", 'a photo of a number: "0 - zero".', "a photo of a dotted."],
+        ),
+        (
+            "+experiment=codyra/xtail",  # Artificer-AI-Lab/CoDyRA @ c1691e4
+            [
+                "a centered satellite photo of River satellite location.",
+                'a photo of the number: "number: "0 - zero"".',
+                "dotted texture.",
+            ],
+        ),
+        (
+            "sequence=mtil_order1 sequence.names={dtd:'{} cloth'}",  # any names of one's own
+            ["a centered satellite photo of River.", 'a photo of the number: "0 - zero".', "dotted cloth texture."],
+        ),
+    ],
+    ids=["rail", "codyra", "own"],
+)
+def test_prompts_are_those_of_the_publication(
+    command: str, prompts: list[str], compose: Compose, make_dataset: MakeDataset
+) -> None:
+    sequence = compose(*command.split(" ", 1)).sequence
+    names = {"eurosat": ("coop", "River"), "mnist": ("mtil", "0 - zero"), "dtd": ("coop", "dotted")}
+    domains = [
+        replace(make_dataset(1, name=key), names=(name,), templates=spec(key).splits[split].templates)
+        for key, (split, name) in names.items()
+    ]
+    made = multi_domain.multi_domain(name="texts", domains=domains, names=sequence.names, templates=sequence.templates)
+    assert [text for task in made.tasks for text in task.classes.prompts(task.classes.templates[0])] == prompts
+    with pytest.raises(
+        ConfigError, match=r"sequence\.names: sun is no domain of the sequence; there are: \['eurosat', 'mnist'"
+    ):
+        multi_domain.multi_domain(name="texts", domains=domains, names={"sun": "{}"})
 
 
 def test_a_run_ends_with_transfer_avg_and_last(compose: Compose, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ learned yet is left to it; so unseen domains keep their zero-shot accuracy among
 the regression sees pictures as `train.augment` says.
 
 Source: arXiv 2406.18868, official code linghan1997/Regression-based-Analytic-Incremental-Learning @ eaac644.
-Differs: float64 throughout, where the code keeps state and features in float32; templates are the sequence's, the
-code's is "a photo of a {}."; logits are the code's scores times CLIP's scale, which changes no prediction.
+Differs: float64 throughout, where the code keeps state and features in float32; prompts are the sequence's (those of
+`xtail` are the code's); a class with fewer pictures than shots gives each once, where the code draws with replacement
+until there are as many, and a picture drawn twice weighs double; logits are the code's scores times CLIP's scale, which
+changes no prediction.
 """
 
 from __future__ import annotations

@@ -156,11 +156,12 @@ def test_cifar10_joins_its_batches_in_order(tmp_path: Path) -> None:
     assert data.train.read([5], PILToTensor()).images[0, :, 31, 7].tolist() == [2, 100, 2]
 
 
-def test_cifar100_splits_differ_in_templates_only(tmp_path: Path) -> None:
+def test_cifar100_splits_differ_in_texts_only(tmp_path: Path) -> None:
     replicas.cifar100(tmp_path)
-    official, mtil = (load("cifar100", tmp_path, split) for split in ("official", "mtil"))
-    assert official.names[98:] == ("class 98", "worm")
-    assert official.train.labels.tolist() == mtil.train.labels.tolist() == [19, 99, 0]
+    official, mtil, raw = (load("cifar100", tmp_path, split) for split in ("official", "mtil", "continual_clip"))
+    assert official.names[98:] == mtil.names[98:] == ("class 98", "worm")
+    assert (raw.names[98:], raw.templates) == (("class_98", "worm"), ("a bad photo of a {}.",))
+    assert official.train.labels.tolist() == mtil.train.labels.tolist() == raw.train.labels.tolist() == [19, 99, 0]
     assert official.train_keys == ("0", "1", "2")
     assert official.templates == ("a photo of a {}.",)
     assert (len(mtil.templates), mtil.templates[1]) == (18, "a blurry photo of a {}.")

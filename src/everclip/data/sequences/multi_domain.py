@@ -5,7 +5,7 @@ Source: arXiv 2303.06628 (MTIL: the domain of a test picture is known), arXiv 24
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -61,6 +61,7 @@ def multi_domain(
     candidates: Candidates = "domain",
     draw: ShotDraw = "seeded",
     templates: Sequence[Template] | None = None,
+    names: Mapping[str, Template] | None = None,
     seed: int = 0,
 ) -> TaskSequence:
     """One session per data set.
@@ -72,9 +73,20 @@ def multi_domain(
         candidates: see `build`.
         draw: see `choose_shots`.
         templates: of the prompts of all domains, None for each data set's own.
+        names: how prompts write the names of classes, by data set, for example `{eurosat: "{} satellite location"}`;
+            None: as they are.
         seed: of the choice of shots.
+
+    Raises:
+        ConfigError: `names` of a data set that is not among the domains.
     """
-    shown = [replace(domain, templates=tuple(templates)) for domain in domains] if templates else domains
+    titles = [domain.name for domain in domains]
+    if unknown := sorted(set(names or ()) - set(titles)):
+        raise ConfigError(f"sequence.names: {', '.join(unknown)} is no domain of the sequence; there are: {titles}")
+    shown = []
+    for domain in domains:
+        pattern = (names or {}).get(domain.name, "{}")
+        shown.append(replace(domain, templates=tuple(t.format(pattern) for t in templates or domain.templates)))
     return build(name, shown, shots=shots, candidates=candidates, draw=draw, seed=seed)
 
 
