@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from everclip.commands import execute
-from everclip.errors import ConfigError, LockedError, MemoryFullError, Preempted
+from everclip.errors import ConfigError, MemoryFullError, Preempted
 from everclip.methods.cpe_clip import CpeClip
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_progress, load_session
@@ -319,31 +318,3 @@ def test_memory_that_runs_out_is_met_by_smaller_micro_batches(
     first, second = (load_session(f.checkpoint(2))[0] for f in (whole, helped))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
-
-
-def test_a_refused_second_start_leaves_the_first_its_lock(run: Run, tmp_path: Path) -> None:
-    lock = tmp_path / "run" / "lock.json"
-    lock.parent.mkdir()
-    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getppid(), "started": None}))
-    with pytest.raises(LockedError):
-        run("method=zero_shot")
-    assert [path.name for path in lock.parent.iterdir()] == ["lock.json"]
-
-
-def test_a_lock_says_who_holds_it(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.lock()
-    other = RunFolder(tmp_path / "run")
-    holder = json.loads((folder.path / "lock.json").read_text())
-    assert holder["pid"] == os.getpid()
-    (folder.path / "lock.json").write_text(json.dumps(holder | {"pid": os.getppid(), "started": None}))
-    with pytest.raises(LockedError, match=rf"in use by process {os.getppid()} on .*; stop it, or wait for it"):
-        other.lock(force=True)  # a living process of this host is never robbed
-    (folder.path / "lock.json").write_text(json.dumps(holder | {"pid": os.getppid(), "started": "1"}))
-    other.lock()  # the number went to another process since
-    (folder.path / "lock.json").write_text(json.dumps(holder | {"host": "elsewhere"}))
-    with pytest.raises(LockedError, match=r"on elsewhere .* add force=true"):
-        other.lock()
-    other.lock(force=True)
-    other.unlock()
-    assert sorted(path.name for path in other.path.iterdir()) == []

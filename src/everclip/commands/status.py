@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import shlex
-import socket
 import statistics
 import sys
 import time
@@ -19,8 +18,8 @@ from rich.text import Text
 
 from everclip.errors import EverclipError, MissingError
 from everclip.reporting.console import set_up_logging, terminal
+from everclip.runs import lock
 from everclip.runs.folder import RunFolder
-from everclip.runs.slurm_queue import is_over
 from everclip.sweeps.launchers import LocalRuns
 from everclip.sweeps.slurm import log_path, queued
 from everclip.sweeps.sweep import Job, Sweep
@@ -123,14 +122,8 @@ def _state(run: Mapping[str, Any], job: Job, in_queue: str | None, log: Path) ->
 
 
 def _holds(folder: Path) -> bool:
-    """Whether a process works in a run folder; of another host's processes only the lock, or SLURM, can tell."""
-    try:
-        holder = json.loads((folder / "lock.json").read_text())
-    except (OSError, ValueError):
-        return False
-    if holder.get("host") == socket.gethostname():
-        return Path(f"/proc/{holder.get('pid')}").exists()
-    return not is_over(holder.get("slurm") or "")
+    """Whether a process works in a run folder; of another machine's only the lock, or SLURM, can tell."""
+    return not lock.is_gone(lock.read(folder / "lock.json"))
 
 
 def _note(row: Row, run: Mapping[str, Any], log: Path) -> str:

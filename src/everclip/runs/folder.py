@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 
 from everclip import storage
 from everclip.digest import json_sha256
-from everclip.errors import LockedError
-from everclip.runs import slurm_queue
+from everclip.runs import lock
 from everclip.runs.scores import files_of, table_of
 
 log = logging.getLogger("everclip")
+WRITTEN = tuple(f".{name}.*.tmp" for name in ("*.json", "*.jsonl", "*.csv", "config.yaml"))
+WRITTEN += tuple(f"{place}/.*.tmp" for place in ("checkpoints", "plots"))
+ABANDONED = 60.0  # seconds after which nobody asks for a lock any more
 
 
 def now() -> str:
@@ -30,6 +31,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = path / "lock.json"
+        self._token = ""
 
     @property
     def state(self) -> str | None:
@@ -95,54 +98,33 @@ class RunFolder:
             storage.write_text(self.path / name, text)
 
     def lock(self, *, force: bool = False) -> None:
-        """Takes the folder for this process, also from one of this host, or of a SLURM job, that is gone.
-
-        The lock is a file that only one of two processes can link into place, which holds on network file systems too,
-        where `flock` may not.
+        """Takes the folder for this process, also from one that is known to be gone.
 
         Args:
-            force: take it from a process of another host, which cannot be seen from here.
+            force: take it from a process of another machine or container, which cannot be seen from here.
 
         Raises:
             LockedError: another process works here; says which.
             StorageError: the folder cannot be written to.
         """
-        path = self.path / "lock.json"
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid()), "since": now()}
-        mine["slurm"] = slurm_queue.this_start()
-        aside = path.with_name(f".lock.{mine['host']}.{mine['pid']}.json")
-        storage.write_json(aside, mine)
-        try:
-            for _ in range(3):
-                with suppress(FileExistsError):
-                    os.link(aside, path)
-                    return
-                holder = _read_json(path)
-                if holder.get("host") != mine["host"]:
-                    gone = force or not holder or slurm_queue.is_over(holder.get("slurm") or "")
-                    free, remedy = gone, "if that process is gone, add force=true"
-                else:
-                    free, remedy = not _alive(holder), "stop it, or wait for it"
-                if not free:
-                    break
-                log.warning("taking over from process %s on %s", holder.get("pid"), holder.get("host"))
-                path.unlink(missing_ok=True)
-        finally:
-            aside.unlink(missing_ok=True)
-        raise LockedError(
-            f"{self.path} is in use by process {holder.get('pid')} on {holder.get('host')} "
-            f"since {holder.get('since')}; {remedy}"
-        )
+        self._token = lock.take(self._lock, now(), force=force)
 
     def unlock(self) -> None:
         """Gives the folder back."""
-        (self.path / "lock.json").unlink(missing_ok=True)
+        lock.give_back(self._lock, self._token)
 
     def sweep(self) -> None:
-        """Removes what a killed process was writing; only for who holds the lock."""
-        for path in self.path.rglob(".*.tmp"):
-            if not path.name.startswith("..lock"):  # somebody who asks for the lock right now
+        """Removes what a killed process of this run was writing; only for who holds the lock.
+
+        Others write here without it: those that ask for it, and what is made of a run, as a report.
+        """
+        for pattern in WRITTEN:
+            for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
+        for path in self.path.glob(".*lock.*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
     def forget(self) -> None:
         """Removes the traces of a run that was refused before it began."""
@@ -181,23 +163,3 @@ def _parse(text: bytes) -> dict[str, Any]:
         value = json.loads(text)
         return value if isinstance(value, dict) else {}
     return {}
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    """Whether the process that wrote a lock still runs; its number may have gone to another process since."""
-    pid = holder.get("pid")
-    if not isinstance(pid, int) or pid == os.getpid():
-        return False
-    with suppress(PermissionError):  # alive, of another user
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return holder.get("started") in (None, _started(pid))
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in the system's own count; None where the system does not tell."""
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return None
