@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from everclip.data.images import ArrayImages
+from everclip.data.images import ArrayImages, ConcatSamples
 from everclip.errors import ConfigError
 from everclip.memory.exemplars import reservoir
 from everclip.methods.er import Er
@@ -74,6 +74,21 @@ def test_a_balanced_memory_keeps_equally_many_of_every_class(tiny: Tiny) -> None
     assert set(second) & set(range(18)) <= set(first)
     with pytest.raises(ConfigError, match="does not hold one picture of each of 5 classes"):
         sessions(Er(tiny(), memory_size=4, selection="balanced"))
+
+
+def test_a_class_that_returns_does_not_take_more_than_its_share(tiny: Tiny) -> None:
+    method = Er(tiny(), memory_size=9, selection="balanced")
+    seen, back = EVERY.select([0, 1, 2]), EVERY.select([0, 1])
+    first = PICTURES.subset([0, 1, 2, 3, 4, 5])  # two of each class
+    later = PICTURES.subset([i for i in range(6, 18) if LABELS[i] < 2])
+    method.begin_session(session := Session(0, "s", seen, seen, first), no_extract)
+    method.end_session(session, no_extract)
+    memory = first.subset(method.kept().tolist())
+    session = Session(1, "s", EVERY.select([]), seen, later, memory, len(first), returning=back)
+    method.begin_session(session, no_extract)
+    method.end_session(session, no_extract)
+    assert sorted(ConcatSamples([first, later]).labels[method.kept()].tolist()) == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert len(set(method.kept().tolist())) == 8
 
 
 @pytest.mark.parametrize("selection", ["reservoir", "balanced"])

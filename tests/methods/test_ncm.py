@@ -51,6 +51,20 @@ def test_the_result_does_not_depend_on_the_split(tiny: Tiny) -> None:
     torch.testing.assert_close(split.means.of(EVERY), joint.means.of(EVERY), rtol=1e-6, atol=1e-6)
 
 
+def test_a_class_that_returns_has_the_mean_over_all_its_pictures(tiny: Tiny) -> None:
+    apart, joint = Ncm(tiny()), Ncm(tiny())
+    learn(joint, [[0, 1, 2, 3, 4]])
+    images, nothing = ArrayImages(PIXELS, LABELS, "random"), EVERY.select([])
+    first = images.subset([0, 1, 2, 3, 4, 5])  # class 0 has two pictures here; the others, one and one later
+    apart.end_session(Session(0, "s", EVERY, EVERY, first), make_extract(apart))
+    again = EVERY.select([3, 1, 4, 2])
+    later = Session(1, "s", nothing, EVERY, images.subset([6, 7, 8, 9]), returning=again)
+    apart.end_session(later, make_extract(apart))
+    with torch.no_grad():
+        shown = joint.backbone.normalize(images.read(range(10), joint.backbone.resize).images)
+        torch.testing.assert_close(apart.logits(shown, EVERY), joint.logits(shown, EVERY))
+
+
 def test_a_mean_is_the_normalised_mean_of_normalised_features(tiny: Tiny) -> None:
     method = Ncm(tiny())
     learn(method, [[0, 1, 2, 3, 4]])

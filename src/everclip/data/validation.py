@@ -30,7 +30,7 @@ def hold_out(sequence: TaskSequence, share: float) -> TaskSequence:
         kept = np.setdiff1d(np.arange(len(session.train)), held)
         sessions.append(replace(session, train=session.train.subset(kept)))
         evaluator = next(task.evaluator for task in sequence.tasks if task.session == session.index)
-        tasks.append(Task(session.name, session.new, session.train.subset(held), evaluator, session.index))
+        tasks.append(Task(session.name, session.classes, session.train.subset(held), evaluator, session.index))
     return replace(sequence, sessions=tuple(sessions), tasks=tuple(tasks), held_out=None)
 
 
@@ -40,7 +40,7 @@ def _choose(session: Session, share: float) -> Indices:
     for label in np.unique(labels).tolist():
         own = np.flatnonzero(labels == label)
         if len(own) < 2:
-            name = session.new.names[session.new.ids.index(label)] if label in session.new.ids else session.name
+            name = dict(zip(session.classes.ids, session.classes.names, strict=True)).get(label, session.name)
             raise DataError(f"validation needs two training pictures of each class, {name} has {len(own)}")
         order = np.random.Generator(np.random.PCG64([session.index, max(label, 0)])).permutation(len(own))
         chosen.append(own[order[: min(math.ceil(share * len(own)), len(own) - 1)]])

@@ -16,6 +16,24 @@ def with_memory(session: Session) -> Samples:
     return session.train if session.memory is None else ConcatSamples([session.train, session.memory])
 
 
+def numbers_of(session: Session, kept: Tensor) -> Tensor:
+    """Numbers (N,) of the pictures of `with_memory` in the whole sequence.
+
+    Args:
+        session: with its memory.
+        kept: numbers of the memory's pictures.
+    """
+    own = torch.arange(session.offset, session.offset + len(session.train), device=kept.device)
+    return torch.cat([own, kept])
+
+
+def by_class(session: Session) -> tuple[Tensor, Tensor]:
+    """Positions in `with_memory` of the pictures of the session's classes, kept ones among them, and of all others."""
+    labels = torch.from_numpy(with_memory(session).labels)
+    present = torch.isin(labels, torch.tensor(session.classes.ids))
+    return present.nonzero()[:, 0], (~present).nonzero()[:, 0]
+
+
 def share(size: int, num_classes: int) -> int:
     """Pictures of every class in a memory of `size` that is divided equally.
 
@@ -35,7 +53,7 @@ def first_of_each(labels: Tensor, count: int) -> Tensor:
         count: pictures per class.
     """
     members = [(labels == label).nonzero()[:count, 0] for label in labels.unique()]
-    return torch.cat(members)
+    return torch.cat([torch.empty(0, dtype=torch.long, device=labels.device), *members])
 
 
 def random_of_each(labels: Tensor, draws: Tensor, count: int) -> Tensor:

@@ -68,6 +68,7 @@ class Method(nn.Module):
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
         shardable: whether frozen weights may be divided among processes: nothing but passes through the backbone reads
             them, and every batch makes the same passes whatever its pictures are.
+        classes_return: whether a class may come again in a later session.
         couples_batch: whether the loss depends on how a batch is divided into micro-batches, as it does where pictures
             are compared with each other (over processes `everclip.losses.global_batch` joins a batch again).
     """
@@ -79,6 +80,7 @@ class Method(nn.Module):
     all_parameters_used: ClassVar[bool] = True
     shardable: bool = True
     couples_batch: bool = False
+    classes_return: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

@@ -106,10 +106,10 @@ class CodaPrompt(Method):
             with torch.no_grad():
                 new.copy_(torch.stack([orthogonalised(rows, new.shape[1]) for rows in earlier]).view_as(new))
         self.opened.fill_(session.index + 1)
-        self.classes = session.new
+        self.classes = session.classes
         encode, keep = partial(make_query, self.backbone), session.recurs
         self.queries = frozen_features(encode, session.train, extract, keep=keep)
-        self.head.begin(self.backbone, session.new, self.class_features)
+        self.head.begin(self.backbone, session, self.class_features)
 
     def components(self) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and attention vectors (G, K, D) and prompts (G, K, L, D) of the sessions begun."""

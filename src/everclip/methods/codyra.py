@@ -80,7 +80,7 @@ class Codyra(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.new
+        self.classes = session.classes
         self.num_seen = len(session.seen)
         for update in self.updates:
             if not session.is_base:

@@ -62,6 +62,7 @@ class Conpet(Rehearsal):
     """
 
     all_parameters_used = False  # experts and selector are trained in turn
+    classes_return = False  # a class has one expert
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 One tensor of deep prompts is inserted into the text tower; a single linear layer maps it to the prompts of the image
 tower. Trained: that tensor and that layer (406,272 values on ViT-B/16). Old classes are protected by comparing a
-training picture with the session's own classes only, and by scaling the gradient by new / seen classes.
+training picture with the session's own classes only, and by scaling the gradient by the session's / seen classes.
 
 Source: arXiv 2303.04751, official code neuraptic/cpe-clip @ 9309631 (`CoLeLib/models/clip_models.py`,
 `CoLeLib/training/strategies/clip_pe.py`).
@@ -39,7 +39,7 @@ class CpeClip(Method):
         text_mode: how the text prompts go through the depth, see `DeepPrompts`.
         vision_mode: the same for the image tower.
         vision_prompts: False leaves the image tower as it is (the ablation `no_vision_prompts`).
-        regularizer: `balance` scales the gradient by new / seen classes from session 1 on; `none` does not.
+        regularizer: `balance` scales the gradient by the session's / seen classes from session 1 on; `none` does not.
         template: of the class names, with one `{}`.
         logit_scale: factor of the cosine similarities, None for the backbone's own.
         exact_naive: computes the same figures in the official code's way, to compare time and memory with: all seen
@@ -85,9 +85,9 @@ class CpeClip(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes, self.seen = session.new, session.seen
+        self.classes, self.seen = session.classes, session.seen
         balanced = self.regularizer == "balance" and not session.is_base
-        self.balance = len(session.new) / len(session.seen) if balanced else 1.0
+        self.balance = len(session.classes) / len(session.seen) if balanced else 1.0
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -96,9 +96,9 @@ class CpeClip(Method):
         return {"cross_entropy": self.cross_entropy(batch, self.classes)}
 
     def masked_cross_entropy(self, batch: Batch) -> Tensor:
-        """Cross-entropy (scalar) among all seen classes, with the logits of the old ones set to -9999."""
+        """Cross-entropy (scalar) among all seen classes, with the logits of those outside the session set to -9999."""
         logits = self.logits(batch.images, self.seen)
-        logits[:, : len(self.seen) - len(self.classes)] = -9999
+        logits[:, [class_id not in self.classes.ids for class_id in self.seen.ids]] = -9999
         return F.cross_entropy(logits, self.seen.columns(batch.labels))
 
     @override

@@ -95,10 +95,10 @@ class DualPrompt(Method):
         self.experts.open(self.session)
         self.keys.open(self.session)
         self.opened.fill_(self.session + 1)
-        self.classes = session.new
+        self.classes = session.classes
         encode, keep = partial(make_query, self.backbone), session.recurs
         self.queries = frozen_features(encode, session.train, extract, keep=keep)
-        self.head.begin(self.backbone, session.new, self.class_features)
+        self.head.begin(self.backbone, session, self.class_features)
 
     def edit(self, experts: Tensor) -> Prefixes:
         """General prefixes and expert ones (G, B or 1, 2, L, D)."""

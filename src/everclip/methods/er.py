@@ -21,7 +21,15 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.global_batch import global_rows
-from everclip.memory.exemplars import first_of_each, random_of_each, reservoir, share
+from everclip.memory.exemplars import (
+    by_class,
+    first_of_each,
+    numbers_of,
+    random_of_each,
+    reservoir,
+    share,
+    with_memory,
+)
 from everclip.methods.base import Extract, Rehearsal
 from everclip.modules.fine_tuning import first_template, unfreeze
 from everclip.types import Batch, Phase, Positive, Session
@@ -60,7 +68,8 @@ class Er(Rehearsal):
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = first_template(session.seen)
         # Here and not at the session's end: a run that goes on inside the session draws the same again.
-        self.draws = torch.rand(len(session.train), dtype=torch.float64)
+        choosable = len(by_class(session)[0]) if self.balanced else len(session.train)
+        self.draws = torch.rand(choosable, dtype=torch.float64)
         if self.balanced:
             self.share = share(self.memory_size, len(session.seen))
 
@@ -85,8 +94,7 @@ class Er(Rehearsal):
         if not self.balanced:
             self.numbers = reservoir(self.numbers, session.offset, self.draws, self.memory_size)
             return
-        new = random_of_each(torch.from_numpy(session.train.labels), self.draws, self.share)
-        numbers = [session.offset + new.to(self.numbers.device)]
-        if session.memory is not None:
-            numbers.insert(0, self.numbers[first_of_each(torch.from_numpy(session.memory.labels), self.share)])
-        self.numbers = torch.cat(numbers)
+        labels, (present, absent) = torch.from_numpy(with_memory(session).labels), by_class(session)
+        new = present[random_of_each(labels[present], self.draws, self.share)]
+        old = absent[first_of_each(labels[absent], self.share)]
+        self.numbers = numbers_of(session, self.numbers)[torch.cat([old, new])]

@@ -23,7 +23,16 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import distillation
 from everclip.losses.similarity import similarity
-from everclip.memory.exemplars import class_means, first_of_each, herding_of_each, random_of_each, share, with_memory
+from everclip.memory.exemplars import (
+    by_class,
+    class_means,
+    first_of_each,
+    herding_of_each,
+    numbers_of,
+    random_of_each,
+    share,
+    with_memory,
+)
 from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Classifier, Extract, Rehearsal
 from everclip.modules.class_rows import ClassRows
@@ -77,13 +86,13 @@ class Icarl(Rehearsal):
         self.classes = first_template(session.seen)
         self.share = self.per_class or share(self.memory_size, len(session.seen))
         # Here and not at the session's end: a run that goes on inside the session draws the same again.
-        self.draws = torch.rand(len(session.train))
-        self.num_earlier = len(session.seen) - len(session.new)
-        if self.num_earlier:
+        self.draws = torch.rand(len(by_class(session)[0]))
+        self.earlier = [column for column, c in enumerate(session.seen.ids) if c not in session.classes.ids]
+        if self.earlier:
             encode, keep = Teacher(self.backbone).encode_image, session.recurs
             self.known = frozen_features(encode, with_memory(session), extract, keep=keep)
             with torch.no_grad():
-                self.texts = self.class_features(self.classes.select(range(self.num_earlier)))
+                self.texts = self.class_features(self.classes.select(self.earlier))
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -93,27 +102,28 @@ class Icarl(Rehearsal):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         logits, target = super().classifier(self.classes)(batch.images), self.classes.columns(batch.labels)
         losses = {"cross_entropy": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
-        if self.num_earlier:
+        if self.earlier:
             teacher = self.backbone.logit_scale * similarity(self.known(batch), self.texts)
             # As in the code, without the square of the temperature.
             weight = self.distillation_weight / self.temperature**2
-            losses["distillation"] = weight * distillation(logits[:, : self.num_earlier], teacher, self.temperature)
+            losses["distillation"] = weight * distillation(logits[:, self.earlier], teacher, self.temperature)
         return losses
 
     @override
     def end_session(self, session: Session, extract: Extract) -> None:
-        features, labels = extract(session.train, self.encode_image)
+        data, (present, absent) = with_memory(session), by_class(session)
+        features, labels = extract(data.subset(present.tolist()), self.encode_image)
         if self.herds:
             new = herding_of_each(features, labels, self.share)
         else:
             new = random_of_each(labels, self.draws.to(labels.device), self.share)
-        numbers, features, labels = session.offset + new, features[new], labels[new]
-        if session.memory is not None:
-            old = first_of_each(torch.from_numpy(session.memory.labels), self.share)
-            shown = extract(session.memory.subset(old.tolist()), self.encode_image)
-            numbers = torch.cat([self.numbers[old], numbers])
+        features, labels, kept = features[new], labels[new], present[new.cpu()]
+        if len(absent):
+            old = absent[first_of_each(torch.from_numpy(data.labels)[absent], self.share)]
+            shown = extract(data.subset(old.tolist()), self.encode_image)
             features, labels = torch.cat([shown[0], features]), torch.cat([shown[1], labels])
-        self.numbers = numbers
+            kept = torch.cat([old, kept])
+        self.numbers = numbers_of(session, self.numbers)[kept]
         self.means.replace(
             session.seen, class_means(features, labels, torch.tensor(session.seen.ids).to(labels.device))
         )

@@ -86,10 +86,10 @@ class L2p(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.new
+        self.classes = session.classes
         encode, keep = partial(make_query, self.backbone), session.recurs
         self.queries = frozen_features(encode, session.train, extract, keep=keep)
-        self.head.begin(self.backbone, session.new, self.class_features)
+        self.head.begin(self.backbone, session, self.class_features)
 
     def cosines(self, queries: Tensor) -> Tensor:
         """Cosines (B, K) between queries (B, D) and the keys."""

@@ -31,7 +31,7 @@ class LinearProbe(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.new
+        self.classes = session.classes
         self.head.append(session.new, torch.zeros(len(session.new), self.backbone.embed_dim))
 
     @override

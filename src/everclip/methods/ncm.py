@@ -28,6 +28,7 @@ class Ncm(Method):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.means = ClassRows(backbone.embed_dim, trainable=False)
+        self.lengths = ClassRows(1, trainable=False)  # of the sums of features, for classes that return
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -36,9 +37,15 @@ class Ncm(Method):
     @override
     def end_session(self, session: Session, extract: Extract) -> None:
         features, labels = extract(session.train, self.encode_image)
-        columns = session.new.columns(labels)
-        means = torch.stack([features[columns == column].mean(dim=0) for column in range(len(session.new))])
-        self.means.append(session.new, F.normalize(means, dim=-1))
+        classes = session.classes
+        columns = classes.columns(labels)
+        means = torch.stack([features[columns == column].mean(dim=0) for column in range(len(classes))])
+        counts = torch.bincount(columns, minlength=len(classes))[:, None]
+        if again := len(session.returning):
+            before = self.means.of(session.returning) * self.lengths.of(session.returning)
+            counts[:again], means[:again] = 1, means[:again] * counts[:again] + before
+        self.means.update(classes, F.normalize(means, dim=-1))
+        self.lengths.update(classes, means.norm(dim=-1, keepdim=True) * counts)
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:

@@ -127,7 +127,7 @@ class Osft(Method):
         if self.policy != "adaptive":
             return
         images = session.train.subset(range(min(self.importance_images, len(session.train))))
-        groups = [group for _, group in first_template(session.new).by_templates()]
+        groups = [group for _, group in first_template(session.classes).by_templates()]
         texts = [text for group in groups for text in group.prompts(group.templates[0])]
         found = []
         for tower, places in self.places.items():

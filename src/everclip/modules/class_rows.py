@@ -34,6 +34,12 @@ class ClassRows(nn.Module):
         ids = torch.tensor(classes.ids, device=device)
         self._hold(torch.cat([self.ids, ids]), torch.cat([self.rows.detach(), rows.detach().to(device)]))
 
+    def update(self, classes: ClassSet, rows: Tensor) -> None:
+        """Holds one row (len(classes), D) per class, beside those of all others that it held before."""
+        others = [row for row, class_id in enumerate(self.ids.tolist()) if class_id not in classes.ids]
+        self._hold(self.ids[others], self.rows.detach()[others])
+        self.append(classes, rows)
+
     def replace(self, classes: ClassSet, rows: Tensor) -> None:
         """Holds one row (len(classes), D) per class, and nothing of what it held before."""
         device = self.rows.device

@@ -36,7 +36,7 @@ def first_template(classes: ClassSet) -> ClassSet:
 
 def compared(session: Session, label_space: LabelSpace) -> ClassSet:
     """The classes that a training picture of a session is compared with."""
-    return session.new if label_space == "current" else session.seen
+    return session.classes if label_space == "current" else session.seen
 
 
 def own_lr(session: Session, session_lr: SessionLr | None) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
 from everclip.modules.class_rows import ClassRows
-from everclip.types import ClassSet
+from everclip.types import ClassSet, Session
 
 HeadKind = Literal["text", "linear"]
 TextFeatures = Callable[[ClassSet], Tensor]  # one row (C, E) of length 1 per class
@@ -33,13 +33,13 @@ class ImageHead(nn.Module):
         self.linear = ClassRows(width + 1, trainable=True) if kind == "linear" else None
         self.session_rows: Tensor | None = None
 
-    def begin(self, backbone: Backbone, classes: ClassSet, text: TextFeatures) -> None:
-        """Takes in the new classes of a session: rows uniform as in `nn.Linear`, or texts, read once."""
+    def begin(self, backbone: Backbone, session: Session, text: TextFeatures) -> None:
+        """Takes in the classes of a session: texts, read once, or for new ones rows uniform as in `nn.Linear`."""
         if self.linear is None:
-            self.session_rows = self.rows(backbone, classes, text)
+            self.session_rows = self.rows(backbone, session.classes, text)
         else:
-            width = self.linear.rows.shape[1]
-            self.linear.append(classes, torch.empty(len(classes), width).uniform_(-1, 1) / (width - 1) ** 0.5)
+            rows, width = len(session.new), self.linear.rows.shape[1]
+            self.linear.append(session.new, torch.empty(rows, width).uniform_(-1, 1) / (width - 1) ** 0.5)
 
     def rows(self, backbone: Backbone, classes: ClassSet, text: TextFeatures) -> Tensor:
         """What features are multiplied with: text features times the scale (C, E), or weights and bias (C, D + 1)."""

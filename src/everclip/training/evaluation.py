@@ -79,7 +79,9 @@ class Judge:
         method.eval()
         sequence, seen, model = self._sequence, self._sequence.seen(session), Evaluated(method)
         due = sequence.evaluated(session)
-        due = due if method.open_vocabulary else [task for task in due if task in sequence.trained(session)]
+        if not method.open_vocabulary:
+            known = {class_id for classes in seen for class_id in classes.ids}
+            due = [task for task in due if known.issuperset(sequence.tasks[task].classes.ids)]
         passes = self._engine.passes(method)
         verdicts, guesses = {}, []
         with torch.no_grad(), self._engine.inference():
@@ -135,6 +137,8 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
             )
         if objective is not None and objective.patches and augment != "none":
             raise ConfigError(f"train.augment={augment} moves pictures away from their masks; use train.augment=none")
+        if session.returning and not method.classes_return:
+            raise ConfigError(f"{name} learns a class in one session, but {sequence.name} has the same again in others")
         if session.train.num_frames is not None and not method.takes_clips:
             raise ConfigError(f"{name} adapts to single pictures, but {sequence.name} has clips of several frames")
     for task in sequence.tasks:

@@ -94,6 +94,9 @@ class ClassSet:
         return columns
 
 
+NO_CLASSES = ClassSet((), ())
+
+
 def _class_set(ids: tuple[int, ...], names: tuple[str, ...], own: tuple[tuple[str, ...], ...]) -> ClassSet:
     """A `ClassSet` in its simplest form: templates that all classes share are not repeated per class."""
     return ClassSet(ids, names, own[0] if own else (), own if len(set(own)) > 1 else ())

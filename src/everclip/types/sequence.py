@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from everclip.digest import json_sha256
-from everclip.types.classes import ClassSet
+from everclip.types.classes import NO_CLASSES, ClassSet
 from everclip.types.judging import Evaluator, Objective
 from everclip.types.samples import Samples
 
@@ -19,10 +19,11 @@ class Session:
     Attributes:
         index: 0 for the base session.
         name: shown on the console and in files.
-        new: the classes that appear in this session; none where samples have no classes.
+        new: the classes that appear in this session for the first time; none where samples have no classes.
         seen: all classes up to and including this session, in order of appearance.
         train: what may be trained on.
         unlabelled: more to train on, whose labels and texts a method does not see; None where the sequence has none.
+        returning: classes of earlier sessions that `train` has samples of again.
         validation: with labels, to judge a method's own choices by, never to train on; None where there is none.
         memory: samples of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
         offset: number of training samples of all earlier sessions; sample i of `train` is number `offset + i` of the
@@ -44,6 +45,12 @@ class Session:
     objective: Objective | None = None
     unlabelled: Samples | None = None
     validation: Samples | None = None
+    returning: ClassSet = NO_CLASSES
+
+    @property
+    def classes(self) -> ClassSet:
+        """The classes of `train`: those that return, and the new ones."""
+        return ClassSet.union([self.returning, self.new]) if self.returning else self.new
 
     @property
     def is_base(self) -> bool:
@@ -126,7 +133,9 @@ class TaskSequence:
             return [classes.ids, classes.names, classes.own_templates or classes.templates, samples.fingerprint()]
 
         def beside(session: Session) -> list[object]:
-            found = {name: samples.fingerprint() for name, samples in session.samples().items() if name != "train"}
+            found: dict[str, object] = {n: s.fingerprint() for n, s in session.samples().items() if n != "train"}
+            if session.returning:
+                found["returning"] = session.returning.ids
             return [found] if found else []
 
         tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]
