@@ -12,7 +12,7 @@ import numpy as np
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.drawing import shapes
 from everclip.data.images import ArrayImages
-from everclip.data.sequences import class_incremental, multi_domain
+from everclip.data.sequences import class_incremental, domain_incremental, multi_domain
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder
 from everclip.digest import json_sha256
@@ -158,6 +158,52 @@ def multi_domain_shapes(
         drawn.append(LabelledImages(domain, tuple(members), templates, train, test))
     held_out = _held_out(("a photo of a {}.",), seed=seed, style="scenes", cache=cache)
     return multi_domain.build(name, drawn, shots=shots, candidates=candidates, seed=seed, held_out=held_out)
+
+
+def domain_incremental_shapes(
+    *,
+    name: str,
+    styles: Sequence[str],
+    num_classes: Positive,
+    shots: Positive | None,
+    train_per_class: Positive,
+    test_per_class: Positive,
+    cache_dir: str,
+    candidates: multi_domain.Candidates = "union",
+    seed: int = 0,
+) -> TaskSequence:
+    """The same classes of the procedural generator in one rendering style after the other.
+
+    Args:
+        name: of the sequence.
+        styles: keys of `everclip.data.drawing.shapes.STYLES`, in order of their sessions.
+        num_classes: how many of the 100 classes to use, evenly spread.
+        shots: training pictures per class and style, None for all `train_per_class`.
+        train_per_class: training pictures drawn per class and style.
+        test_per_class: test pictures drawn per class and style.
+        cache_dir: where drawn pictures are kept.
+        candidates: see `domain_incremental.build`.
+        seed: of the pictures.
+
+    Raises:
+        ConfigError: an unknown style, or one twice; more classes or shots than there are.
+    """
+    if set(styles) - set(shapes.STYLES):
+        raise ConfigError(f"sequence.styles={list(styles)}: must be some of {', '.join(shapes.STYLES)}")
+    if num_classes > 100:
+        raise ConfigError(f"sequence.num_classes={num_classes}: the generator has 100")
+    _check_shots(shots, train_per_class)
+    cache, every = Path(cache_dir), shapes.all_class_names()[shapes.SEQUENCE_CLASSES]
+    names = tuple(every[i * 100 // num_classes] for i in range(num_classes))
+    drawn = []
+    for style in styles:
+        train, test = (
+            draw(names, count, seed=seed, split=split, style=style, cache=cache)
+            for split, count in enumerate((train_per_class, test_per_class))
+        )
+        drawn.append(LabelledImages(style, names, ("a photo of a {}.",), train, test))
+    held_out = _held_out(("a photo of a {}.",), seed=seed, style="scenes", cache=cache)
+    return domain_incremental.build(name, drawn, shots=shots, candidates=candidates, seed=seed, held_out=held_out)
 
 
 def _check_shots(shots: int | None, train_per_class: int) -> None:
