@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from torchvision.transforms.functional import to_pil_image
 
 import everclip
 from everclip.backbones.open_clip import OpenClip
+from everclip.commands import evaluate
 from everclip.commands import run as cli
 from everclip.commands.load import AdaptedModel, read_config
 from everclip.config.build import build
 from everclip.data.images import FileImages
+from everclip.data.sequences.multi_domain import Shifted
 from everclip.errors import ConfigError, MissingError
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
@@ -173,6 +176,30 @@ def test_eval_gives_the_recorded_row_again(
     assert code == 2
     assert "session_07.safetensors is not there" in message
     assert len(message.splitlines()) == 1
+
+
+def renumbered(sequence: TaskSequence) -> TaskSequence:
+    """The same sequence with other class ids, as where its data set has more classes in front."""
+
+    def other(classes: ClassSet) -> ClassSet:
+        return replace(classes, ids=tuple(number + 3 for number in classes.ids))
+
+    sessions = [replace(s, new=other(s.new), train=Shifted(s.train, 3)) for s in sequence.sessions]
+    tasks = [replace(t, classes=other(t.classes), samples=Shifted(t.samples, 3)) for t in sequence.tasks]
+    return replace(sequence, sessions=tuple(sessions), tasks=tuple(tasks))
+
+
+def test_eval_finds_trained_classes_by_their_names(
+    everclip_command: Callable[..., tuple[int, str]], finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(shutil.copytree(finished("method=rail").path, tmp_path / "run"))
+    make = evaluate.make_sequence
+    monkeypatch.setattr(evaluate, "make_sequence", lambda config: renumbered(make(config)))
+    assert everclip_command("method=rail", f"eval={folder.checkpoint(2)}") == (0, "")
+    found = json.loads(next(folder.path.glob("evaluations/session_02_on_*.json")).read_text())
+    record = folder.read_sessions()[2]
+    assert found["fingerprint"] != folder.read_run()["fingerprint"]
+    assert (found["tasks"], found["zero_shot_accuracy"]) == (record["tasks"], record["zero_shot_accuracy"])
 
 
 def test_eval_of_a_closed_method_needs_its_own_sequence(

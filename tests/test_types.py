@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,26 @@ def test_a_union_keeps_each_classes_templates_and_order() -> None:
 def test_a_union_of_equal_templates_is_a_plain_set() -> None:
     other = ClassSet((3,), ("gray circle",), SHAPES.templates)
     assert ClassSet.union([SHAPES, other]) == ClassSet((0, 1, 3), (*SHAPES.names, "gray circle"), SHAPES.templates)
+
+
+def test_classes_are_found_by_name_and_others_get_ids_of_their_own() -> None:
+    asked = ClassSet((0, 1, 2, 3), ("pink cross", "okapi", "red star", "zebra"), ("{}!",))
+    assert ClassSet.union([SHAPES, FOOD]).adopt(asked) == replace(asked, ids=(5, 8, 0, 9))
+    assert ClassSet((), ()).adopt(asked) == asked
+
+
+def test_of_classes_of_one_name_the_templates_decide() -> None:
+    stars = ClassSet.union([ClassSet((4,), ("star",), ("a {}.",)), ClassSet((9,), ("star",), ("{} food.",))])
+    assert stars.adopt(ClassSet((0,), ("star",), ("{} food.",))).ids == (9,)
+    assert stars.adopt(ClassSet((0, 1, 2), ("star",) * 3, ("{}!",))).ids == (4, 9, 10)
+
+
+def test_named_classes_keep_their_templates() -> None:
+    both = ClassSet.union([SHAPES, FOOD])
+    named = both.named(["green heart", "okapi", "blue ring"])
+    assert (named.ids, named.names) == ((7, 8, 1), ("green heart", "okapi", "blue ring"))
+    assert named.own_templates == (FOOD.templates, SHAPES.templates, SHAPES.templates)
+    assert both.named(both.names) == both
 
 
 def test_a_template_of_one_class_must_hold_the_name_once() -> None:

@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import get_object
-from omegaconf import DictConfig
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
-from everclip.commands import parts
+import everclip
 from everclip.config.catalogue import read_option
 from everclip.config.compatibility import NEUTRAL
-from everclip.errors import Preempted
+from everclip.errors import ConfigError, Preempted
 from everclip.runs.folder import RunFolder
-from everclip.training.checkpoint import load_session, restore
+from everclip.training.checkpoint import load_session
 from everclip.training.monitor import Monitor
 from everclip.training.runner import Runner
 from everclip.types import ClassSet, Session
-from tests.conftest import METHODS, SMALL
+from tests.conftest import METHODS
 from tests.trained import WORDS, Trained
+
+ORDER = [3, 0, 7, 5, 1, 4, 2, 6]  # of the eight classes seen
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -57,20 +59,22 @@ def seen_classes(trained: Trained) -> ClassSet:
     return trained.watched.sequence.sessions[-1].seen
 
 
+def resized_images(trained: Trained) -> Tensor:
+    samples = trained.watched.sequence.tasks[0].samples
+    return samples.read(range(0, 24, 2), trained.method.backbone.resize).images
+
+
 def some_images(trained: Trained) -> Tensor:
-    backbone = trained.method.backbone
-    task = trained.watched.sequence.tasks[0].samples
-    return backbone.normalize(task.read(list(range(0, 24, 2)), backbone.resize).images)
+    return trained.method.backbone.normalize(resized_images(trained))
 
 
 def test_logit_columns_follow_the_order_of_classes(trained: Trained) -> None:
     images, seen = some_images(trained), seen_classes(trained)
-    order = [3, 0, 7, 5, 1, 4, 2, 6]
     with torch.no_grad():
         logits = trained.method.logits(images, seen)
-        permuted = trained.method.logits(images, seen.select(order))
+        permuted = trained.method.logits(images, seen.select(ORDER))
     assert logits.shape == (len(images), len(seen)) == (12, 8)
-    torch.testing.assert_close(permuted, logits[:, order])
+    torch.testing.assert_close(permuted, logits[:, ORDER])
 
 
 def test_predictions_depend_on_no_other_picture(trained: Trained) -> None:
@@ -88,13 +92,23 @@ def test_predictions_depend_on_no_other_picture(trained: Trained) -> None:
     assert torch.equal(shuffled.argmax(1), whole.argmax(1))
 
 
-def test_a_restored_method_gives_equal_logits(trained: Trained, compose: Callable[..., DictConfig]) -> None:
-    composed = compose(*SMALL, *WORDS, f"method={trained.name}", "seed=7")
-    _, _, other = parts.make_parts(composed, load=True)
-    restore(other, weights(trained.folder))
+def test_a_stored_run_answers_by_name(trained: Trained) -> None:
+    torch.manual_seed(7)  # of what would be drawn anew if it were not stored
+    model = everclip.load(trained.folder.path)
     images, seen = some_images(trained), seen_classes(trained)
+    pictures = [to_pil_image(image) for image in resized_images(trained)]
+    names = [seen.names[position] for position in ORDER]
     with torch.no_grad():
-        assert torch.equal(other.logits(images, seen), trained.method.logits(images, seen))
+        logits = trained.method.logits(images, seen)
+        assert torch.equal(model.method.logits(images, seen), logits)
+        torch.testing.assert_close(model.classify(pictures, names), logits[:, ORDER].softmax(dim=1))
+        if not trained.method.open_vocabulary:
+            with pytest.raises(ConfigError, match="scores trained classes only, not 'okapi'"):
+                model.classify(pictures, ["okapi", *names])
+            return
+        more = ClassSet((*seen.ids, max(seen.ids) + 1), (*seen.names, "okapi"), seen.templates)
+        wanted = trained.method.logits(images, more)[:, [len(seen), *ORDER]]
+    torch.testing.assert_close(model.classify(pictures, ["okapi", *names]), wanted.softmax(dim=1))
 
 
 def weights(folder: RunFolder) -> dict[str, Tensor]:

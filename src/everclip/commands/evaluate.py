@@ -43,7 +43,7 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     if not same and not model.method.open_vocabulary:
         raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")
     session = int(model.facts["session"]) if same else len(sequence.sessions) - 1
-    result = Judge(engine, sequence).evaluate(model.method, session)
+    result = Judge(engine, sequence, None if same else model.classes).evaluate(model.method, session)
     entry, rows = read_protocol(sequence.protocol).entry, task_rows(result, sequence)
     facts: dict[str, Any] = {
         "checkpoint": path.name,

@@ -69,13 +69,11 @@ class AdaptedModel:
     def _classes(self, names: Sequence[str] | None) -> ClassSet:
         if names is None:
             return self.classes
-        if self.method.open_vocabulary:
-            return ClassSet(tuple(range(len(names))), tuple(names), self.classes.templates)
         unknown = [name for name in names if name not in self.classes.names]
-        if unknown:
+        if unknown and not self.method.open_vocabulary:
             hint = nearest(unknown[0], self.classes.names)
             raise ConfigError(f"{type(self.method).__name__} scores trained classes only, not {unknown[0]!r}{hint}")
-        return self.classes.select([self.classes.names.index(name) for name in names])
+        return self.classes.named(names)
 
 
 def load(run_folder: str | Path, session: int = -1, *, device: str = "cpu", trust: Sequence[str] = ()) -> AdaptedModel:

@@ -44,10 +44,16 @@ class Evaluation:
 
 
 class Evaluated:
-    """A method as evaluators see it: what depends on classes alone is computed once per evaluation."""
+    """A method as evaluators see it: what depends on classes alone is computed once per evaluation.
 
-    def __init__(self, method: Method) -> None:
+    Args:
+        method: in evaluation mode.
+        known: the classes that it was trained on, where evaluators number classes otherwise.
+    """
+
+    def __init__(self, method: Method, known: ClassSet | None = None) -> None:
         self._method = method
+        self._known = known
         self._classifiers: dict[ClassSet, Callable[[Tensor], Tensor]] = {}
         self._features: dict[ClassSet, Tensor] = {}
         self.backbone = method.backbone
@@ -57,27 +63,37 @@ class Evaluated:
     def classifier(self, classes: ClassSet) -> Callable[[Tensor], Tensor]:
         """A function from normalised pictures to logits (B, C)."""
         if classes not in self._classifiers:
-            self._classifiers[classes] = self._method.classifier(classes)
+            self._classifiers[classes] = self._method.classifier(self._adopted(classes))
         return self._classifiers[classes]
 
     def class_features(self, classes: ClassSet) -> Tensor:
         """One text feature (C, E) of length 1 per class."""
         if classes not in self._features:
-            self._features[classes] = self._method.class_features(classes)
+            self._features[classes] = self._method.class_features(self._adopted(classes))
         return self._features[classes]
+
+    def _adopted(self, classes: ClassSet) -> ClassSet:
+        return classes if self._known is None else self._known.adopt(classes)
 
 
 class Judge:
-    """Evaluates methods on a sequence."""
+    """Evaluates methods on a sequence.
 
-    def __init__(self, engine: Engine, sequence: TaskSequence) -> None:
+    Args:
+        engine: makes the passes.
+        sequence: of tasks.
+        known: the classes of a method that was trained on another sequence, to be found by their names in this one.
+    """
+
+    def __init__(self, engine: Engine, sequence: TaskSequence, known: ClassSet | None = None) -> None:
         self._engine = engine
         self._sequence = sequence
+        self._known = known
 
     def evaluate(self, method: Method, session: int) -> Evaluation:
         """All tasks that are due after `session`, and the held-out classes."""
         method.eval()
-        sequence, seen, model = self._sequence, self._sequence.seen(session), Evaluated(method)
+        sequence, seen, model = self._sequence, self._sequence.seen(session), Evaluated(method, self._known)
         due = sequence.evaluated(session)
         if not method.open_vocabulary:
             known = {class_id for classes in seen for class_id in classes.ids}
@@ -114,7 +130,7 @@ class Judge:
         if task is None or not method.open_vocabulary:
             return None
         with torch.no_grad(), self._engine.inference():
-            verdict = task.evaluator.evaluate(Evaluated(method), task, self._engine.passes(method), ())
+            verdict = task.evaluator.evaluate(Evaluated(method, self._known), task, self._engine.passes(method), ())
         return verdict.scores[task.evaluator.entry].value
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import count
 from typing import Annotated
 
 import torch
@@ -57,9 +58,37 @@ class ClassSet:
     @staticmethod
     def union(parts: Sequence[ClassSet]) -> ClassSet:
         """The classes of several sets one after the other, each with the templates it had."""
-        own = tuple(t for part in parts for t in (part.own_templates or (part.templates,) * len(part)))
+        own = tuple(t for part in parts for t in part._templates)
         ids, names = (tuple(v for part in parts for v in getattr(part, field)) for field in ("ids", "names"))
         return _class_set(ids, names, own)
+
+    def adopt(self, classes: ClassSet) -> ClassSet:
+        """`classes` under the ids that classes of the same name have here; other names get ids that none has here.
+
+        A name that several classes have here means the one of the same templates, else the first.
+        """
+        known: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+        for class_id, name, own in zip(self.ids, self.names, self._templates, strict=True):
+            known.setdefault(name, []).append((class_id, own))
+        fresh = count(max(self.ids, default=-1) + 1)
+        ids = []
+        for name, own in zip(classes.names, classes._templates, strict=True):
+            left = sorted(known.get(name, []), key=lambda found: found[1] != own)
+            known[name] = left[1:]
+            ids.append(left[0][0] if left else next(fresh))
+        return replace(classes, ids=tuple(ids))
+
+    def named(self, names: Sequence[str]) -> ClassSet:
+        """The classes of these names as they are here; other names with the templates of the first class here."""
+        asked = self.adopt(ClassSet(tuple(range(len(names))), tuple(names), self.templates))
+        position = {class_id: position for position, class_id in enumerate(self.ids)}
+        parts = [asked.select([index]) for index in range(len(asked))]
+        return ClassSet.union([self.select([position[p.ids[0]]]) if p.ids[0] in position else p for p in parts])
+
+    @property
+    def _templates(self) -> tuple[tuple[str, ...], ...]:
+        """The templates of each class."""
+        return self.own_templates or (self.templates,) * len(self)
 
     def by_templates(self) -> list[tuple[list[int], ClassSet]]:
         """The classes grouped by their templates: positions in this set and the group, which shares its templates."""
