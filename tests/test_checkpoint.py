@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from everclip.errors import NotFiniteError
 from everclip.methods.cpe_clip import CpeClip
 from everclip.methods.ncm import Ncm
 from everclip.methods.zero_shot import ZeroShot
@@ -32,6 +33,25 @@ def test_weights_merged_without_gradients_are_found(tiny: Tiny) -> None:
     with torch.no_grad():
         method.backbone.model.visual.proj.mul_(2)
     assert set(adapted.tensors()) == {"backbone.model.visual.proj"}
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan"), float("-inf")])
+def test_weights_that_no_step_can_go_on_from_are_refused(tiny: Tiny, value: float) -> None:
+    method = Ncm(tiny())
+    method.register_buffer("mask", torch.tensor([0.0, float("-inf")]))  # may be meant
+    adapted = Adapted(method)
+    adapted.require_finite("now")
+    with torch.no_grad():
+        method.backbone.model.visual.proj[3, 3] = value
+    with pytest.raises(NotFiniteError, match=r"now, backbone\.model\.visual\.proj of Ncm are not finite, or too large"):
+        adapted.require_finite("now")
+
+
+def test_a_mean_of_nothing_is_refused(tiny: Tiny) -> None:
+    method = Ncm(tiny())
+    method.means.append(EVERY, torch.full((5, 96), float("nan")))
+    with pytest.raises(NotFiniteError, match=r"now, means\.rows of Ncm"):
+        Adapted(method).require_finite("now")
 
 
 def test_grown_state_is_restored(tiny: Tiny) -> None:

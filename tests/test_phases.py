@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from everclip.backbones.base import Backbone
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.images import ArrayImages
-from everclip.errors import Preempted
+from everclip.errors import ContractError, Preempted
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_progress, save_progress
@@ -189,6 +189,39 @@ def test_groups_go_on_inside_a_phase(tiny: Callable[[], OpenClip], engine: Engin
         value.data.fill_(start)
     assert fit(later, engine, phase(later), method.states[0]) == pytest.approx(found)
     assert later.rates == method.rates[1:]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        pytest.param(
+            lambda a: {"rows": a.repeat(3)}, r"the loss rows of Sum in session 0, phase .* has shape \(3,\)", id="rows"
+        ),
+        pytest.param(
+            lambda a: {"one": a[None]}, r"the loss one of Sum .* has shape \(1,\); a term is", id="a dimension"
+        ),
+        pytest.param(
+            lambda a: {"sum": a, "plain": 1.0}, "the loss plain of Sum .* has type float", id="a plain number"
+        ),
+        pytest.param(
+            lambda a: {"cut": a.detach()}, r"of Sum .* \(cut\) follows from nothing that is trained", id="cut off"
+        ),
+        pytest.param(lambda a: {}, r"of Sum .* \(no term\) follows from nothing", id="no term"),
+    ],
+)
+def test_a_loss_that_cannot_be_trained_on_is_refused(
+    tiny: Callable[[], OpenClip], engine: Engine, loss: Any, message: str
+) -> None:
+    method = Sum(tiny().requires_grad_(False))
+    with pytest.raises(ContractError, match=message):
+        fit(method, engine, Phase(loss=lambda batch: loss(method.a)))
+
+
+def test_a_term_may_be_constant_beside_one_that_is_trained(tiny: Callable[[], OpenClip], engine: Engine) -> None:
+    method = Sum(tiny().requires_grad_(False))
+    assert fit(method, engine, Phase(loss=lambda batch: {"a": method.a, "d": method.d})) == pytest.approx(
+        [0.7, 1, 1, 1]
+    )
 
 
 def test_groups_of_nothing_are_left_out() -> None:

@@ -18,6 +18,7 @@ from everclip.digest import json_sha256
 from everclip.errors import DataAccessError, NotFiniteError
 from everclip.methods.base import Extract
 from everclip.methods.finetune import Finetune
+from everclip.methods.linear_probe import LinearProbe
 from everclip.methods.ncm import Ncm
 from everclip.runs.folder import RunFolder
 from everclip.types import Batch, ClassSet, Samples, Session, SessionView
@@ -216,6 +217,17 @@ def test_not_finite_stops_before_the_optimiser_moves(run: Run, what: str, monkey
     with pytest.raises(NotFiniteError, match=r"session 0, phase train, step 0: cross_entropy .*, lr 0\.0003"):
         run("method=finetune")
     assert moved == []
+
+
+def test_what_the_last_step_breaks_is_not_stored(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(LinearProbe, "after_step", lambda self: self.head.rows.data.fill_(1e30))
+    with pytest.raises(NotFiniteError, match=r"after training session 0, head\.rows of LinearProbe"):
+        run("method=linear_probe", "train.max_steps=1")
+    assert not RunFolder(tmp_path / "run").checkpoint(0).exists()
+    monkeypatch.setattr(LinearProbe, "after_step", lambda self: self.head.rows.data.fill_(float("nan")))
+    with pytest.raises(NotFiniteError, match=r"inside session 0, head\.rows of LinearProbe"):
+        run("method=linear_probe", "train.max_steps=2", "checkpoint.every_n_steps=1")
+    assert not RunFolder(tmp_path / "run").progress.exists()
 
 
 def test_seeds_change_what_they_should(run: Run, finished: Run) -> None:

@@ -31,8 +31,12 @@ class DataAccessError(EverclipError):
     """A method read data that its declaration (`Method.sees`) does not allow."""
 
 
+class ContractError(EverclipError):
+    """A method gave what `everclip.methods.base.Method` does not allow."""
+
+
 class NotFiniteError(EverclipError):
-    """A loss or gradient became NaN or infinite."""
+    """A loss, gradient, weight, feature or logit became NaN or infinite."""
 
 
 class LoaderError(EverclipError):

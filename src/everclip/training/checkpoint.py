@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from everclip import storage
 from everclip.digest import json_sha256, state_sha256, tensor_sha256
-from everclip.errors import EverclipError
+from everclip.errors import EverclipError, NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.phases import PhaseState
 
@@ -70,6 +70,25 @@ class Adapted:
         state = self._state()
         own = {name for name in state if name not in self._digests}
         return _on_cpu(state, own | trained | self._changed)
+
+    def require_finite(self, when: str) -> None:
+        """Refuses a state from which no step could go on; on every process, as all have the same.
+
+        Raises:
+            NotFiniteError: a value is NaN, or a parameter so large that the sum of its squares is infinite.
+        """
+        parameters = {name for name, _ in self._method.named_parameters()}
+        state = {name: value for name, value in self._state().items() if value.is_floating_point()}
+        bad = [
+            value.float().square().sum().isfinite().logical_not() if name in parameters else value.isnan().any()
+            for name, value in state.items()
+        ]
+        if names := [name for name, found in zip(state, torch.stack(bad).tolist(), strict=True) if found]:
+            raise NotFiniteError(
+                f"{when}, {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} of "
+                f"{type(self._method).__name__} are not finite, or too large to go on from; lower optimizer.lr or use "
+                "trainer.precision=32-true"
+            )
 
 
 def _on_cpu(state: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everclip.errors import ConfigError
+from everclip.errors import ConfigError, ContractError, NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
-from everclip.types import ClassSet, Guess, TaskSequence, Verdict
+from everclip.types import ClassSet, Guess, Passes, Task, TaskSequence, Verdict
 
 SHOWN = 8
 
@@ -49,31 +49,59 @@ class Evaluated:
     Args:
         method: in evaluation mode.
         known: the classes that it was trained on, where evaluators number classes otherwise.
+
+    Attributes:
+        finite: scalar, whether all that the method gave so far is finite on this process.
+
+    Raises:
+        ContractError: what the method gives has another shape than it promised.
     """
 
     def __init__(self, method: Method, known: ClassSet | None = None) -> None:
         self._method = method
         self._known = known
+        self.name = type(method).__name__
+        self.finite = torch.ones((), dtype=torch.bool, device=method.backbone.device)
         self._classifiers: dict[ClassSet, Callable[[Tensor], Tensor]] = {}
         self._features: dict[ClassSet, Tensor] = {}
         self.backbone = method.backbone
-        self.encode_image, self.encode_text = method.encode_image, method.encode_text
-        self.encode_patches = method.encode_patches
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image features (B, E) of length 1."""
+        return self._checked("image features", self._method.encode_image(images), len(images), None)
+
+    def encode_patches(self, images: Tensor) -> Tensor:
+        """Patch features (B, G, G, E) of length 1."""
+        return self._checked("patch features", self._method.encode_patches(images), len(images), None, None, None)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text features (N, E) of length 1."""
+        return self._checked("text features", self._method.encode_text(texts), len(texts), None)
 
     def classifier(self, classes: ClassSet) -> Callable[[Tensor], Tensor]:
         """A function from normalised pictures to logits (B, C)."""
         if classes not in self._classifiers:
             self._classifiers[classes] = self._method.classifier(self._adopted(classes))
-        return self._classifiers[classes]
+        classify = self._classifiers[classes]
+        return lambda images: self._checked("logits", classify(images), len(images), len(classes))
 
     def class_features(self, classes: ClassSet) -> Tensor:
         """One text feature (C, E) of length 1 per class."""
         if classes not in self._features:
-            self._features[classes] = self._method.class_features(self._adopted(classes))
+            features = self._method.class_features(self._adopted(classes))
+            self._features[classes] = self._checked("class features", features, len(classes), None)
         return self._features[classes]
 
     def _adopted(self, classes: ClassSet) -> ClassSet:
         return classes if self._known is None else self._known.adopt(classes)
+
+    def _checked(self, what: str, values: Tensor, *shape: int | None) -> Tensor:
+        """The values, if they have this shape (None: of any length); remembers whether they are finite."""
+        if len(shape) != values.ndim or any(n not in (None, m) for n, m in zip(shape, values.shape, strict=True)):
+            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            raise ContractError(f"{self.name} gave {what} of shape {tuple(values.shape)} instead of ({wanted})")
+        self.finite = self.finite & values.isfinite().all()
+        return values
 
 
 class Judge:
@@ -102,12 +130,28 @@ class Judge:
         verdicts, guesses = {}, []
         with torch.no_grad(), self._engine.inference():
             for index in due:
-                task = sequence.tasks[index]
-                verdicts[index] = task.evaluator.evaluate(model, task, passes, seen)
+                verdicts[index] = self._judge(model, sequence.tasks[index], passes, seen)
             for index, positions in self._shown(due).items():
                 guesses += self._guess(model, index, positions, seen)
         judged = sum(len(sequence.tasks[index].samples) for index in due)
         return Evaluation(verdicts, judged, self.held_out(method), tuple(guesses))
+
+    def _judge(self, model: Evaluated, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
+        """What the task's evaluator finds, if it follows from numbers.
+
+        Raises:
+            NotFiniteError: on all processes, because of what the method gave on one.
+        """
+        try:
+            verdict = task.evaluator.evaluate(model, task, passes, seen)
+        except ContractError as error:
+            raise ContractError(f"{error} on task {task.name}") from None
+        if not bool(self._engine.gather(model.finite.int()[None]).all()):
+            raise NotFiniteError(
+                f"{model.name} gave logits or features that are not finite on task {task.name}; lower optimizer.lr or "
+                "use trainer.precision=32-true"
+            )
+        return verdict
 
     def _shown(self, due: Sequence[int]) -> dict[int, list[int]]:
         """Positions of `SHOWN` samples by task, spread evenly over the samples of these tasks."""
@@ -130,7 +174,7 @@ class Judge:
         if task is None or not method.open_vocabulary:
             return None
         with torch.no_grad(), self._engine.inference():
-            verdict = task.evaluator.evaluate(Evaluated(method, self._known), task, self._engine.passes(method), ())
+            verdict = self._judge(Evaluated(method, self._known), task, self._engine.passes(method), ())
         return verdict.scores[task.evaluator.entry].value
 
 

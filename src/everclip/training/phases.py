@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol, Self
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from everclip.data.augment import Augmentation, RandomView
 from everclip.data.loading import SeededBatches
-from everclip.errors import NotFiniteError
+from everclip.errors import ContractError, NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.schedules import Schedule
 from everclip.types import Batch, ParameterGroup, Phase, Session, View
@@ -199,12 +199,13 @@ class PhaseModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         losses = (self.phase.loss or self.method.loss)(batch.with_images(self.method.backbone.normalize))
+        total = added_up(losses, f"{type(self.method).__name__} in {self._where}")
         weight = self._batches.weight(batch_index)
         for name, loss in losses.items():
             share = loss.detach().float() * weight
             self._totals[name] = self._totals[name] + share if name in self._totals else share
         # Lightning divides by the number of micro-batches, the weight has done so already.
-        return torch.stack(list(losses.values())).sum() * (weight * self._parts)
+        return total * (weight * self._parts)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._agree(optimizer)
@@ -282,6 +283,26 @@ class PhaseModule(L.LightningModule):
             _restore(optimizer, self._resume)
             scheduler.load_state_dict(scheduler.state_dict() | {"last_epoch": self.step, "_step_count": self.step + 1})
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def added_up(losses: Mapping[str, Tensor], who: str) -> Tensor:
+    """The sum (scalar) of the named terms of a loss.
+
+    Raises:
+        ContractError: there is no term, one is no scalar, or none follows from what is trained.
+    """
+    for name, term in losses.items():
+        if not isinstance(term, Tensor) or term.ndim:
+            got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"type {type(term).__name__}"
+            raise ContractError(
+                f"the loss {name} of {who} has {got}; a term is a tensor with one value and no dimension"
+            )
+    total = torch.stack(list(losses.values())).sum() if losses else torch.zeros(())
+    if not total.requires_grad:
+        raise ContractError(
+            f"the loss of {who} ({', '.join(losses) or 'no term'}) follows from nothing that is trained"
+        )
+    return total
 
 
 def parameter_groups(parameters: Iterable[nn.Parameter | ParameterGroup]) -> list[dict[str, Any]]:

@@ -209,6 +209,7 @@ class Runner:
         self._enter("finishing training", session)
         method.end_session(seen, extract)
         view.close()
+        self._adapted.require_finite(f"after training session {session.index}")
         facts |= {
             "losses": losses,
             "train_steps": self._step - before,
@@ -292,6 +293,7 @@ class Runner:
         begins: bool = False,
     ) -> None:
         """Writes how far the session is, or where a phase `begins`; all processes wait until it is written."""
+        self._adapted.require_finite(f"inside session {session.index}")
         if self._engine.rank == 0:
             self._loggers.flush()
             progress = Progress(
