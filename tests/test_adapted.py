@@ -18,10 +18,11 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 import everclip
+from everclip import storage
 from everclip.backbones.open_clip import OpenClip
 from everclip.commands import evaluate
 from everclip.commands import run as cli
-from everclip.commands.load import AdaptedModel, read_config
+from everclip.commands.load import AdaptedModel, checkpoint_of, read_config
 from everclip.config.build import build
 from everclip.data.images import FileImages
 from everclip.data.sequences.multi_domain import Shifted
@@ -115,6 +116,21 @@ def test_what_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
     (folder.path / "config.yaml").unlink()
     with pytest.raises(MissingError, match=r"config\.yaml is not there"):
         everclip.load(folder.path, 0)
+
+
+def test_sessions_are_found_by_their_numbers(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    stored = [0, 1, 9, 10, 11, 98, 99, 100, 101]
+    for session in stored:
+        storage.write_bytes(folder.checkpoint(session), b"")
+    storage.write_bytes(tmp_path / "checkpoints" / "session_best.safetensors", b"")
+    assert [checkpoint_of(tmp_path, session) for session in stored] == [folder.checkpoint(s) for s in stored]
+    assert [checkpoint_of(tmp_path, session) for session in (-1, -3, -9)] == [
+        folder.checkpoint(s) for s in (101, 99, 0)
+    ]
+    for session in (2, 102, -10):
+        with pytest.raises(MissingError, match=f"holds no checkpoint of session {session}; there are 9"):
+            checkpoint_of(tmp_path, session)
 
 
 def test_a_run_folder_cannot_call_what_it_names(finished: Run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from everclip.loggers.base import RunLogger, Sample
 from everclip.loggers.csv import CsvLogger
 from everclip.loggers.mirrors import Loggers
 from everclip.loggers.tensorboard import TensorBoardLogger
-from everclip.loggers.wandb import WandbLogger, best_of, start_wandb
+from everclip.loggers.wandb import WandbLogger, best_of, confusion_rows, start_wandb
 from tests.wandb_record import read_wandb
 
 MATRIX = np.array([[90.0, np.nan], [80.0, 60.0]])
@@ -175,6 +175,12 @@ def test_the_offline_wandb_record(tmp_path: Path) -> None:
     assert matrix == {"columns": ["session", "task_00", "task_01"], "data": [[0, 90.0, None], [1, 80.0, 60.0]]}
     confusion = json.loads((run / "files" / tables["confusion_between_sessions_table"]).read_text())
     assert confusion["data"] == [["00", "00", 8], ["00", "01", 2], ["01", "00", 1], ["01", "01", 9]]
+
+
+def test_sessions_sort_as_text_however_many_there_are() -> None:
+    rows = confusion_rows(np.eye(101, dtype=np.int64))
+    assert (rows[0], rows[-1]) == (["000", "000", 1], ["100", "100", 1])
+    assert rows == sorted(rows)
 
 
 def test_the_key_is_in_no_file(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from everclip.commands import status
-from everclip.commands.status import examine, main
-from everclip.runs.folder import RunFolder
+from everclip.commands.status import examine, main, read_sweeps
+from everclip.runs.folder import RunFolder, numbered
 from everclip.sweeps.slurm import log_path
 from everclip.sweeps.sweep import Job, Sweep
 
@@ -108,6 +108,25 @@ def test_runs_of_no_sweep_are_found(sweep: Sweep, tmp_path: Path, capsys: pytest
     main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == ["no sweep: 1 runs, 1 finished", "finished   ncm-shapes-seed3  session 8/8"]
+
+
+def test_runs_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for seed in (10, 9, 100, 1):
+        make_run(tmp_path / f"shapes/ncm/tiny/abc/seed{seed}", 9, state="finished")
+    (others,) = read_sweeps(tmp_path)
+    assert [Path(job.folder).name for job in others.jobs] == ["seed1", "seed9", "seed10", "seed100"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["ncm", "ncm shots=1", "ncm shots=2", "ncm shots=16"], id="counts"),
+        pytest.param(["lr=1e-4", "lr=0.0005", "lr=0.25", "lr=0.5", "lr=10"], id="fractions"),
+        pytest.param(["a/seed02", "a/seed2", "a/seed10/x", "b", "b1"], id="paths"),
+    ],
+)
+def test_numbers_in_names_count_as_numbers(names: list[str]) -> None:
+    assert sorted(set(names), key=numbered) == names
 
 
 def test_a_wrong_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

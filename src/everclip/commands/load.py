@@ -101,10 +101,12 @@ def checkpoint_of(run_folder: Path, session: int) -> Path:
         MissingError: no such folder or session.
     """
     folder = RunFolder(run_folder)
-    stored = sorted(folder.path.glob("checkpoints/session_*.safetensors"))
-    if not stored or not -len(stored) <= session < len(stored):
+    stored = folder.checkpoints()
+    numbers = list(stored)
+    wanted = numbers[session] if -len(numbers) <= session < 0 else session
+    if wanted not in stored:
         raise MissingError(f"{folder.path} holds no checkpoint of session {session}; there are {len(stored)}")
-    return stored[session]
+    return stored[wanted]
 
 
 def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = ()) -> AdaptedModel:

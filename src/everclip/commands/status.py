@@ -19,7 +19,7 @@ from rich.text import Text
 from everclip.errors import EverclipError, MissingError
 from everclip.reporting.console import set_up_logging, terminal
 from everclip.runs import lock
-from everclip.runs.folder import RunFolder
+from everclip.runs.folder import RunFolder, numbered
 from everclip.sweeps.launchers import LocalRuns
 from everclip.sweeps.slurm import log_path, queued
 from everclip.sweeps.sweep import Job, Sweep
@@ -78,7 +78,7 @@ def read_sweeps(place: Path) -> list[Sweep]:
     sweeps = [Sweep.read(path) for path in sorted((place / "sweeps").glob("*.json"))]
     known = {job.folder for sweep in sweeps for job in sweep.jobs}
     alone = []
-    for path in sorted(place.absolute().rglob("run.json")):
+    for path in sorted(place.absolute().rglob("run.json"), key=numbered):
         if str(path.parent) not in known:
             alone.append(Job(str(path.parent), list(RunFolder(path.parent).read_run().get("overrides", []))))
     return [*sweeps, Sweep(place.absolute(), alone, os.getcwd())] if alone else sweeps

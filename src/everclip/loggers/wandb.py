@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everclip.loggers.base import RunLogger, Sample
 
@@ -142,17 +143,22 @@ class WandbLogger(RunLogger):
         return self._wandb.Table(columns=["session", *tasks], data=rows)
 
     def _confusion(self, confusion: Any) -> Any:
-        counts = [[f"{true:02d}", f"{taken:02d}", int(count)] for (true, taken), count in np.ndenumerate(confusion)]
         fields = {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"}
         return self._wandb.plot_table(
             "wandb/confusion_matrix/v1",
-            self._wandb.Table(columns=list(fields), data=counts),
+            self._wandb.Table(columns=list(fields), data=confusion_rows(confusion)),
             fields,
             {"title": "test pictures by session of their class"},
         )
 
     def close(self, failed: bool = False) -> None:
         self._run.finish(exit_code=int(failed))
+
+
+def confusion_rows(confusion: NDArray[np.int64]) -> list[list[Any]]:
+    """Rows of names of two sessions, which W&B sorts as text, and the samples (S, S) between them."""
+    width = max(2, len(str(len(confusion) - 1)))
+    return [[f"{own:0{width}}", f"{taken:0{width}}", int(n)] for (own, taken), n in np.ndenumerate(confusion)]
 
 
 def _caption(sample: Sample) -> str:

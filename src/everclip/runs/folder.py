@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,6 +25,13 @@ ABANDONED = 60.0  # seconds after which nobody asks for a lock any more
 def now() -> str:
     """UTC time, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def numbered(name: object) -> tuple[list[tuple[str, float]], str]:
+    """A key that sorts names by the numbers in them: `seed2` before `seed10`, `lr=1e-4` before `lr=0.01`."""
+    text = str(name)
+    parts = re.findall(r"(\D*)(\d+(?:\.\d+)?(?:e-?\d+)?|$)", text)
+    return [(word, float(number or 0)) for word, number in parts], text
 
 
 class RunFolder:
@@ -59,6 +67,14 @@ class RunFolder:
     def checkpoint(self, session: int) -> Path:
         """Path of a session's checkpoint."""
         return self.path / "checkpoints" / f"session_{session:02d}.safetensors"
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The stored sessions' checkpoints by session, in order."""
+        found = {
+            path.stem.removeprefix("session_"): path for path in self.path.glob("checkpoints/session_*.safetensors")
+        }
+        numbers = {int(number): path for number, path in found.items() if number.isdecimal()}
+        return dict(sorted(numbers.items()))
 
     @property
     def progress(self) -> Path:

@@ -178,7 +178,7 @@ def clean_environment() -> dict[str, str]:
 def gpus_of(slot: int, job: Job) -> dict[str, str]:
     """Which of the visible GPUs a run gets that shares the machine with others; nothing without GPUs."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    found = sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
     visible = found if listed is None else [name for name in listed.split(",") if name]
     if len(visible) < 2:
         return {}

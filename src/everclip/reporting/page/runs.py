@@ -13,7 +13,7 @@ import yaml
 
 from everclip.errors import MissingError
 from everclip.reporting.results import Result, labels_of
-from everclip.runs.folder import RunFolder
+from everclip.runs.folder import RunFolder, numbered
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -80,7 +80,7 @@ def find_runs(folder: Path) -> list[Run]:
     known = [run for run in runs if "digest" in run.facts]
     labels = iter(labels_of([run.result for run in known])) if known else iter(())
     named = [Run(run.folder, run.facts, run.summary, next(labels) if "digest" in run.facts else "?") for run in runs]
-    return sorted(named, key=lambda run: (run.label, run.facts.get("seed", 0)))
+    return sorted(named, key=lambda run: (numbered(run.label), run.facts.get("seed", 0)))
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
