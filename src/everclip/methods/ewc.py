@@ -6,8 +6,8 @@ add `0.5 * strength * sum(fisher * (weight - anchor)^2)` to the loss.
 
 Source: arXiv 1612.00796 equation 3; `online`: arXiv 1805.06370 section 3.2 and aimagelab/mammoth @ 20ff873
 (models/ewc_on.py, whose penalty lacks the factor 0.5); gradients of batches: G-U-N/PyCIL @ 27a5ed8 (models/ewc.py).
-Differs: the Fisher information is taken at the true labels, as all implementations do, not at drawn ones; Mammoth's also
-weighs each picture's squared gradient by the likelihood of its label, p(y|x), here each weighs 1. The quadratic
+Differs: the Fisher information is taken at the true labels, as all implementations do, not at drawn ones. Mammoth
+weighs each picture's squared gradient by the likelihood of its label, p(y|x); here all weigh the same. The quadratic
 terms of `separate` sessions are kept as their sum, which is quadratic too: equal up to a constant. Of PyCIL it has the
 default strength, but neither its limit of 1e-4 on the importance nor its mean of old and new importance by classes.
 """
