@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,17 +114,18 @@ def _read(path: Path, top: Path) -> list[Row]:
         if len(cells) != len(header):
             raise DataError(f"{place}: {len(cells)} values for the columns {','.join(header)}")
         values = {"split": "", "session": "", **dict(zip(header, map(str.strip, cells), strict=True))}
-        row = Row(lines.line_num, top / values["path"], values["label"], values["split"], values["session"])
+        picture = top / os.path.normpath(values["path"])  # of a/../b there is b left, of ../b all
+        row = Row(lines.line_num, picture, values["label"], values["split"], values["session"])
         if not row.label:
             raise DataError(f"{place}: no label")
         if "split" in header and row.split not in ("train", "test"):
             raise DataError(f"{place}: split {row.split!r} must be train or test")
         if row.session and not row.session.isdigit():
             raise DataError(f"{place}: session {row.session!r} must be a number from 0 on")
+        if not row.path.is_relative_to(top) or ".." in row.path.relative_to(top).parts:
+            raise DataError(f"{place}: {row.path} is not below {top}; set sequence.root to a folder that holds all")
         if not row.path.is_file():
             raise DataError(f"{place}: {row.path} is not there (sequence.root sets where paths start)")
-        if not row.path.is_relative_to(top):
-            raise DataError(f"{place}: {row.path} is not below {top}; set sequence.root to a folder that holds all")
         if row.path in seen:
             raise DataError(f"{place}: {row.path} is in line {seen[row.path]} already")
         seen[row.path] = row.line
