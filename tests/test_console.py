@@ -26,12 +26,14 @@ bar.stop()
 log.info("session 1/8    65 classes  accuracy  65.69  base  66.17")
 log.info("| method | 0 |\\n|--------|---|\\n| ncm    | 1 |")
 log.warning("going back one session")
+log.info("method.targets=[q,v] [/draft] :dog:\\x1b[2J")
 """
 TEXT = """session 1/8    65 classes  accuracy  65.69  base  66.17
 | method | 0 |
 |--------|---|
 | ncm    | 1 |
 going back one session
+method.targets=[q,v] [/draft] :dog:\\x1b[2J
 """
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|9\d|38;[\d;]+)m")
 CODE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
-from everclip.reporting.formats import FORMATS, console, sortable_html
+from everclip.reporting.formats import FORMATS, console, markdown_code, markdown_text, sortable_html
 from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
 
 
@@ -114,6 +115,26 @@ ODD = Grid(NAME, [Column("method", numeric=False), ACCURACY], [Line([Cell(NAME),
 )
 def test_signs_that_mean_something_are_escaped(name: str, escaped: str) -> None:
     assert escaped in FORMATS[name](ODD)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_text_is_an_order_or_a_line_of_its_own(name: str) -> None:
+    evil = "a\x1b[31m\n\\input{x}\r\u202e\u2028"
+    table = Grid(evil, [Column(evil, numeric=False), ACCURACY], [Line([Cell(evil), Cell(1.0)], evil)])
+    plain = FORMATS[name](replace(table, notes=[Note("notes", [(evil, evil)])]))
+    line_of = Line([Cell("a"), Cell(1.0)], "a")
+    harmless = FORMATS[name](Grid("a", table.columns, [line_of], [Note("notes", [("a", "a")])]))
+    assert not set(plain) & set("\x1b\r\u202e\u2028")
+    assert plain.count("\n") == harmless.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("R&amp;B", r"R\&amp;B"), ("R&B", "R&B"), ("~~x~~", r"\~\~x\~\~"), ("a~b", "a~b"), ("[q,v]", r"\[q,v]")],
+)
+def test_markdown_shows_what_is_written(text: str, escaped: str) -> None:
+    assert markdown_text(text) == escaped
+    assert markdown_code("a`b") == "`` a`b ``"
 
 
 def test_csv_gives_texts_and_numbers_back_as_they_were() -> None:

@@ -21,7 +21,7 @@ from rich.progress import (
 from everclip.data.datasets.spec import DataSpec, Download, keys, present, spec
 from everclip.data.downloads import extract, fetch, is_archive
 from everclip.errors import ConfigError, EverclipError
-from everclip.reporting.console import terminal
+from everclip.reporting.console import tell_error, terminal
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -189,11 +189,11 @@ COMMANDS = {"status": status, "prepare": prepare, "verify": verify}
 
 
 def _say(text: str) -> None:
-    terminal.print(text, markup=False)
+    terminal.print(text)
 
 
 def _fail(text: object) -> None:
-    sys.stderr.write(f"everclip-data: {text}\n")
+    tell_error("everclip-data", text)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from everclip.errors import ConfigError, EverclipError
+from everclip.reporting.console import quieten_libraries, tell_error
 
 TOLERANCE = 1e-4  # of features of length 1: open_clip computes them in another order
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder, difference = export(options.run, options.session, options.output, options.trust)
     except EverclipError as error:
-        sys.stderr.write(f"everclip-export: {error}\n")
+        tell_error("everclip-export", error)
         return error.exit_code
     sys.stdout.write(f"largest difference of features in open_clip {difference:.1e}\n{folder.absolute()}\n")
     return 0
@@ -47,7 +48,6 @@ def export(run: Path, session: int, output: Path | None, trust: list[str]) -> tu
     from everclip.backbones.local_dir import local_dir, plain_features
     from everclip.commands.from_run import folded
     from everclip.commands.load import checkpoint_of, load_checkpoint
-    from everclip.reporting.console import quieten_libraries
 
     quieten_libraries()
     path = checkpoint_of(run, session)

@@ -23,13 +23,13 @@ def main(arguments: list[str] | None = None) -> None:
         terminal.print_json(json.dumps(found))
         return
     for kind in kinds:
-        terminal.print(f"[bold]{kind}[/bold]")
+        terminal.print(kind, style="bold")
         for entry in found[kind]:
-            terminal.print(f"  {entry['name']:<18} {entry['summary']}", markup=False)
+            terminal.print(f"  {entry['name']:<18} {entry['summary']}")
             given = " ".join(f"{key}={value}" for key, value in entry["options"].items())
             for title, text in (("options", given), ("source", entry["source"]), ("needs", entry["needs"])):
                 if text:
-                    terminal.print(f"  {'':<18} {title}: {text}", markup=False, style="dim")
+                    terminal.print(f"  {'':<18} {title}: {text}", style="dim")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from everclip.errors import EverclipError
-from everclip.reporting.console import terminal
+from everclip.reporting.console import tell_error, tell_on_stderr, terminal
 from everclip.reporting.page.page import write_page
 
 
@@ -20,13 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="where the page goes (default: FOLDER/report.html)")
     parser.add_argument("--figures", action="store_true", help="also write the figures as PNG and PDF beside the page")
     options = parser.parse_args(arguments)
+    tell_on_stderr("everclip-report")
     output = options.output or options.folder / "report.html"
     try:
         write_page(options.folder, output, output.parent / "figures" if options.figures else None)
     except EverclipError as error:
-        sys.stderr.write(f"everclip-report: {error}\n")
+        tell_error("everclip-report", error)
         return error.exit_code
-    terminal.print(str(output.absolute()), markup=False)
+    terminal.print(str(output.absolute()))
     return 0
 
 

@@ -22,7 +22,7 @@ from everclip.config import build, checks, schema
 from everclip.config.checks import nearest
 from everclip.config.compatibility import NEUTRAL
 from everclip.errors import ConfigError, EverclipError, Preempted
-from everclip.reporting.console import as_mirrors, log_file, set_up_logging, terminal
+from everclip.reporting.console import as_mirrors, log_file, set_up_logging, tell_error, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder
 from everclip.sweeps.launchers import OUTCOMES, Outcome
@@ -117,7 +117,7 @@ def show_error(error: BaseException) -> int:
         place = f"{Path(where.filename).name}:{where.lineno}"
         message = f"{type(error).__name__}: {error} ({place}); EVERCLIP_DEBUG=1 shows more"
         code = 1
-    sys.stderr.write(f"everclip: {message}\n")
+    tell_error("everclip", message)
     return code
 
 
@@ -181,7 +181,7 @@ def _main() -> None:
     results = [result for outcome in OUTCOMES if (result := read_result(RunFolder(outcome.folder)))]
     if len(OUTCOMES) > 1 and results:
         outputs = results[0].folder.parents[4]
-        terminal.print(write_sweep(results, outputs), markup=False)
+        terminal.print(write_sweep(results, outputs))
     sys.exit(max((outcome.exit_code for outcome in OUTCOMES), default=0))
 
 

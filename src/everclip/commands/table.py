@@ -10,6 +10,7 @@ from pathlib import Path
 from everclip.commands.run import show_error
 from everclip.config.catalogue import option_names
 from everclip.errors import ConfigError
+from everclip.reporting.console import tell_on_stderr
 from everclip.reporting.formats import FORMATS, note_lines
 from everclip.reporting.tables.definition import read_definition
 from everclip.reporting.tables.experiments import OUTPUTS, scan
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     overrides = [word for word in words if _is_override(word)]  # wherever they stand, also after --runs
     options = parser.parse_intermixed_args([word for word in words if not _is_override(word)])
     options.overrides += overrides
+    tell_on_stderr("everclip-table")
     try:
         sys.stdout.write(_table(options))
     except Exception as error:  # noqa: BLE001 (the one place where every error ends)

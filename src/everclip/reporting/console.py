@@ -16,6 +16,9 @@ import rich.console
 from rich.highlighter import RegexHighlighter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.theme import Theme
+from typing_extensions import override
+
+from everclip.reporting.plain import plain
 
 
 class _Highlighter(RegexHighlighter):
@@ -31,8 +34,28 @@ class _Highlighter(RegexHighlighter):
 
 STYLES = {"session": "cyan", "entry": "bold green", "header": "bold", "rule": "dim", "warning": "yellow"}
 
+
+class _Console(rich.console.Console):
+    """Shows texts as they are: nothing in them is markup, the name of an emoji, or an order to the terminal."""
+
+    @override
+    def print(self, *objects: Any, **options: Any) -> None:
+        texts = (plain(each, keep="\n\t") if isinstance(each, str) else each for each in objects)
+        super().print(*texts, **options)
+
+
+class _Plain(logging.Formatter):
+    """Messages without orders to the terminal that shows them, now or when it shows their file."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record), keep="\n\t")
+
+
 log = logging.getLogger("everclip")
-terminal = rich.console.Console(
+terminal = _Console(
+    markup=False,
+    emoji=False,
     highlight=False,
     highlighter=_Highlighter(),
     soft_wrap=True,  # long lines are the terminal's business
@@ -95,7 +118,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "everclip.warning" if record.levelno >= logging.WARNING else None
-        terminal.print(self.format(record), markup=False, highlight=True, style=style)
+        terminal.print(self.format(record), highlight=True, style=style)
 
 
 def set_up_logging(level: str) -> None:
@@ -103,6 +126,19 @@ def set_up_logging(level: str) -> None:
     log.handlers = [_ConsoleHandler()]
     log.setLevel(level.upper())
     log.propagate = False
+
+
+def tell_on_stderr(program: str) -> None:
+    """Sends Everclip's messages to stderr, for commands whose output others read."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain(f"{program}: %(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+
+
+def tell_error(program: str, error: object) -> None:
+    """Prints an error of one or two lines to stderr."""
+    sys.stderr.write(plain(f"{program}: {error}", keep="\n\t") + "\n")
 
 
 def quieten_libraries() -> None:
@@ -118,7 +154,7 @@ def quieten_libraries() -> None:
 def log_file(path: Path) -> Iterator[None]:
     """Also writes every message, with its time, to the end of a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     try:
         yield
@@ -132,10 +168,10 @@ class StepProgress:
 
     def __init__(self, title: str, steps: int) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("loss {task.fields[loss]}", markup=False),
             TimeRemainingColumn(),
             console=terminal,
             transient=True,

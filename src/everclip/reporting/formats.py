@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from everclip.reporting.grid import Grid, Line, Note
+from everclip.reporting.plain import plain
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -23,25 +24,33 @@ def _marked(grid: Grid, mark: Callable[[str, bool], str]) -> tuple[list[str], li
     return [mark(column.heading, False) for column in grid.columns], lines
 
 
-def _markdown_text(text: str, bold: bool) -> str:
-    escaped = re.sub(r"([|*`<\[\\]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+def markdown_text(text: str, bold: bool = False) -> str:
+    """A text as Markdown, also inside of a table."""
+    escaped = re.sub(r"([|*`<\[\\]|(?<!\w)_|_(?!\w)|~(?=~)|(?<=~)~|&(?=#?\w+;))", r"\\\1", plain(text))
     return f"**{escaped}**" if bold else escaped
+
+
+def markdown_code(text: str) -> str:
+    """A text to copy, also inside of a table."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{plain(text)}{space}{fence}"
 
 
 def markdown(grid: Grid) -> str:
     """A heading, a table of aligned columns per group, and the notes as lists."""
     grid = grid.for_people()
-    headings, lines = _marked(grid, _markdown_text)
+    headings, lines = _marked(grid, markdown_text)
     head, rule, *body = _aligned(grid, [headings, *(texts for _, texts in lines)], ":")
-    text, shown = [f"## {grid.title}"], None
+    text, shown = [f"## {markdown_text(grid.title)}"], None
     for (line, _), row in zip(lines, body, strict=True):
         if line.group != shown:
-            title = [_markdown_text(line.group, True), ""] if line.group else []
+            title = [markdown_text(line.group, True), ""] if line.group else []
             text += ["", *title, head, rule]
             shown = line.group
         text.append(row)
     for note in grid.notes:
-        items = [_markdown_text(item, False) + (f": `{command}`" if command else "") for item, command in note.items]
+        items = [markdown_text(item) + (f": {markdown_code(code)}" if code else "") for item, code in note.items]
         text += ["", f"{note.title}:", "", *(f"- {item}" for item in items)] if note.title else ["", *items]
     return "\n".join(text).rstrip() + "\n"
 
@@ -50,7 +59,7 @@ def console(grid: Grid) -> str:
     """The lines alone as a Markdown table that reads well on a terminal: no marks of alignment, no bold figures."""
     grid = grid.for_people()
     texts = [[column.heading for column in grid.columns], *map(grid.texts, grid.lines)]
-    return "\n".join(_aligned(grid, [[_markdown_text(text, False) for text in line] for line in texts], "-"))
+    return "\n".join(_aligned(grid, [[markdown_text(text) for text in line] for line in texts], "-"))
 
 
 def _aligned(grid: Grid, rows: Sequence[Sequence[str]], right: str) -> list[str]:
@@ -73,21 +82,21 @@ def _aligned(grid: Grid, rows: Sequence[Sequence[str]], right: str) -> list[str]
 def as_csv(grid: Grid) -> str:
     """A record per figure, at full precision, with the texts of its line around it; notes are no data."""
     stored = grid.only(index for index, column in enumerate(grid.columns) if column.stored)
-    names = [column.name or column.heading for column in stored.columns]
+    names = [plain(column.name or column.heading) for column in stored.columns]
     numeric = [index for index, column in enumerate(stored.columns) if column.numeric]
     before, after = slice(0, numeric[0]), slice(numeric[-1] + 1, None)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["group", *names[before], "column", "value", "std", "n", "verified", *names[after]])
     for line in stored.lines:
-        texts = [cell.value for cell in line.cells]
+        texts = [plain(cell.value) if isinstance(cell.value, str) else cell.value for cell in line.cells]
         for index in numeric:
             cell = line.cells[index]
             if cell.number is not None:
                 std = "" if cell.std is None else repr(cell.std)
                 verified = "" if cell.verified is None else str(cell.verified).lower()
                 facts = [names[index], repr(cell.value), std, cell.n or "", verified]
-                writer.writerow([line.group, *texts[before], *facts, *texts[after]])
+                writer.writerow([plain(line.group), *texts[before], *facts, *texts[after]])
     return buffer.getvalue()
 
 
@@ -103,13 +112,13 @@ def latex(grid: Grid) -> str:
     """A `tabular` with booktabs rules; the notes are comments."""
 
     def mark(text: str, bold: bool) -> str:
-        escaped = "".join(LATEX.get(sign, sign) for sign in text)
+        escaped = "".join(LATEX.get(sign, sign) for sign in plain(text))
         return f"\\textbf{{{escaped}}}" if bold else escaped
 
     grid = grid.for_people()
     headings, lines = _marked(grid, mark)
     align = "".join("r" if column.numeric else "l" for column in grid.columns)
-    text = [f"% {grid.title}", "% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
+    text = [f"% {plain(grid.title)}", "% needs \\usepackage{booktabs}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
     text += [" & ".join(headings) + r" \\"]
     shown = None
     for line, texts in lines:
@@ -132,6 +141,10 @@ STYLE = (
 )
 
 
+def _html(text: str) -> str:
+    return html.escape(plain(text))
+
+
 def as_html(grid: Grid) -> str:
     """A fragment that needs nothing else: the table with its own style, and the notes as lists."""
     return "\n".join(['<div class="everclip-table">', STYLE, html_table(grid), *_html_notes(grid), "</div>"]) + "\n"
@@ -141,11 +154,11 @@ def html_table(grid: Grid) -> str:
     """The table alone."""
 
     def mark(text: str, bold: bool) -> str:
-        return f"<b>{html.escape(text)}</b>" if bold else html.escape(text)
+        return f"<b>{_html(text)}</b>" if bold else _html(text)
 
     headings, lines = _marked(grid.for_people(), mark)
     text = [
-        f"<table><caption>{html.escape(grid.title)}</caption>",
+        f"<table><caption>{_html(grid.title)}</caption>",
         "<thead><tr>" + "".join(f'<th scope="col">{heading}</th>' for heading in headings) + "</tr></thead>",
     ]
     shown = None
@@ -153,7 +166,7 @@ def html_table(grid: Grid) -> str:
         if line.group != shown:
             text += ["</tbody>"] * (shown is not None) + ["<tbody>"]
             if line.group:
-                span = f'<th scope="rowgroup" colspan="{len(headings)}"><i>{html.escape(line.group)}</i></th>'
+                span = f'<th scope="rowgroup" colspan="{len(headings)}"><i>{_html(line.group)}</i></th>'
                 text.append(f"<tr>{span}</tr>")
             shown = line.group
         cells = "".join(f"<td>{cell}</td>" for cell in texts[1:])
@@ -167,15 +180,15 @@ def sortable_html(grid: Grid) -> str:
     def cell(text: str, line: Line, index: int) -> str:
         entry = line.cells[index]
         kind = "" if entry.number is None else ' class="number"'
-        key = "" if entry.value is None else html.escape(str(entry.value))
-        shown = f"<strong>{html.escape(text)}</strong>" if entry.best else html.escape(text)
+        key = "" if entry.value is None else _html(str(entry.value))
+        shown = f"<strong>{_html(text)}</strong>" if entry.best else _html(text)
         return f'<td{kind} data-sort="{key}">{shown}</td>'
 
     heads = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{html.escape(column.heading)}</button></th>'
+        f'<th scope="col" aria-sort="none"><button type="button">{_html(column.heading)}</button></th>'
         for column in grid.columns
     )
-    title = html.escape(grid.title)
+    title = _html(grid.title)
     lines = ["".join(cell(text, line, index) for index, text in enumerate(grid.texts(line))) for line in grid.lines]
     return "\n".join(
         [
@@ -183,7 +196,7 @@ def sortable_html(grid: Grid) -> str:
             f"<table>\n<caption>{title}</caption>\n<thead><tr>{heads}</tr></thead>\n<tbody>",
             *(f"<tr>{line}</tr>" for line in lines),
             "</tbody>\n</table>\n</div>",
-            *(f'<p class="note">{html.escape(line)}</p>' for line in note_lines(grid.notes)),
+            *(f'<p class="note">{_html(line)}</p>' for line in note_lines(grid.notes)),
         ]
     )
 
@@ -191,9 +204,9 @@ def sortable_html(grid: Grid) -> str:
 def _html_notes(grid: Grid) -> list[str]:
     text = []
     for note in grid.notes:
-        items = [html.escape(item) + (f": <code>{html.escape(c)}</code>" if c else "") for item, c in note.items]
+        items = [_html(item) + (f": <code>{_html(c)}</code>" if c else "") for item, c in note.items]
         listed = "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
-        text += [f"<p>{html.escape(note.title)}</p>", listed] if note.title else [f"<p>{item}</p>" for item in items]
+        text += [f"<p>{_html(note.title)}</p>", listed] if note.title else [f"<p>{item}</p>" for item in items]
     return text
 
 
@@ -202,7 +215,7 @@ def note_lines(notes: Sequence[Note]) -> list[str]:
     lines = []
     for note in notes:
         lines += [f"{note.title}:"] * bool(note.title)
-        lines += [f"{item}: {command}" if command else item for item, command in note.items]
+        lines += [plain(f"{item}: {command}" if command else item) for item, command in note.items]
     return lines
 
 

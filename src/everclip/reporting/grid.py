@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
+from everclip.reporting.plain import plain
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -56,9 +58,9 @@ class Column:
     stored: bool = True
 
     def text(self, cell: Cell, empty: str = "") -> str:
-        """`60.91 ± 0.35`, `+0.32` if signed, `81.58†` if not verified, a text as it is."""
+        """`60.91 ± 0.35`, `+0.32` if signed, `81.58†` if not verified, a text as one line."""
         if cell.value is None or isinstance(cell.value, str):
-            return empty if cell.value is None else cell.value
+            return empty if cell.value is None else plain(cell.value)
         if isinstance(cell.value, int):
             text = f"{cell.value:,}"
         else:

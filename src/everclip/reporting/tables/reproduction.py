@@ -8,7 +8,7 @@ from pathlib import Path
 
 from everclip import storage
 from everclip.config.catalogue import describe, option_names
-from everclip.reporting.formats import MINUS
+from everclip.reporting.formats import MINUS, markdown_code, markdown_text
 from everclip.reporting.grid import Grid, Line
 from everclip.reporting.tables.definition import read_definition
 from everclip.reporting.tables.experiments import OUTPUTS, Runs, commands, scan
@@ -36,7 +36,7 @@ def reproduction(tables: Sequence[str], runs: Runs) -> str:
                     line for line in grid.lines if (line.group, line.cells[0].value) == (entry.group, entry.row.name)
                 ]
                 benchmark = f"{name}, {entry.group}" if entry.group else name
-                rows.append([entry.row.name, benchmark, *_facts(entry, shown, grid)])
+                rows.append([markdown_text(entry.row.name), markdown_text(benchmark), *_facts(entry, shown, grid)])
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([HEAD, head, "|---" * len(rows[0]) + "|", *body]) + "\n"
 
@@ -45,7 +45,7 @@ def _facts(entry: Entry, lines: Sequence[Line], grid: Grid) -> list[str]:
     """Published, obtained, seeds, commit, reason."""
     kinds = {grid.cell(line, "figures").value: line for line in lines}
     published, obtained = (_figures(kinds.get(kind), grid) for kind in ("published", "obtained"))
-    commits = ", ".join(dict.fromkeys(commit_of(result) for result in entry.results))
+    commits = markdown_text(", ".join(dict.fromkeys(commit_of(result) for result in entry.results)))
     made = str(grid.cell(kinds["obtained"], "seeds").value)
     return [published, obtained, made, commits, "; ".join(_reasons(entry, "difference" in kinds))]
 
@@ -65,8 +65,8 @@ def _reasons(entry: Entry, compared: bool) -> Iterator[str]:
         choices = [pair for e in experiments for pair in (("backbone", e.names[1]), ("sequence", e.names[2]))]
         needs = [describe(group, name)["needs"] for group, name in dict.fromkeys(choices)]
         text = " and ".join(need for need in needs if need)
-        lines = ", ".join(f"`{command}`" for command in commands(experiments, seeds, OUTPUTS))
-        yield f"{what}{f': needs {text}' if text else ''}: {lines}"
+        lines = ", ".join(markdown_code(command) for command in commands(experiments, seeds, OUTPUTS))
+        yield f"{what}{f': needs {text}' if text else ''}: {lines}".replace("|", "\\|")
     if entry.row.gap:
         yield entry.row.gap
     elif compared:
