@@ -17,6 +17,7 @@ from everclip.reporting.results import read_result, write_sweep
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
 
+SEQUENCE = "../../shapes"
 EVIL = "<script>alert('x')</script>\"&"
 
 
@@ -68,14 +69,14 @@ def make_run(folder: Path, method: str = "ncm", seed: int = 0, better: int = 0, 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """Two methods, one with two seeds, a run that failed, one that never began, and hostile names."""
-    make_run(tmp_path)
-    make_run(tmp_path, seed=1, better=1)
-    make_run(tmp_path, "er", better=1, host=EVIL, overrides=["method=er", f"optimizer.name={EVIL}"])
+    make_run(tmp_path, sequence=SEQUENCE)
+    make_run(tmp_path, seed=1, better=1, sequence=SEQUENCE)
+    make_run(tmp_path, "er", better=1, sequence=SEQUENCE, host=EVIL, overrides=["method=er", f"optimizer.name={EVIL}"])
     failed = RunFolder(tmp_path / "shapes" / "er" / "tiny" / "bad" / "seed0")
     failed.path.mkdir(parents=True)
     attempts = [{"start": "2026-01-01", "reason": f"NotFiniteError: lr {EVIL}"}]
     failed.update_run(
-        method="er", backbone="tiny", sequence="shapes", digest="bad", seed=0, state="failed", attempts=attempts,
+        method="er", backbone="tiny", sequence=SEQUENCE, digest="bad", seed=0, state="failed", attempts=attempts,
         overrides=["method=er", "optimizer.lr=1e9"],
     )  # fmt: skip
     early = RunFolder(tmp_path / "shapes" / "er" / "tiny" / "early" / "seed0")
@@ -156,7 +157,7 @@ def test_differences_leave_out_what_is_equal(sweep: Path) -> None:
 
 
 def test_runs_of_one_row_that_differ_in_origin_are_pointed_out(sweep: Path) -> None:
-    make_run(sweep, seed=2, commit="decade")
+    make_run(sweep, seed=2, sequence=SEQUENCE, commit="decade")
     report(sweep)
     assert "ncm: its runs differ in commits (c0ffee, decade)." in (sweep / "report.html").read_text()
 
@@ -183,7 +184,9 @@ def test_every_column_can_be_sorted_by_keyboard(sweep: Path) -> None:
 
 def test_figures_beside_the_page(sweep: Path) -> None:
     report(sweep, "--figures")
-    assert {path.stem for path in (sweep / "figures" / "shapes").glob("*.png")} == {
+    (folder,) = (sweep / "figures").iterdir()
+    assert set(sweep.parent.rglob("*.png")) == set(folder.glob("*.png"))
+    assert {path.stem for path in folder.glob("*.png")} == {
         "accuracy_per_session", "accuracy_matrix", "confusion_between_sessions", "forgetting_per_task", "base_novel",
         "accuracy_trainable_parameters", "accuracy_train_seconds",
     }  # fmt: skip

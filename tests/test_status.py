@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import time
@@ -14,6 +15,7 @@ import pytest
 from everclip.commands import status
 from everclip.commands.status import examine, main, read_sweeps
 from everclip.runs.folder import RunFolder, numbered
+from everclip.sweeps.launchers import LocalRuns
 from everclip.sweeps.slurm import log_path
 from everclip.sweeps.sweep import Job, Sweep
 
@@ -81,6 +83,46 @@ def test_commands_of_what_is_left(
         main([str(sweep.path), "--rerun", choice])
     lines = capsys.readouterr().out.splitlines()
     assert [shlex.split(line) for line in lines] == [["everclip", f"seed={seed}", "a='b c'"] for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("method.lr=1e-3", None),
+        ("+experiment=cpe_clip/cub200", None),
+        ("method._target_=os.system", "says method._target_=os.system"),
+        ("method={_target_:os.system}", "says method={_target_"),
+        ("--config-dir=theirs", "says --config-dir=theirs"),
+        ("-cdtheirs", "says -cdtheirs"),
+        ("~method", "says ~method"),
+        ("backbone.weights=${oc.env:HOME}", "says backbone.weights"),
+        ("hydra.searchpath=[theirs]", "says hydra.searchpath"),
+        ("+hydra.callbacks.x=1", "says [+]hydra.callbacks"),
+        ("hydra.run.dir=/etc", "says hydra.run.dir=/etc"),
+        ("cwd", "was written for the folder /"),
+        ("folder", "writes to /etc/seed9"),
+    ],
+)
+def test_a_received_folder_starts_nothing_of_its_own(
+    tmp_path: Path,
+    word: str,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = "/etc/seed9" if word == "folder" else f"{tmp_path}/a/b/c/d/seed9"
+    words = ["seed=9", f"hydra.run.dir={folder}", *([] if word in ("cwd", "folder") else [word])]
+    sweep = Sweep(tmp_path, [Job(folder, words)], "/" if word == "cwd" else os.getcwd())
+    sweep.write()
+    started: list[int] = []
+    monkeypatch.setattr(LocalRuns, "run", lambda self, sweep, chosen, note: started.extend(chosen) or {})
+    for options, starts in (((), said is None), (("--trust",), True)):
+        started.clear()
+        with pytest.raises(SystemExit) as end:
+            main([str(sweep.path), "--rerun", "missing", "--launch", *options])
+        assert (started, end.value.code) == (([0], 0) if starts else ([], 2))
+    if said:
+        assert re.search(said, capsys.readouterr().err)
 
 
 def test_the_queue_knows_more(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

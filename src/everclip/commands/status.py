@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import re
 import shlex
 import statistics
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from everclip.errors import EverclipError, MissingError
-from everclip.reporting.console import set_up_logging, terminal
+from everclip.errors import ConfigError, EverclipError, MissingError
+from everclip.reporting.console import set_up_logging, tell_error, tell_on_stderr, terminal
+from everclip.reporting.plain import plain
+from everclip.reporting.stored import run_folders
 from everclip.runs import lock
-from everclip.runs.folder import RunFolder, numbered
+from everclip.runs.folder import RunFolder
 from everclip.sweeps.launchers import LocalRuns
 from everclip.sweeps.slurm import log_path, queued
 from everclip.sweeps.sweep import Job, Sweep
 
+log = logging.getLogger("everclip")
 STATES = ("finished", "running", "queued", "preempted", "failed", "missing")
 COLOURS = dict(zip(STATES, ("green", "cyan", "blue", "yellow", "red", "magenta"), strict=True))
 
@@ -75,12 +81,21 @@ def read_sweeps(place: Path) -> list[Sweep]:
         return [Sweep.read(place)]
     if not place.is_dir():
         raise MissingError(f"{place}: no such folder; give a folder of outputs or a sweep's file in its sweeps/")
-    sweeps = [Sweep.read(path) for path in sorted((place / "sweeps").glob("*.json"))]
+    sweeps = []
+    for path in sorted((place / "sweeps").glob("*.json")):
+        try:
+            sweeps.append(Sweep.read(path))
+        except MissingError as error:
+            log.warning("left out: %s", error)
     known = {job.folder for sweep in sweeps for job in sweep.jobs}
     alone = []
-    for path in sorted(place.absolute().rglob("run.json"), key=numbered):
-        if str(path.parent) not in known:
-            alone.append(Job(str(path.parent), list(RunFolder(path.parent).read_run().get("overrides", []))))
+    for path in run_folders(place.absolute()):
+        if str(path) not in known:
+            facts = RunFolder(path).read_run()
+            if facts:
+                alone.append(Job(str(path), facts.get("overrides", [])))
+            else:
+                log.warning("left out: %s: run.json is missing or damaged", path)
     return [*sweeps, Sweep(place.absolute(), alone, os.getcwd())] if alone else sweeps
 
 
@@ -93,9 +108,9 @@ def examine(sweep: Sweep) -> list[Row]:
     for index, job in enumerate(sweep.jobs):
         folder = RunFolder(Path(job.folder))
         run, records[index] = folder.read_run(), folder.read_sessions()
-        log = log_path(sweep, index)
-        row = Row(job, _state(run, job, waiting.get(index), log), len(records[index]), run.get("sessions"))
-        row.note = _note(row, run, log)
+        output = log_path(sweep, index)
+        row = Row(job, _state(run, job, waiting.get(index), output), len(records[index]), run.get("sessions"))
+        row.note = _note(row, run, output)
         if row.state == "finished":
             row.of = row.sessions
             seconds.setdefault(folder.path.parent.name, []).append(_seconds(records[index]))
@@ -108,7 +123,7 @@ def examine(sweep: Sweep) -> list[Row]:
     return rows
 
 
-def _state(run: Mapping[str, Any], job: Job, in_queue: str | None, log: Path) -> str:
+def _state(run: Mapping[str, Any], job: Job, in_queue: str | None, output: Path) -> str:
     state = run.get("state")
     if state == "finished":
         return "finished"
@@ -116,8 +131,8 @@ def _state(run: Mapping[str, Any], job: Job, in_queue: str | None, log: Path) ->
         return "queued" if in_queue == "PENDING" else "running"
     if state == "running":
         return "running" if _holds(Path(job.folder)) else "preempted"
-    if state is None and (job.error or log.is_file()):  # it began, and ended before it could write anything
-        return "failed"
+    if state is None and (job.error or output.is_file() or os.path.lexists(Path(job.folder) / "run.json")):
+        return "failed"  # it began, and ended before it could write anything, or what it wrote is damaged
     return str(state or "missing")
 
 
@@ -126,10 +141,13 @@ def _holds(folder: Path) -> bool:
     return not lock.is_gone(lock.read(folder / "lock.json"))
 
 
-def _note(row: Row, run: Mapping[str, Any], log: Path) -> str:
+def _note(row: Row, run: Mapping[str, Any], output: Path) -> str:
     attempt = (run.get("attempts") or [{}])[-1]
     if row.state == "running":
-        words = [f"on {attempt['host']} since {attempt['start']}" if attempt else "starting", row.job.slurm or ""]
+        words = [
+            f"on {attempt.get('host')} since {attempt.get('start')}" if attempt else "starting",
+            row.job.slurm or "",
+        ]
     elif row.state == "finished":
         words = []
     elif row.state == "queued":
@@ -137,21 +155,22 @@ def _note(row: Row, run: Mapping[str, Any], log: Path) -> str:
     elif row.state == "preempted":
         words = [str(attempt.get("reason") or "killed"), "goes on with the same command"]
     else:
-        words = [str(attempt.get("reason") or row.job.error or _last_line(log))]
+        damaged = "" if run or row.state == "missing" else "run.json is damaged"
+        words = [str(attempt.get("reason") or row.job.error or _last_line(output) or damaged)]
     return ", ".join(word for word in words if word)
 
 
-def _last_line(log: Path) -> str:
-    if not log.is_file():
+def _last_line(output: Path) -> str:
+    if not output.is_file():
         return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
+    with output.open("rb") as file:
+        file.seek(max(0, output.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), f"no word in {log}")
+    return next((line.strip() for line in reversed(lines) if line.strip()), f"no word in {output}")
 
 
 def _seconds(records: Iterable[Mapping[str, Any]]) -> list[float]:
-    return [record["train_seconds"] + record["eval_seconds"] for record in records]
+    return [record.get("train_seconds", 0.0) + record.get("eval_seconds", 0.0) for record in records]
 
 
 def _eta(row: Row, own: Sequence[float], siblings: Sequence[Sequence[float]]) -> float | None:
@@ -175,11 +194,11 @@ def show(sweep: Sweep, rows: Sequence[Row]) -> None:
     counts = {state: sum(row.state == state for row in rows) for state in STATES}
     text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     title = sweep.path if sweep.path.is_file() else "no sweep"
-    terminal.print(f"{title}: {len(rows)} runs, {text}", markup=False)
+    terminal.print(f"{title}: {len(rows)} runs, {text}")
     widths = [max(len(row.job.name) for row in rows), max(len(row.progress) for row in rows)]
     for row in rows:
         line = f"{row.job.name:<{widths[0]}}  {row.progress:<{widths[1]}}  {row.note}".rstrip()
-        terminal.print(Text.assemble((f"{row.state:<11}", COLOURS[row.state]), line))
+        terminal.print(Text.assemble((f"{row.state:<11}", COLOURS[row.state]), plain(line)))
 
 
 def command(job: Job) -> str:
@@ -193,33 +212,68 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("place", nargs="?", default="outputs", type=Path, help="outputs/sweeps/<id>.json, or outputs")
     parser.add_argument("--rerun", choices=["failed", "preempted", "missing", "left"], help="print their commands")
     parser.add_argument("--launch", action="store_true", help="with --rerun: start them here, one after the other")
+    parser.add_argument("--trust", action="store_true", help="with --launch: also commands that name code or places")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(arguments)
+    tell_on_stderr("everclip-status")
     try:
         sweeps = read_sweeps(options.place)
         found = [(sweep, examine(sweep)) for sweep in sweeps]
         if options.json:
-            terminal.print_json(json.dumps([asdict(row) for _, rows in found for row in rows]))
+            terminal.print_json(json.dumps([asdict(row) for _, rows in found for row in rows]), ensure_ascii=True)
         elif options.rerun:
             wanted = ("failed", "preempted", "missing") if options.rerun == "left" else (options.rerun,)
-            sys.exit(max((rerun(sweep, rows, wanted, options.launch) for sweep, rows in found), default=0))
+            again = partial(rerun, wanted=wanted, launch=options.launch, trust=options.trust)
+            sys.exit(max((again(sweep, rows) for sweep, rows in found), default=0))
         else:
             for sweep, rows in found:
                 show(sweep, rows)
     except EverclipError as error:
-        sys.stderr.write(f"everclip-status: {error}\n")
+        tell_error("everclip-status", error)
         sys.exit(error.exit_code)
 
 
-def rerun(sweep: Sweep, rows: Sequence[Row], wanted: Sequence[str], launch: bool) -> int:
-    """Prints the commands of the runs in given states, or starts them; returns the worst exit code."""
+def rerun(sweep: Sweep, rows: Sequence[Row], wanted: Sequence[str], *, launch: bool, trust: bool) -> int:
+    """Prints the commands of the runs in given states, or starts them; returns the worst exit code.
+
+    Raises:
+        ConfigError: one to start may do more than run methods of everclip, and is not trusted.
+    """
     chosen = [index for index, row in enumerate(rows) if row.state in wanted]
     if launch:
+        if not trust:
+            _refuse_code(sweep, chosen)
         set_up_logging("info")
         return max(LocalRuns(1).run(sweep, chosen, note=sweep.path.is_file()).values(), default=0)
     for index in chosen:
-        terminal.print(command(sweep.jobs[index]), markup=False)
+        terminal.print(command(sweep.jobs[index]))
     return 0
+
+
+def _refuse_code(sweep: Sweep, chosen: Sequence[int]) -> None:
+    """Refuses commands which a folder received from somebody else could use to run code of theirs here.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    reason = "was written for the folder " + sweep.cwd if os.path.realpath(sweep.cwd) != os.getcwd() else ""
+    for index in chosen:
+        job = sweep.jobs[index]
+        inside = Path(job.folder).resolve().is_relative_to(sweep.path.parents[1].resolve())
+        words = [word for word in job.words if not _is_harmless(word, job.folder)]
+        if reason := reason or ("" if inside else f"writes to {job.folder}") or (f"says {words[0]}" if words else ""):
+            raise ConfigError(
+                f"{sweep.path}: a command {reason}, which may run code; --rerun alone prints the commands, and if you "
+                "trust who wrote them, add --trust"
+            )
+
+
+def _is_harmless(word: str, folder: str) -> bool:
+    """Whether a word of a command chooses or sets something of everclip, and can name no code."""
+    key, equals, value = word.partition("=")
+    named = re.fullmatch(r"\+{0,2}[a-z]\w*([./@][\w.]+)*", key) is not None and equals != ""
+    own = not key.lstrip("+").startswith("hydra") or (key == "hydra.run.dir" and value.strip("'") == folder)
+    return named and own and "_target_" not in word and "${" not in value
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from everclip.digest import json_sha256
 from everclip.metrics.protocol import Measure, Protocol
 from everclip.reporting.formats import console
 from everclip.reporting.grid import Cell, Column, Grid, Line, over_runs
+from everclip.reporting.plain import file_name, plain
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import confusion_of, protocol_of, table_of
 
@@ -58,7 +59,7 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         varied = [key for key in ("backbone", "sequence") if len({other.run[key] for other in results}) > 1]
         words = [result.run["method"], *(result.run[key] for key in varied)]
         kept = [word for word in result.run["overrides"] if word not in shared and not _is_silent(word)]
-        return " ".join([*words, *kept])
+        return plain(" ".join([*words, *kept]))
 
     groups: dict[tuple[str, ...], str] = {}
     for result in results:
@@ -140,7 +141,7 @@ def write_plots(folder: RunFolder) -> list[Path]:
     from everclip.reporting import figures
 
     run, records, plots = folder.read_run(), folder.read_sessions(), folder.path / "plots"
-    protocol, method, title = protocol_of(run, folder.read_summary()), str(run["method"]), str(run["sequence"])
+    protocol, method, title = protocol_of(run, folder.read_summary()), plain(run["method"]), plain(run["sequence"])
     curve = {method: [[record[protocol.entry] for record in records]]}
     matrix = {method: table_of(records).matrix(protocol.entry)}
     figure = figures.plot_curves(curve, title, protocol.title)
@@ -165,13 +166,14 @@ def write_sweep(results: Sequence[Result], outputs: Path) -> str:
     text = []
     for sequence, protocol in dict.fromkeys((result.run["sequence"], result.protocol) for result in results):
         members = [r for r in results if (r.run["sequence"], r.protocol) == (sequence, protocol)]
-        folder = outputs / "sweeps" / f"{sequence}-{json_sha256(sorted(str(m.folder) for m in members))[:8]}"
+        digest = json_sha256(sorted(str(member.folder) for member in members))[:8]
+        folder = outputs / "sweeps" / f"{file_name(sequence)}-{digest}"
         curves: dict[str, list[list[float]]] = {}
         for label, result in zip(labels_of(members), members, strict=True):
             curves.setdefault(label, []).append(result.curve)
         storage.write_text(folder / "table.md", results_table(members) + "\n")
         storage.write_text(folder / "runs.txt", "".join(f"{os.path.relpath(m.folder, folder)}\n" for m in members))
-        figure = figures.plot_curves(curves, str(sequence), protocol.title)
+        figure = figures.plot_curves(curves, plain(sequence), protocol.title)
         figures.save_figure(figure, folder / f"{protocol.entry}_per_session")
         text += [f"{sequence}:", results_table(members, CONSOLE_SESSIONS), str(folder)]
     return "\n".join(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from contextlib import suppress
@@ -15,6 +16,7 @@ from everclip import storage
 from everclip.digest import json_sha256
 from everclip.runs import lock
 from everclip.runs.scores import files_of, table_of
+from everclip.runs.shapes import SUMMARY, RunShape, SessionShape, Shape, misfit
 
 log = logging.getLogger("everclip")
 WRITTEN = tuple(f".{name}.*.tmp" for name in ("*.json", "*.jsonl", "*.csv", "config.yaml"))
@@ -50,7 +52,7 @@ class RunFolder:
 
     def read_run(self) -> dict[str, Any]:
         """Content of `run.json`, empty if there is none."""
-        return _read_checked(self.path / "run.json")
+        return _read_checked(self.path / "run.json", RunShape)
 
     def update_run(self, **facts: Any) -> None:
         """Changes facts in `run.json`."""
@@ -58,7 +60,7 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """Content of `summary.json`, empty if there is none."""
-        return _read_checked(self.path / "summary.json")
+        return _read_checked(self.path / "summary.json", SUMMARY)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replaces `summary.json`."""
@@ -95,9 +97,9 @@ class RunFolder:
         """Records of the finished sessions, up to the first line that is damaged, changed by hand or out of order."""
         records: list[dict[str, Any]] = []
         path = self.path / "sessions.jsonl"
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
+        for line in _read_bytes(path).splitlines():
             record = _parse(line)
-            if record.pop("check", None) != json_sha256(record) or record.get("index") != len(records):
+            if not _fits(record, SessionShape) or record["index"] != len(records):
                 log.warning(
                     "%s: line %d is damaged, changed or out of order; going on from before it", path, len(records) + 1
                 )
@@ -160,22 +162,36 @@ def _write_checked(path: Path, facts: dict[str, Any]) -> None:
     storage.write_json(path, facts | {"check": json_sha256(facts)})
 
 
-def _read_checked(path: Path) -> dict[str, Any]:
+def _read_checked(path: Path, shape: Shape) -> dict[str, Any]:
     """What `_write_checked` wrote, empty if it is not that any more."""
     facts = _read_json(path)
-    if path.is_file() and facts.pop("check", None) != json_sha256(facts):
+    if os.path.lexists(path) and not _fits(facts, shape):
         log.warning("%s is damaged or changed by hand; what it says is not used", path)
         return {}
     return facts
 
 
+def _fits(facts: dict[str, Any], shape: Shape) -> bool:
+    """Whether facts are what was written with their `check`, which is taken out, and have the shape of their file."""
+    with suppress(ValueError, RecursionError):  # nothing that this program can have written
+        return facts.pop("check", None) == json_sha256(facts) and not misfit(facts, shape)
+    return False
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    return _parse(path.read_bytes()) if path.is_file() else {}
+    return _parse(_read_bytes(path))
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The content of a file; of anything else, or of one that cannot be read, nothing."""
+    with suppress(OSError):
+        return path.read_bytes() if path.is_file() else b""
+    return b""
 
 
 def _parse(text: bytes) -> dict[str, Any]:
     """A JSON object, empty if it is damaged."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(text)
         return value if isinstance(value, dict) else {}
     return {}

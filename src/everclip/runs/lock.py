@@ -75,7 +75,7 @@ def is_gone(holder: Mapping[str, Any]) -> bool:
     restarted = all(holder.get(key) == here[key] for key in ("host", "machine", "pids")) and here["machine"]
     if restarted and here["pids"] == NOT_CONTAINED:  # a space of numbers inside a container is told by nothing else
         return True
-    return slurm_queue.is_over(holder.get("slurm") or "")
+    return slurm_queue.is_over(str(holder.get("slurm") or ""))
 
 
 def _is_visible(holder: Mapping[str, Any]) -> bool:

@@ -21,7 +21,7 @@ from everclip.runs.folder import RunFolder
 from everclip.sweeps.sweep import Job, Sweep
 
 log = logging.getLogger("everclip")
-COMMAND = (sys.executable, "-m", "everclip.commands.run")
+COMMAND = (sys.executable, "-P", "-m", "everclip.commands.run")  # -P: modules of the current folder come last
 
 # What one parallel run leaves for its own processes would make the next believe to be one of them.
 RANKS = {

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from everclip import storage
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
@@ -38,7 +40,7 @@ class Job:
     @property
     def parts(self) -> tuple[str, str, str]:
         """Method, sequence and seed, from the run folder's names."""
-        *_, sequence, method, _, _, seed = Path(self.folder).parts
+        *_, sequence, method, _, _, seed = ("?",) * 5 + Path(self.folder).parts
         return method, sequence, seed
 
     @property
@@ -71,9 +73,12 @@ class Sweep:
         """
         try:
             content = json.loads(path.read_text())
-            sweep = cls(path.parents[1], [Job(**job) for job in content["jobs"]], content["cwd"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise MissingError(f"{path} does not list a sweep: {type(error).__name__}: {error}") from error
+            jobs, cwd = content["jobs"], content["cwd"]
+            checked = TypeAdapter(tuple[list[Job], str]).validate_json(json.dumps([jobs, cwd]), strict=True)
+            sweep = cls(path.parents[1], *checked)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise MissingError(f"{path} does not list a sweep: {reason}") from error
         sweep.path = path
         return sweep
 

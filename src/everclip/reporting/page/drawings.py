@@ -11,7 +11,7 @@ import numpy as np
 from everclip.metrics.matrix import Matrix, forgetting
 from everclip.metrics.protocol import Protocol
 from everclip.reporting import figures
-from everclip.reporting.page.runs import Run
+from everclip.reporting.stored import Run
 from everclip.runs.scores import confusion_of, table_of
 
 MAX_PANELS = 6  # heat maps in one figure; more cannot be read in print, and their values take seconds to draw

@@ -11,7 +11,9 @@ from everclip import storage
 from everclip.metrics.protocol import Protocol
 from everclip.reporting.formats import sortable_html
 from everclip.reporting.page import sections
-from everclip.reporting.page.runs import Run, find_runs, grouped
+from everclip.reporting.page.runs import find_runs, grouped
+from everclip.reporting.plain import file_name, plain
+from everclip.reporting.stored import Run
 from everclip.runs.folder import now
 
 
@@ -21,10 +23,10 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
     Raises:
         MissingError: there is no run.
     """
-    runs = find_runs(folder)
+    runs, odd = find_runs(folder)
     kinds = dict.fromkeys((_sequence(run), run.result.protocol) for run in runs if run.finished)
     sequences = [_section(sequence, protocol, runs, figures_dir) for sequence, protocol in kinds]
-    states = [run.facts.get("state") for run in runs]
+    states = [*(run.facts.get("state") or "without a state" for run in runs), *["damaged"] * len(odd)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -33,14 +35,14 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
         made=now(),
         table=sortable_html,
         states={state: states.count(state) for state in dict.fromkeys(states)},
-        failures=sections.failures_of(runs, folder),
+        failures=sections.failures_of(runs, odd, folder),
         sequences=sequences,
         details=[
             table
             for table in (
                 sections.sessions_of(runs[0]) if len(runs) == 1 else None,
                 sections.differences_of(runs),
-                sections.settings_of(runs),
+                sections.settings_of(runs) if runs else None,
                 sections.environment_of(runs),
                 sections.runs_of(runs, folder),
             )
@@ -51,14 +53,14 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
 
 
 def _sequence(run: Run) -> str:
-    return str(run.facts["sequence"])
+    return plain(run.facts["sequence"])
 
 
 def _title(runs: list[Run], folder: Path) -> str:
-    if len(runs) == 1 and "seed" in runs[0].facts:
+    if len(runs) == 1 and runs[0].known:
         facts = runs[0].facts
-        return f"{facts['method']} on {facts['sequence']}, {facts['backbone']}, seed {facts['seed']}"
-    return f"{len(runs)} runs in {folder.resolve().name}"
+        return plain(f"{facts['method']} on {facts['sequence']}, {facts['backbone']}, seed {facts['seed']}")
+    return plain(f"{len(runs)} runs in {folder.resolve().name}")
 
 
 def _section(sequence: str, protocol: Protocol, runs: list[Run], figures_dir: Path | None) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def _section(sequence: str, protocol: Protocol, runs: list[Run], figures_dir: Pa
     drawings = list(drawings_of(groups, sequence, protocol))
     if figures_dir is not None:
         for drawing in drawings:
-            save_figure(drawing.figure, figures_dir / sequence / drawing.name)
+            save_figure(drawing.figure, figures_dir / file_name(sequence) / drawing.name)
     shown = [{"caption": drawing.caption, "source": data_uri(drawing.figure)} for drawing in drawings]
     return {
         "name": sequence,

@@ -12,8 +12,9 @@ from typing import Any
 
 from everclip.metrics.protocol import Protocol
 from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
-from everclip.reporting.page.runs import Run, flat, grouped
+from everclip.reporting.page.runs import grouped
 from everclip.reporting.results import results_grid
+from everclip.reporting.stored import Odd, Run, flat
 
 EMPTY = "–"
 
@@ -110,18 +111,20 @@ def _relative(path: Path, root: Path) -> str:
     return os.path.relpath(path, root)
 
 
-def failures_of(runs: Sequence[Run], root: Path) -> Grid | None:
-    """The runs without a result, why, and how they go on."""
+def failures_of(runs: Sequence[Run], odd: Sequence[Odd], root: Path) -> Grid | None:
+    """The runs without a result that can be shown, why, and how they go on."""
+    reasons = [
+        (run, (run.facts.get("attempts") or [{}])[-1].get("reason") or "no end recorded: still running, or killed")
+        for run in runs
+        if not run.finished
+    ]
     rows = []
-    for run in runs:
-        if not run.finished:
-            attempts = run.facts.get("attempts") or [{}]
-            damaged = "its sessions.jsonl or summary.json is missing or damaged"
-            silent = damaged if run.facts.get("state") == "finished" else "no end recorded: still running, or killed"
-            reason = attempts[-1].get("reason") or silent
-            command = shlex.join(["everclip", *run.facts["overrides"]]) if "overrides" in run.facts else None
-            cells = [run.label, run.facts.get("seed"), run.facts.get("state"), len(run.records), reason, command]
-            rows.append([*cells, _relative(run.folder.path, root)])
+    for run, reason in [*reasons, *((one.run, one.reason) for one in odd)]:
+        facts = run.facts
+        command = shlex.join(["everclip", *facts["overrides"]]) if "overrides" in facts else None
+        label = facts.get("method", "?") if run.label == "?" else run.label
+        cells = [label, facts.get("seed"), facts.get("state"), len(run.records), reason, command]
+        rows.append([*cells, _relative(run.folder.path, root)])
     columns = ["method", "seed", "state", "sessions done", "last error", "goes on with", "folder"]
     return _grid("Runs without a result", columns, rows) if rows else None
 

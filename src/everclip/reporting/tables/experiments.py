@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections import Counter
@@ -13,12 +12,11 @@ from typing import Any
 
 from everclip.digest import json_sha256
 from everclip.errors import MissingError
-from everclip.reporting.results import Result, read_result
+from everclip.reporting.results import Result
+from everclip.reporting.stored import FACTS, Odd, read_run, run_folders
 from everclip.reporting.tables.composed import Composer
-from everclip.runs.folder import RunFolder
 
 OUTPUTS = "outputs"
-FACTS = ("method", "backbone", "sequence", "seed", "digest", "overrides")
 
 
 @dataclass(frozen=True)
@@ -86,20 +84,16 @@ class Runs:
 
     def read(self, path: Path) -> None:
         """Adds one run folder."""
-        folder = RunFolder(path)
-        run = folder.read_run()
-        missing = [fact for fact in FACTS if fact not in run]
-        if missing:
-            reason = f"run.json lacks {', '.join(missing)}" if run else "run.json is missing or damaged"
-            self.damaged.append((path, reason))
-            return
-        result = read_result(folder)
-        if result is not None and result.curve:
-            self.finished.append(result)
-        elif run.get("state") == "finished":
-            self.damaged.append((path, "finished, but summary.json is missing or damaged"))
+        run = read_run(path, sessions=False)
+        if isinstance(run, Odd):
+            self.damaged.append((path, run.reason))
+        elif not run.known:
+            lacking = ", ".join(fact for fact in FACTS if fact not in run.facts)
+            self.damaged.append((path, f"run.json lacks {lacking}"))
+        elif run.finished:
+            self.finished.append(run.result)
         else:
-            self.unfinished.append(run)
+            self.unfinished.append(run.facts)
 
 
 def scan(roots: Iterable[str]) -> Runs:
@@ -112,11 +106,8 @@ def scan(roots: Iterable[str]) -> Runs:
     for root in roots:
         if not Path(root).is_dir():
             raise MissingError(f"--runs {root}: there is no such folder")
-        for path, folders, files in os.walk(root):
-            if "run.json" in files or "sessions.jsonl" in files:
-                runs.read(Path(path))
-                folders.clear()
-            folders.sort()
+        for path in run_folders(Path(root)):
+            runs.read(path)
     return runs
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from everclip.errors import MissingError
 from everclip.reporting.results import Result
-from everclip.reporting.tables.experiments import FACTS
+from everclip.reporting.stored import FACTS
 from everclip.runs.scores import protocol_of
 
 
