@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from everclip.loggers.base import RunLogger, Sample
 from everclip.loggers.csv import CsvLogger
 from everclip.loggers.mirrors import Loggers
 from everclip.loggers.tensorboard import TensorBoardLogger
-from everclip.loggers.wandb import WandbLogger, best_of, confusion_rows, start_wandb
+from everclip.loggers.wandb import WandbLogger, _logged_in, best_of, confusion_rows, start_wandb
 from tests.wandb_record import read_wandb
 
 MATRIX = np.array([[90.0, np.nan], [80.0, 60.0]])
@@ -253,6 +254,48 @@ def test_a_run_stopped_right_after_it_went_on_keeps_its_losses(tmp_path: Path) -
     loggers.close(failed=True)
     mirrors(tmp_path, 20).close(failed=True)
     assert read_wandb(tmp_path).points("train/step") == [10, 20]
+
+
+@pytest.fixture
+def wandb_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """W&B as it finds a user who is not logged in, and an online server that is none."""
+    import wandb
+
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("wandb_alone")
+def test_a_login_at_any_server_is_seen(tmp_path: Path) -> None:
+    import wandb
+
+    assert not _logged_in(wandb.Settings(silent=True))
+    (tmp_path / ".netrc").write_text(f"machine 127.0.0.1:9\n login user\n password {KEY}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert _logged_in(wandb.Settings(silent=True))
+
+
+@pytest.mark.usefixtures("wandb_alone")
+@pytest.mark.parametrize("key", ["", KEY], ids=["nobody logged in", "no network"])
+def test_where_w_and_b_cannot_be_reached_the_record_is_offline(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    logger = WandbLogger(wandb_run(tmp_path), False)
+    losses(logger, 10)
+    logger.close()
+    assert read_wandb(tmp_path).points("train/step") == [10]
+    (message,) = caplog.messages
+    assert message.endswith(f"; recording offline, `wandb sync {tmp_path}/wandb` sends it later")
+    assert "\n" not in message
 
 
 def test_a_resumed_online_run_gets_only_what_it_lacks(tmp_path: Path) -> None:

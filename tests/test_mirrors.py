@@ -41,10 +41,8 @@ def check_mirrors(folder: RunFolder) -> None:
     assert {"plots/accuracy_matrix/path", "accuracy_matrix/path", "confusion_between_sessions_table/path"} <= {
         key for row in record.history for key in row
     }
-    assert (record.run.run_id, record.run.run_group) == (
-        f"{folder.read_run()['digest']}-seed0",
-        "shapes_fscil/finetune",
-    )
+    assert record.run.run_id == folder.read_run()["id"]
+    assert record.run.run_group == "shapes_fscil/finetune"
     assert sorted(record.run.tags) == ["finetune", "shapes_fscil", "tiny"]
     events = EventAccumulator(str(folder.path / "tensorboard"), purge_orphaned_data=False).Reload()
     assert [event.step for event in events.Scalars("train/cross_entropy")] == [2, 4, 6, 8]
@@ -67,6 +65,14 @@ def test_a_run_that_was_stopped_and_went_on(run: Run, tmp_path: Path, monkeypatc
             run("method=finetune", *MIRRORS)
     assert read_wandb(tmp_path / "run").exit_code == 1
     check_mirrors(run("method=finetune", *MIRRORS, plots=True))
+
+
+def test_a_run_begun_anew_or_elsewhere_is_another_for_w_and_b(run: Run) -> None:
+    words = ("method=zero_shot", "max_sessions=1")
+    first = run(*words).read_run()
+    assert first["id"].startswith(f"{first['digest']}-seed0-")
+    ids = {first["id"], run(*words, folder="other").read_run()["id"], run(*words, "restart=true").read_run()["id"]}
+    assert len(ids) == 3
 
 
 def test_records_hold_the_confusion_and_the_guesses(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +100,9 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         **environment(),
     }
     if engine.rank == 0:
+        # Mirrors elsewhere must not take a run that was begun anew, or in another folder, for this one.
+        own = f"{identity['digest']}-seed{config.seed}-{secrets.token_hex(4)}"
+        facts["id"] = folder.read_run().get("id", own)
         _refuse_other_origin(folder, identity, facts["commit"])
         storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(settled(config, sequence), resolve=True))
         folder.update_run(**facts)
@@ -212,7 +216,7 @@ def _make_wandb(config: DictConfig, folder: RunFolder, facts: dict[str, Any]) ->
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
     run = start_wandb(
         folder.path,
-        run_id=f"{facts['digest']}-seed{facts['seed']}",
+        run_id=facts["id"],
         name=f"{facts['method']}-{facts['sequence']}-{facts['backbone']}-seed{facts['seed']}",
         group=f"{facts['sequence']}/{facts['method']}",
         tags=[facts["method"], facts["sequence"], facts["backbone"]],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import netrc
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everclip.loggers.base import RunLogger, Sample
+
+log = logging.getLogger("everclip")
 
 
 def start_wandb(
@@ -30,9 +31,11 @@ def start_wandb(
 ) -> Any:
     """The W&B run of a run folder, resumed if online, begun anew in place of the earlier record if offline.
 
+    Where W&B cannot be reached or nobody is logged in, the record is an offline one.
+
     Args:
         folder: where W&B keeps its files.
-        run_id: the same for the same run folder.
+        run_id: the same for the same run folder until it is begun anew.
         name: of the run.
         group: runs that are compared.
         tags: to filter by.
@@ -43,31 +46,44 @@ def start_wandb(
     """
     import wandb
 
+    shown = wandb.Settings(silent=True, console="off", init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)))
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+        mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(shown) else "offline")
     for earlier in folder.glob(f"wandb/offline-run-*-{run_id}"):
         shutil.rmtree(earlier, ignore_errors=True)
-    return wandb.init(
-        id=run_id,
-        resume="allow" if mode == "online" else None,
-        name=name,
-        group=group,
-        tags=tags,
-        project=project,
-        entity=entity,
-        mode=mode,  # type: ignore[arg-type]  # checked by the schema
-        dir=str(folder),
-        config=dict(config),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+
+    def start(mode: str) -> Any:
+        return wandb.init(
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            name=name,
+            group=group,
+            tags=tags,
+            project=project,
+            entity=entity,
+            mode=mode,  # type: ignore[arg-type]  # checked by the schema
+            dir=str(folder),
+            config=dict(config),
+            settings=shown,
+        )
+
+    try:
+        return start(mode)
+    except wandb.errors.Error as error:
+        if mode != "online":
+            raise
+        reason = str(error).partition("\n")[0]
+        log.warning("W&B: %s; recording offline, `wandb sync %s` sends it later", reason, folder / "wandb")
+        wandb.teardown()  # which lets go of the id
+        return start("offline")
 
 
-def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    with suppress(OSError, netrc.NetrcParseError):
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    return False
+def _logged_in(settings: Any) -> bool:
+    """Whether W&B finds a key for its server, wherever it looks for one; asks nobody, sends nothing."""
+    import wandb
+
+    wandb.setup(settings=settings)
+    return bool(wandb.login(prompt=False, verify=False))
 
 
 def best_of(name: str) -> str | None:
