@@ -156,10 +156,10 @@ def test_differences_leave_out_what_is_equal(sweep: Path) -> None:
     assert rows[0][1:] == ["er", "ncm"]
 
 
-def test_runs_of_one_row_that_differ_in_origin_are_pointed_out(sweep: Path) -> None:
+def test_runs_of_another_origin_are_rows_of_their_own(sweep: Path) -> None:
     make_run(sweep, seed=2, sequence=SEQUENCE, commit="decade")
-    report(sweep)
-    assert "ncm: its runs differ in commits (c0ffee, decade)." in (sweep / "report.html").read_text()
+    _, _, *rows = report(sweep).table("After each session")
+    assert [row[:2] for row in rows] == [["ncm (commit c0ffee)", "2"], ["ncm (commit decade)", "1"]]
 
 
 def test_nothing_is_loaded_and_nothing_from_files_is_markup(sweep: Path) -> None:

@@ -63,6 +63,55 @@ def test_differences_without_a_name_show_the_digest() -> None:
     assert labels_of([make([1.0], digest="a"), make([1.0], digest="b")]) == ["ncm a", "ncm b"]
 
 
+ORIGIN = {"fingerprint": "f" * 64, "weights": {"sha256": "a" * 64}, "commit": "c" * 40, "versions": {"torch": "2.15"}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "names"),
+    [
+        pytest.param({}, ["ncm", "ncm", "ncm"], id="nothing"),
+        pytest.param({"host": "other"}, ["ncm", "ncm", "ncm"], id="no matter"),
+        pytest.param({"fingerprint": "e" * 64}, ["ncm (data ffffffff)"] * 2 + ["ncm (data eeeeeeee)"], id="data"),
+        pytest.param(
+            {"commit": "d" * 40 + "+changes"},
+            ["ncm (commit cccccccc)"] * 2 + ["ncm (commit dddddddd+changes)"],
+            id="code",
+        ),
+        pytest.param({"versions": {"torch": "2.11"}}, ["ncm (torch 2.15)"] * 2 + ["ncm (torch 2.11)"], id="libraries"),
+        pytest.param(
+            {"weights": {"sha256": "b" * 64}, "precision": "bf16-mixed"},
+            ["ncm (weights aaaaaaaa, precision None)"] * 2 + ["ncm (weights bbbbbbbb, precision bf16-mixed)"],
+            id="weights",
+        ),
+    ],
+)
+def test_seeds_of_another_origin_are_a_row_of_their_own(facts: dict[str, Any], names: list[str]) -> None:
+    seeds = [make([90.0, 80.0], seed, **ORIGIN) for seed in (0, 1)]
+    assert labels_of([*seeds, make([60.0, 50.0], 2, **ORIGIN | facts)]) == names
+
+
+def test_another_number_of_sessions_is_a_row_of_its_own(tmp_path: Path) -> None:
+    results = [make([90.0, 80.0]), make([92.0, 80.0], seed=1), make([60.0], seed=2)]
+    text = write_sweep([replace(result, folder=tmp_path / str(n)) for n, result in enumerate(results)], tmp_path)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ncm")]
+    assert [row[:4] for row in rows] == [
+        ["ncm (sessions 2)", "2", "91.00 ± 1.41", "80.00 ± 0.00"],
+        ["ncm (sessions 1)", "1", "60.00", ""],
+    ]
+
+
+def test_data_may_follow_the_seed(tmp_path: Path) -> None:
+    def result(seed: int, data: str, settings: int) -> Result:
+        folder = tmp_path / f"{seed}{data}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"sequence:\n  name: dtd\n  classes:\n  - a\n  seed: {settings}\nseed: 9\n")
+        return replace(make([1.0], seed, **ORIGIN | {"fingerprint": data * 64}), folder=folder)
+
+    assert labels_of([result(seed, data, seed) for seed, data in enumerate("abc")]) == ["ncm"] * 3
+    changed = [result(seed, data, settings) for seed, data, settings in ((4, "a", 4), (5, "b", 5), (6, "c", 5))]
+    assert labels_of(changed) == [f"ncm (data {data * 8})" for data in "abc"]
+
+
 def of_protocol(name: str, entry: str, curve: list[float], **summary: float) -> Result:
     """A result of a protocol with the numbers its columns show."""
     numbers = {f"{entry}_per_session": curve, "trainable_parameters": 1234, **summary}

@@ -267,3 +267,11 @@ def test_runs_that_differ_in_one_choice_are_one_sweep() -> None:
     assert commands([a, b], [3], OUTPUTS) == ["everclip -m method=ncm x=1,2 seed=3"]
     assert commands([a, c], [3], OUTPUTS) == ["everclip method=ncm x=1 seed=3", "everclip method=ncm y=1 seed=3"]
     assert len(commands([a, d], [3], OUTPUTS)) == 2
+
+
+def test_data_may_follow_the_seed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = write_run(tmp_path, NCM, seed, [90.0, 80.0], fingerprint=f"f{seed}")
+        (folder / "config.yaml").write_text(f"sequence:\n  seed: {seed}\n")
+    found = sort_runs(scan([str(tmp_path)]).finished, [NCM])
+    assert (sorted(found.used[NCM.digest]), found.stale) == ([0, 1], [])

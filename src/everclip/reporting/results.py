@@ -14,6 +14,7 @@ from everclip.digest import json_sha256
 from everclip.metrics.protocol import Measure, Protocol
 from everclip.reporting.formats import console
 from everclip.reporting.grid import Cell, Column, Grid, Line, over_runs
+from everclip.reporting.origin import differences
 from everclip.reporting.plain import file_name, plain
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import confusion_of, protocol_of, table_of
@@ -50,8 +51,8 @@ def read_result(folder: RunFolder) -> Result | None:
 def labels_of(results: Sequence[Result]) -> list[str]:
     """One name per result: its method and whatever else tells the results apart; seeds share a name, nothing else does.
 
-    Results of other weights or settings are never averaged: where the named differences do not tell two digests apart,
-    the digest is added.
+    Results of other weights, data, code or settings are never averaged: where the named differences do not tell two
+    digests apart, the digest is added, and where a digest does not tell enough, what its runs differ in.
     """
     shared = set.intersection(*(set(result.run["overrides"]) for result in results))
 
@@ -67,7 +68,10 @@ def labels_of(results: Sequence[Result]) -> list[str]:
         groups.setdefault(key, name(result))
     taken = list(groups.values())
     unique = {key: f"{label} {key[-1]}" if taken.count(label) > 1 else label for key, label in groups.items()}
-    return [unique[tuple(str(r.run[f]) for f in ("method", "backbone", "sequence", "digest"))] for r in results]
+    labels = [unique[tuple(str(r.run[f]) for f in ("method", "backbone", "sequence", "digest"))] for r in results]
+    return [
+        plain(f"{name} ({word})") if word else name for name, word in zip(labels, differences(results), strict=True)
+    ]
 
 
 def session_line(record: Mapping[str, Any], sessions: int, protocol: Protocol) -> str:

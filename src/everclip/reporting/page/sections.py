@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from everclip.metrics.protocol import Protocol
-from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
+from everclip.reporting.grid import Cell, Column, Grid, Line, over_runs
 from everclip.reporting.page.runs import grouped
 from everclip.reporting.results import results_grid
 from everclip.reporting.stored import Odd, Run, flat
@@ -36,23 +36,7 @@ def results_of(groups: dict[str, list[Run]], protocol: Protocol) -> Grid:
     """The entry per session and what follows from it, one row per label, over seeds."""
     results = {label: [run.result for run in runs] for label, runs in groups.items()}
     title = f"After each session, {protocol.title}; mean ± standard deviation over seeds"
-    grid = results_grid(results, [*protocol.columns, *protocol.details], title)
-    return replace(grid, notes=[Note("", [(text, "") for text in _warnings(groups)])], empty=EMPTY)
-
-
-def _warnings(groups: dict[str, list[Run]]) -> Iterator[str]:
-    """Differences within a row that its label does not show."""
-    facts: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "commits": lambda facts: facts.get("commit"),
-        "weights": lambda facts: facts.get("weights", {}).get("sha256"),
-        "data": lambda facts: facts.get("fingerprint"),
-        "precisions": lambda facts: facts.get("precision"),
-    }
-    for label, runs in groups.items():
-        for name, read in facts.items():
-            values = sorted({str(read(run.facts))[:12] for run in runs})
-            if len(values) > 1:
-                yield f"{label}: its runs differ in {name} ({', '.join(values)})."
+    return replace(results_grid(results, [*protocol.columns, *protocol.details], title), empty=EMPTY)
 
 
 def cost_of(groups: dict[str, list[Run]]) -> Grid:

@@ -12,6 +12,7 @@ from typing import Any
 
 from everclip.digest import json_sha256
 from everclip.errors import MissingError
+from everclip.reporting.origin import data_seed
 from everclip.reporting.results import Result
 from everclip.reporting.stored import FACTS, Odd, read_run, run_folders
 from everclip.reporting.tables.composed import Composer
@@ -122,9 +123,9 @@ class Sorted:
 def sort_runs(results: Sequence[Result], experiments: Sequence[Experiment]) -> Sorted:
     """Assigns runs to experiments by digest, and keeps only what was made of the same data, weights and code.
 
-    Data must be the same over all experiments with equal data settings, weights over those with equal backbone
-    settings, code, libraries and precision over the seeds of an experiment. Where runs differ, the more frequent value
-    stays, of equally frequent ones that of the newest run.
+    Data must be the same over all experiments with equal data settings, for each seed where they follow it, weights
+    over those with equal backbone settings, code, libraries and precision over the seeds of an experiment. Where runs
+    differ, the more frequent value stays, of equally frequent ones that of the newest run.
     """
     by_digest = {experiment.digest: experiment for experiment in experiments}
     wanted = {(experiment.digest, seed) for experiment in experiments for seed in experiment.seeds}
@@ -145,13 +146,13 @@ def sort_runs(results: Sequence[Result], experiments: Sequence[Experiment]) -> S
     return sorted_runs
 
 
-Grouping = Callable[[Experiment], str]
+Grouping = Callable[[Experiment, Result], str]
 CHECKS: tuple[tuple[str, Grouping, Callable[[dict[str, Any]], Any]], ...] = (
-    ("data fingerprint", lambda experiment: experiment.data, lambda run: run.get("fingerprint")),
-    ("weights", lambda experiment: experiment.backbone, lambda run: (run.get("weights") or {}).get("sha256")),
-    ("commit", lambda experiment: experiment.digest, lambda run: run.get("commit")),
-    ("versions", lambda experiment: experiment.digest, lambda run: run.get("versions")),
-    ("precision", lambda experiment: experiment.digest, lambda run: run.get("precision")),
+    ("data fingerprint", lambda e, result: e.data + data_seed(result.folder), lambda run: run.get("fingerprint")),
+    ("weights", lambda e, _: e.backbone, lambda run: (run.get("weights") or {}).get("sha256")),
+    ("commit", lambda e, _: e.digest, lambda run: run.get("commit")),
+    ("versions", lambda e, _: e.digest, lambda run: run.get("versions")),
+    ("precision", lambda e, _: e.digest, lambda run: run.get("precision")),
 )
 
 
@@ -164,8 +165,9 @@ def _agreeing(
 ) -> list[tuple[Experiment, Result]]:
     """The runs whose fact is that of most runs of their group; the others go to `stale`."""
     kept = []
-    for key in dict.fromkeys(group(experiment) for experiment, _ in found):
-        members = [pair for pair in found if group(pair[0]) == key]
+    keys = [group(*pair) for pair in found]
+    for key in dict.fromkeys(keys):
+        members = [pair for pair, own in zip(found, keys, strict=True) if own == key]
         newest_first = sorted((result for _, result in members), key=_start, reverse=True)
         winner = Counter(json_sha256(fact(result.run)) for result in newest_first).most_common(1)[0][0]
         (value, *_) = [fact(result.run) for result in newest_first if json_sha256(fact(result.run)) == winner]
