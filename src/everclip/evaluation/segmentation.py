@@ -65,4 +65,4 @@ def _pixels(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
     known = target >= 0
     kinds = ((known & (predicted == target), target), (known, predicted), (known, target))
     rows = [F.one_hot(torch.where(kind, value, classes).flatten(1), classes + 1) for kind, value in kinds]
-    return torch.stack(rows, dim=1).sum(dim=2)[:, :, :classes]
+    return torch.stack(rows, dim=1).sum(dim=2)[:, :, :classes].int()

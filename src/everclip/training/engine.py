@@ -276,31 +276,37 @@ class EnginePasses:
 
     def samples(self, samples: Samples, function: Callable[[Batch], Tensor]) -> Tensor:
         """What a function gives for batches of samples: rows (N, ...) in their order, on every process."""
-        rows, indices = [], []
-        with torch.no_grad(), self._engine.inference():
-            for batch in self._engine.batches(samples, self._method, self._shown):
-                rows.append(_plain(function(batch)))
-                indices.append(batch.indices)
-        order = self._engine.gather(torch.cat(indices)).argsort()
-        return self._engine.gather(torch.cat(rows))[order]
+        batches = self._engine.batches(samples, self._method, self._shown)
+        return self._rows(len(samples), map(function, batches))
 
     def texts(self, texts: Sequence[str], function: Callable[[Sequence[str]], Tensor]) -> Tensor:
         """What a function gives for texts: rows (N, ...) in their order, on every process."""
-        engine, size = self._engine, self._engine.eval_batch_size
-        rows = []
+        engine = self._engine
+        batches = OrderedBatches(len(texts), engine.eval_batch_size, engine.rank, engine.world_size)
+        shares = ([texts[position] for position in positions] for positions in batches)
+        return self._rows(len(texts), (function(share or [texts[0]])[: len(share)] for share in shares))
+
+    def _rows(self, count: int, parts: Iterable[Tensor]) -> Tensor:
+        """All rows (count, ...) in their order, on every process, from the parts of this process's share.
+
+        Written where they stay: small results kept among large batches would hold the memory of all of these.
+        """
+        engine, start = self._engine, 0
+        own = torch.empty(0)
         with torch.no_grad(), engine.inference():
-            for positions in OrderedBatches(len(texts), size, engine.rank, engine.world_size):
-                shown = [texts[position] for position in positions] or [texts[0]]
-                rows.append(_plain(function(shown))[: len(positions)])
-        order = engine.gather(torch.arange(engine.rank, len(texts), engine.world_size, device=engine.device)).argsort()
-        return engine.gather(torch.cat(rows))[order]
+            for part in parts:
+                if start == 0:
+                    kind = torch.float32 if part.is_floating_point() else part.dtype
+                    own = part.new_empty(len(range(engine.rank, count, engine.world_size)), *part.shape[1:], dtype=kind)
+                own[start : start + len(part)] = part
+                start += len(part)
+        if engine.world_size == 1:
+            return own
+        order = torch.cat([torch.arange(rank, count, engine.world_size) for rank in range(engine.world_size)]).argsort()
+        return engine.gather(own)[order.to(own.device)]
 
 
 def _all_used(method: Method, session: Session) -> bool:
     """Whether every trained parameter gets a gradient in every step."""
     objective = session.objective if method.any_objective else None
     return method.all_parameters_used and (objective is None or objective.all_parameters_used)
-
-
-def _plain(rows: Tensor) -> Tensor:
-    return rows.float() if rows.is_floating_point() else rows
