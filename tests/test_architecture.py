@@ -29,7 +29,7 @@ BELOW: dict[str, set[str]] = {
     "memory": {"data", "types", "errors"},
     "methods": {"objectives", "modules", "losses", "memory", "backbones", "types", "errors"},
     "runs": {"metrics", "storage", "digest", "errors"},
-    "config": {"digest", "errors"},
+    "config": {"storage", "digest", "errors"},
     "loggers": {"storage"},
     "reporting": {"config", "runs", "metrics", "storage", "digest", "errors"},
     "training": {

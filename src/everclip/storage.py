@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from everclip.errors import StorageError
+from everclip.errors import ConfigError, StorageError
+
+YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LARGEST_YAML = 2**22  # bytes
+DEEPEST_YAML = 40
 
 
 @contextmanager
@@ -42,6 +47,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             f"{path} cannot be written: {error.strerror or error}; nothing written earlier is damaged, and the same "
             "command goes on once there is room and permission"
         ) from error
+
+
+def check_yaml(path: Path) -> None:
+    """Looks whether a configuration is as simple as a stored one: a small one of a stranger may stand for any size.
+
+    Raises:
+        OSError: it cannot be read.
+        ConfigError: it is no YAML, is large or deep, or repeats parts by aliases.
+    """
+    depth = 0
+    try:
+        if path.stat().st_size > LARGEST_YAML:
+            raise ConfigError(f"{path} has more than {LARGEST_YAML >> 20} MB, which no configuration has")
+        for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=YAML):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST_YAML:
+                raise ConfigError(f"{path} has aliases or is nested deeply, as no stored configuration is")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from everclip.config.compatibility import todays
 from everclip.config.schema import INJECTED, conf_dir
 from everclip.errors import ConfigError
+from everclip.storage import check_yaml
 
 BUILT = ("backbone", "method", "sequence", *INJECTED)
 
@@ -35,6 +36,7 @@ def trusted(source: Path, groups: Sequence[str], packages: Sequence[str] = ()) -
         ConfigError: unreadable, or a group is missing, holds an interpolation, or names something else to build.
     """
     try:
+        check_yaml(source)
         stored = OmegaConf.to_container(OmegaConf.load(source))
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{source} cannot be read: {' '.join(str(error).split())}") from error

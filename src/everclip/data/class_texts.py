@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from everclip.data.drawing import shapes
+from everclip.data.files import read_bytes
 from everclip.errors import DataError, MissingError
 from everclip.types import ClassTexts
 
@@ -39,8 +40,8 @@ def file(*, path: str) -> ClassTexts:
     if not place.is_file():
         raise MissingError(f"class_texts.path={path}: no such file; give a JSON file with {{class name: [texts]}}")
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(read_bytes(place))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"class_texts.path={path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"class_texts.path={path} holds no mapping; expected {{class name: [texts]}}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import shutil
 import tarfile
 import tempfile
 import time
@@ -18,10 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from everclip.data.files import check_regular
 from everclip.errors import DataError, MissingError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 CHUNK = 1 << 20
+LARGEST, SMALL = 100, 2**28  # what an archive may unpack to: times its size, or bytes if that is more
 ATTEMPTS = 3
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: unknown)
 
@@ -107,19 +108,25 @@ def is_archive(name: str) -> bool:
 def extract(archive: Path, folder: Path) -> None:
     """Extracts an archive into a folder, or nothing of it: members appear once all are out.
 
-    Only files and folders inside `folder` are written: absolute names, `..`, links and devices are refused.
+    Only files and folders inside `folder` are written: absolute names, `..`, links and devices are refused, and so is
+    an archive that unpacks to `LARGEST` times its size, which pictures never do.
 
     Raises:
         DataError: such a member, a damaged archive, or a full disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    room = max(SMALL, LARGEST * check_regular(archive))
     with tempfile.TemporaryDirectory(dir=folder, prefix=".extracting-") as aside, room_on_disk(folder):
         try:
             for name, content in _members(archive):
                 path = Path(aside, *PurePosixPath(name).parts)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("wb") as file:
-                    shutil.copyfileobj(content, file, CHUNK)
+                    while chunk := content.read(CHUNK):
+                        room -= len(chunk)
+                        if room < 0:
+                            raise DataError(f"{archive} unpacks to {LARGEST} times its size; nothing of it was kept")
+                        file.write(chunk)
         except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise DataError(f"{archive} cannot be extracted: {error}") from error
         except OSError as error:

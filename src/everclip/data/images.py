@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from everclip.data.files import check_regular
 from everclip.digest import json_sha256, tensor_sha256
 from everclip.errors import DataError
 from everclip.types import NO_CLASS, Batch, Draw, Indices, Prepare, Samples
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others are decoded by programs, or by little used code
+LONGEST = 100  # times the shorter side
 
 
 class ArrayImages(Samples):
@@ -144,7 +148,13 @@ def prepare_pixels(
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A picture as RGB, turned upright by its EXIF orientation."""
+    """A picture as RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        DataError: it is so long and thin that resizing its shorter side would take any memory.
+    """
+    if max(image.size) > LONGEST * min(image.size):
+        raise DataError(f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other")
     turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255
         turned = Image.fromarray((np.asarray(turned) >> 8).clip(0, 255).astype(np.uint8))
@@ -158,9 +168,10 @@ def read_image(path: Path) -> Image.Image:
         DataError: the file cannot be read as a picture; names it.
     """
     try:
-        with Image.open(path) as image:
+        check_regular(path)
+        with Image.open(path, formats=FORMATS) as image:
             return upright(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:
         raise DataError(f"{path} cannot be read as a picture: {error}") from error
 
 

@@ -9,6 +9,7 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -113,18 +114,23 @@ def _read_texts(path: Path, column: str) -> list[str]:
     """
     if not path.is_file():
         raise MissingError(f"reference.captions={path}: no such file; give a .txt, .csv or .tsv file with captions")
-    with path.open(encoding="utf-8", newline="") as file:
-        if path.suffix in (".csv", ".tsv"):
-            delimiter = "\t" if "\t" in file.readline() else ","  # the file of the official code is tabbed .csv
-            file.seek(0)
-            rows = csv.DictReader(file, delimiter=delimiter)
-            columns = rows.fieldnames or []
-            if column not in columns:
-                raise DataError(f"{path} has no column {column}; it has {', '.join(columns)}; set reference.column")
-            texts = [row[column] or "" for row in rows]
-        else:
-            texts = file.read().splitlines()
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            texts = _cells(path, file, column) if path.suffix in (".csv", ".tsv") else file.read().splitlines()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"reference.captions={path} cannot be read: {error}") from error
     texts = [text.strip() for text in texts if text.strip()]
     if not texts:
         raise DataError(f"{path} holds no captions")
     return texts
+
+
+def _cells(path: Path, file: TextIO, column: str) -> list[str]:
+    """What a table has in a column, "" where a line is too short."""
+    delimiter = "\t" if "\t" in file.readline() else ","  # the file of the official code is tabbed .csv
+    file.seek(0)
+    rows = csv.DictReader(file, delimiter=delimiter)
+    columns = rows.fieldnames or []
+    if column not in columns:
+        raise DataError(f"{path} has no column {column}; it has {', '.join(columns)}; set reference.column")
+    return [row[column] or "" for row in rows]

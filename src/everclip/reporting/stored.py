@@ -17,9 +17,9 @@ from everclip.reporting.results import Result
 from everclip.runs.folder import RunFolder, numbered
 from everclip.runs.scores import confusion_of, protocol_of, table_of
 from everclip.runs.shapes import FIGURES, misfit
+from everclip.storage import YAML, check_yaml
 
 log = logging.getLogger("everclip")
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 FACTS = ("method", "backbone", "sequence", "seed", "digest", "overrides")
 
 
@@ -66,11 +66,10 @@ class Run:
         if not path.is_file():
             return {}
         try:
-            text = path.read_text()
-            _refuse_bombs(text)
-            settings = yaml.load(text, LOADER)
+            check_yaml(path)
+            settings = yaml.load(path.read_text(encoding="utf-8"), YAML)
             return dict(flat(settings)) if isinstance(settings, dict) else {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, ConfigError) as error:
             log.warning("%s cannot be read and is left out: %s", path, " ".join(str(error).split()))
             return {}
 
@@ -81,19 +80,6 @@ class Odd:
 
     run: Run
     reason: str
-
-
-def _refuse_bombs(text: str) -> None:
-    """Refuses YAML that a small file makes endless.
-
-    Raises:
-        ValueError: it has aliases, or is deeper than any configuration.
-    """
-    depth = 0
-    for event in yaml.parse(text, LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > 100 or isinstance(event, yaml.AliasEvent):
-            raise ValueError("aliases, or deeper than 100 levels, which no configuration of ours is")
 
 
 def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

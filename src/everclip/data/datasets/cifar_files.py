@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from everclip.data.datasets.layouts import check_labels
+from everclip.data.files import check_regular
 from everclip.data.images import ArrayImages
 from everclip.digest import json_sha256
 from everclip.errors import DataError
@@ -59,10 +60,13 @@ def entries(path: Path, *names: str) -> list[Any]:
         DataError: the file cannot be read or lacks one.
     """
     try:
+        check_regular(path)
         with path.open("rb") as file:
             content = _ArrayUnpickler(file, encoding="latin1").load()
         return [content[name] for name in names]
     except KeyError as error:
         raise DataError(f"{path} has no entry {error}; is it a file of another data set?") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, IndexError, TypeError) as error:
+    except DataError:
+        raise
+    except Exception as error:
         raise DataError(f"{path} cannot be read as a CIFAR file: {error}") from error

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from everclip.data.datasets import matlab
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec
+from everclip.data.files import read_bytes
 from everclip.data.images import FileImages
 from everclip.errors import DataError, MissingError
 from everclip.types import Indices
@@ -150,7 +152,7 @@ def read_lines(path: Path) -> list[str]:
         DataError: it is no text.
     """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_bytes(path).decode("utf-8").splitlines() if line.strip()]
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} cannot be read as a list: {error}") from error
 
@@ -177,23 +179,21 @@ def read_json(path: Path) -> Any:
         DataError: it is none.
     """
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+        return json.loads(read_bytes(path))
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def variables(path: Path, *names: str) -> dict[str, Any]:
-    """Variables of a MATLAB file, singleton dimensions dropped.
+    """Variables of a MATLAB file, see `matlab.read`.
 
     Raises:
         DataError: it is no such file or lacks one of them.
     """
-    from scipy.io import loadmat
-
     try:
-        content = loadmat(path, squeeze_me=True)
+        content = matlab.read(read_bytes(path), names)
         return {name: content[name] for name in names}
     except KeyError as error:
         raise DataError(f"{path} has no variable {error}; is it the list of another data set?") from error
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as a MATLAB file: {error}") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +14,12 @@ from numpy.typing import NDArray
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.layouts import check_labels
 from everclip.data.datasets.spec import spec
+from everclip.data.files import check_regular
 from everclip.data.images import ArrayImages
 from everclip.digest import json_sha256
 from everclip.errors import DataError
+
+LIMIT = 2**28  # bytes of an unzipped file
 
 
 def load(*, root: str, split: Literal["mtil"] = "mtil") -> LabelledImages:
@@ -48,13 +53,20 @@ def _array(path: Path) -> NDArray[Any]:
     else:
         path = path.with_name(f"{path.name}.gz")
         try:
-            content = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)
-        except (OSError, EOFError) as error:
+            check_regular(path)
+            with gzip.open(path) as file:
+                unzipped = file.read(LIMIT + 1)
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} cannot be unzipped: {error}") from error
+        if len(unzipped) > LIMIT:
+            raise DataError(f"{path} unzips to more than {LIMIT >> 20} MB")
+        content = np.frombuffer(unzipped, np.uint8)
     if len(content) < 4 or content[:3].tolist() != [0, 0, 8]:
         raise DataError(f"{path} is no IDX file of unsigned bytes")
     start = 4 + 4 * int(content[3])
+    if len(content) < start:
+        raise DataError(f"{path} is cut off")
     shape = content[4:start].view(">u4").tolist()
-    if len(content) - start != int(np.prod(shape)):
+    if len(content) - start != math.prod(shape):
         raise DataError(f"{path} announces values of shape {shape} but holds {len(content) - start} bytes of them")
     return content[start:].reshape(shape)

@@ -33,6 +33,6 @@ def load(*, root: str, split: Literal["coop", "mtil"] = "coop") -> LabelledImage
 
 def _items(path: Path, pictures: Path) -> list[Item]:
     rows = variables(path, "annotations")["annotations"]
-    if not {"fname", "class"} <= set(rows.dtype.names or ()):
+    if not (isinstance(rows, list) and all(isinstance(row, dict) and {"fname", "class"} <= set(row) for row in rows)):
         raise DataError(f"{path} names no file and class of each picture; the test list with labels is needed")
     return [(pictures / str(row["fname"]), int(row["class"]) - 1) for row in rows]

@@ -77,6 +77,8 @@ def manifest(
         rows = _read(path, top)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a list: {error}") from error
     classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdigit() else -1, label))
     images = FileImages(
         [row.path for row in rows], np.array([classes.index(row.label) for row in rows], dtype=np.int64), top

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
 
+from everclip.data.files import check_regular, read_bytes
 from everclip.data.images import FileImages
 from everclip.data.sequences.shots import choose_test
 from everclip.errors import DataError, MissingError
@@ -31,7 +32,7 @@ def read_text(path: Path, key: str) -> str:
         DataError: it cannot be read as UTF-8 text.
     """
     try:
-        return path.expanduser().read_text(encoding="utf-8-sig")
+        return read_bytes(path.expanduser()).decode("utf-8-sig")
     except FileNotFoundError:
         raise MissingError(f"{key}={path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -74,7 +75,7 @@ def _read(file: str, classes: Sequence[str]) -> list[str]:
         return lines
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"sequence.names={file} is no JSON: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content.values()):
         raise DataError(f"sequence.names={file} must be one JSON object that gives every class a name")
@@ -112,7 +113,7 @@ def warn_of_shared(train: FileImages, test: FileImages) -> None:
         DataError: a file cannot be read.
     """
     try:
-        of_train, of_test = ([(path.stat().st_size, path) for path in images.paths] for images in (train, test))
+        of_train, of_test = ([(check_regular(path), path) for path in images.paths] for images in (train, test))
         common = {size for size, _ in of_train} & {size for size, _ in of_test}
         known = {_sha256(path): path for size, path in of_train if size in common}
         shared = [(path, known[d]) for size, path in of_test if size in common and (d := _sha256(path)) in known]
@@ -126,4 +127,5 @@ def warn_of_shared(train: FileImages, test: FileImages) -> None:
 
 
 def _sha256(path: Path) -> bytes:
-    return sha256(path.read_bytes()).digest()
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").digest()
