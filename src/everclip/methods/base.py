@@ -22,13 +22,16 @@ INFERENCE = ("encode_image", "encode_text", "class_features", "classifier", "log
 class Extract(Protocol):
     """A pass over pictures: without gradients, in evaluation precision, in their order, complete on every rank."""
 
-    def __call__(self, samples: Samples, encode: Encode, *, as_trained: bool = False) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, samples: Samples, encode: Encode, *, as_trained: bool = False, number: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Features (N, D) and labels (N,) of all samples.
 
         Args:
             samples: whatever the method may see.
             encode: maps normalised pictures (B, 3, S, S) to features (B, D).
-            as_trained: show every picture as `train.augment` lets training see it, by a draw of the session's own.
+            as_trained: show every picture as `train.augment` lets training see it, by draws of the session's own.
+            number: of the pass, where there are several with other draws.
         """
 
 

@@ -220,10 +220,12 @@ class Engine:
 
     def extractor(self, method: Method, session: int = 0, view: View | None = None) -> Extract:
         """The feature pass handed to a method's hooks in a session, where training sees pictures in a view."""
-        shown = Draw((self._seed, session), view=view)
 
-        def extract(samples: Samples, encode: Encode, *, as_trained: bool = False) -> tuple[Tensor, Tensor]:
-            passes = EnginePasses(self, method, shown if as_trained else None)
+        def extract(
+            samples: Samples, encode: Encode, *, as_trained: bool = False, number: int = 0
+        ) -> tuple[Tensor, Tensor]:
+            shown = Draw((self._seed, session, number), view=view) if as_trained else None
+            passes = EnginePasses(self, method, shown)
             features = passes.samples(samples, lambda batch: encode(batch.images))
             return features, torch.from_numpy(samples.labels).to(features.device)
 
