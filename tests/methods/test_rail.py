@@ -6,8 +6,7 @@ tests/golden/rail_official.json was made by running the official code outside th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,16 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
-from everclip.backbones.base import Backbone
-from everclip.backbones.insertion import TokenEdit
 from everclip.config.checks import check_group, check_values
 from everclip.config.schema import GROUPS
 from everclip.errors import ConfigError
 from everclip.methods.rail import Rail
 from everclip.modules import ridge
 from everclip.modules.ridge import KernelRidge, RecursiveRidge
-from everclip.types import Batch, ClassSet, Draw, Indices, Prepare, Samples, Session
+from everclip.types import ClassSet, Samples, Session
+from tests.methods.given import Features, GivenFeatures
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rail_official.json").read_text())
 WIDTH, HIDDEN = 16, 64
@@ -37,61 +33,6 @@ EVERY = ClassSet(tuple(range(12)), tuple(str(index) for index in range(12)))
 
 def unit(values: Any) -> Any:
     return values / np.linalg.norm(values, axis=-1, keepdims=True)
-
-
-class GivenFeatures(Backbone):
-    """A model whose pictures are their features and whose texts are row numbers of a table of features."""
-
-    vision = text = None
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(3))
-        self.table = table
-        self.embed_dim = table.shape[1]
-
-    def compile_blocks(self) -> None:
-        raise AssertionError("there are no blocks")
-
-    def shard_blocks(self, mesh: DeviceMesh) -> None:
-        raise AssertionError("there are no blocks")
-
-    @property
-    def logit_scale(self) -> Tensor:
-        return torch.tensor(100.0)
-
-    def resize(self, image: Image.Image) -> Tensor:
-        raise AssertionError("there are no pictures")
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return torch.tensor([int(text.removeprefix("a photo of a ").removesuffix(".")) for text in texts])
-
-    def encode_image(self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
-        return images
-
-    def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
-        raise AssertionError("there are no tokens")
-
-    def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
-        raise AssertionError("there are no patches")
-
-    def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
-        return self.table[tokens]
-
-
-@dataclass
-class Features(Samples):
-    rows: Tensor
-    labels: Indices = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
-        return self.batch(self.rows[list(indices)], indices)
-
-    def subset(self, indices: Sequence[int] | Indices) -> Features:
-        return Features(self.rows[list(indices)], self.labels[list(indices)])
-
-    def fingerprint(self) -> str:
-        return "golden"
 
 
 def extract(images: Samples, encode: Callable[[Tensor], Tensor], *, as_trained: bool = False) -> tuple[Tensor, Tensor]:
