@@ -165,7 +165,7 @@ class OptunaSweeper(Sweeper):
 
         values: list[float | None] = []
         for outcome in OUTCOMES[-count:]:
-            result = read_result(RunFolder(outcome.folder))
+            result = None if outcome.exit_code else read_result(RunFolder(outcome.folder))
             value = None if result is None else result.summary.get(self._metric)
             if result is not None and not isinstance(value, int | float):
                 numbers = [name for name, entry in result.summary.items() if isinstance(entry, int | float)]

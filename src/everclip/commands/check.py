@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from everclip.commands.origin import confirm
 from everclip.commands.parts import make_parts, make_training
 from everclip.reporting.console import quieten_libraries
 from everclip.runs.folder import RunFolder
@@ -26,7 +27,10 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     judges = "test" if config.validation is None else "held-out training"
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
-    state = RunFolder(Path(hydra.runtime.output_dir)).state or "not started"
+    folder = RunFolder(Path(hydra.runtime.output_dir))
+    state = folder.state or "not started"
+    if folder.read_sessions():
+        confirm(config, folder, sequence)
     for title, text in {
         "method": f"{hydra.runtime.choices.method}: {method.num_trainable():,} trainable of {total:,} parameters",
         "backbone": f"{hydra.runtime.choices.backbone}: {weights}",

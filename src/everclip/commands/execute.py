@@ -16,9 +16,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from everclip import storage
+from everclip.commands.origin import data_of, require_same
 from everclip.commands.parts import engine_settings, make_parts, make_training, settled, shorten, with_cache
 from everclip.config.identity import choices, digest
-from everclip.errors import ConfigError, EverclipError, LockedError, Preempted, StorageError
+from everclip.errors import EverclipError, LockedError, Preempted, StorageError
 from everclip.loggers.base import RunLogger
 from everclip.loggers.csv import CsvLogger
 from everclip.loggers.mirrors import Loggers
@@ -103,9 +104,10 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         # Mirrors elsewhere must not take a run that was begun anew, or in another folder, for this one.
         own = f"{identity['digest']}-seed{config.seed}-{secrets.token_hex(4)}"
         facts["id"] = folder.read_run().get("id", own)
-        _refuse_other_origin(folder, identity, facts["commit"])
+        data = data_of(config, shortened)
+        _refuse_other_origin(folder, facts | data)
         storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(settled(config, sequence), resolve=True))
-        folder.update_run(**facts)
+        folder.update_run(**(facts | data))
     objectives = [session.objective for session in sequence.sessions if method.any_objective]
     couples = method.couples_batch or any(objective and objective.couples_batch for objective in objectives)
     if couples and (config.trainer.accumulate > 1 or config.trainer.auto_batch):
@@ -130,29 +132,14 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     log.info("%.1f s in all", time.monotonic() - start)
 
 
-def _refuse_other_origin(folder: RunFolder, identity: dict[str, Any], commit: str | None) -> None:
-    """Compares a run that was begun earlier with what there is now.
-
-    Raises:
-        ConfigError: its pictures, weights or precision were others; results of both must not be mixed.
-    """
+def _refuse_other_origin(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Compares a run that was begun earlier with what there is now, see `require_same`."""
     begun = folder.read_run()
     if not (folder.progress.is_file() or folder.read_sessions() or folder.checkpoint(0).is_file()):
         return
-    earlier = {
-        "backbone": begun.get("weights", {}).get("sha256"),
-        "sequence": begun.get("fingerprint"),
-        "precision": begun.get("precision"),
-    }
-    words = {"backbone": "the backbone's weights", "sequence": "the task sequence's data", "precision": "the precision"}
-    for key, value in earlier.items():
-        if value is not None and value != identity[key]:
-            raise ConfigError(
-                f"{folder.path} was begun with other values: {words[key]} changed from {value[:16]} to "
-                f"{identity[key][:16]}; put back what was there, or begin anew with restart=true"
-            )
-    if begun.get("commit") not in (None, commit):
-        log.warning("begun with code of commit %s, going on with %s", begun["commit"], commit)
+    require_same(folder, begun, facts)
+    if begun.get("commit") not in (None, facts["commit"]):
+        log.warning("begun with code of commit %s, going on with %s", begun["commit"], facts["commit"])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 from everclip.backbones.base import Backbone
 from everclip.config.build import build
 from everclip.config.checks import check_group
+from everclip.config.schema import INJECTED
 from everclip.data.cache import cached
 from everclip.data.validation import hold_out
 from everclip.errors import ConfigError
@@ -23,7 +24,7 @@ from everclip.training.engine import Engine
 from everclip.training.evaluation import check_fit
 from everclip.training.phases import Budget, Training
 from everclip.training.runner import seed_everything
-from everclip.types import TaskSequence
+from everclip.types import ClassTexts, Reference, TaskSequence
 
 
 def make_training(config: DictConfig) -> Training:
@@ -65,6 +66,11 @@ def settled(config: DictConfig, sequence: TaskSequence) -> DictConfig:
     return filled
 
 
+def make_given(config: DictConfig) -> dict[str, Reference | ClassTexts]:
+    """What a method asks for beside the sequence, by the name of its option."""
+    return {name: build(name, config.method[name]) for name in INJECTED if name in config.method}
+
+
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
     """Sequence, backbone and method; on the meta device without `load`."""
     for group in ("backbone", "method"):
@@ -76,8 +82,9 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     backbone = build("backbone", config.backbone, load=load)
     seed_everything(config.seed)
     method = build("method", settled(config, sequence).method, backbone)
-    if "class_texts" in config.method:  # a class without texts is told before anything is trained
-        build("class_texts", config.method.class_texts).of(sequence.sessions[-1].seen)
+    for part in make_given(config).values():
+        if isinstance(part, ClassTexts):  # a class without texts is told before anything is trained
+            part.of(sequence.sessions[-1].seen)
     check_fit(method, sequence, config.train.augment)
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method

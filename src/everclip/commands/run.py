@@ -25,6 +25,7 @@ from everclip.errors import ConfigError, EverclipError, Preempted
 from everclip.reporting.console import as_mirrors, log_file, set_up_logging, tell_error, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder
+from everclip.runs.inputs import changed
 from everclip.sweeps.launchers import OUTCOMES, Outcome
 from everclip.training.interruption import StopRequest
 
@@ -76,9 +77,14 @@ def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder
         result = read_result(folder)
         with log_file(folder.path / "run.log"):
             _show(result)
-    else:
-        log.info("finished earlier; the stored result:")
-        _show(result)
+        return
+    recorded = result.run.get("inputs")
+    if recorded is None or changed(recorded):
+        from everclip.commands.origin import confirm
+
+        confirm(config, folder)
+    log.info("finished earlier; the stored result:")
+    _show(result)
 
 
 def _show(result: Result | None) -> None:
@@ -178,7 +184,9 @@ def _main() -> None:
         sys.exit(Preempted.exit_code)
     except Exception as error:  # noqa: BLE001 (errors while composing)
         sys.exit(show_error(error))
-    results = [result for outcome in OUTCOMES if (result := read_result(RunFolder(outcome.folder)))]
+    # What lies in the folder of a run that was refused is not its result.
+    ended_well = [RunFolder(outcome.folder) for outcome in OUTCOMES if outcome.exit_code == 0]
+    results = [result for folder in ended_well if (result := read_result(folder))]
     if len(OUTCOMES) > 1 and results:
         outputs = results[0].folder.parents[4]
         terminal.print(write_sweep(results, outputs))

@@ -50,7 +50,7 @@ class CachedImages(Samples):
 
     def __init__(self, source: Samples, resize: Prepare, pixels: Pixels, rows: Indices) -> None:
         self._source, self._resize, self._pixels, self._rows = source, resize, pixels, rows
-        self.labels, self.num_frames = source.labels, source.num_frames
+        self.labels, self.num_frames, self.files = source.labels, source.num_frames, source.files
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         view = None if draw is None else draw.view

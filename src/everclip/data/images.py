@@ -28,14 +28,16 @@ class ArrayImages(Samples):
         pixels: (N, H, W, 3) uint8, RGB.
         labels: (N,) global class ids.
         identity: what the pictures were made from; part of the fingerprint instead of the pixels.
+        files: that they were read from.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], labels: Indices, identity: str) -> None:
+    def __init__(self, pixels: NDArray[np.uint8], labels: Indices, identity: str, files: Sequence[Path] = ()) -> None:
         if len(pixels) != len(labels):
             raise DataError(f"{len(pixels)} pictures but {len(labels)} labels")
         self._pixels = pixels
         self.labels = labels
         self._identity = identity
+        self.files = tuple(files)
         self._rows: Indices = np.arange(len(labels))
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
@@ -44,7 +46,7 @@ class ArrayImages(Samples):
 
     def subset(self, indices: Sequence[int] | Indices) -> ArrayImages:
         chosen = ArrayImages.__new__(ArrayImages)
-        chosen._pixels, chosen._identity = self._pixels, self._identity
+        chosen._pixels, chosen._identity, chosen.files = self._pixels, self._identity, self.files
         chosen._rows = self._rows[np.asarray(indices, dtype=np.int64)]
         chosen.labels = self.labels[np.asarray(indices, dtype=np.int64)]
         return chosen
@@ -63,14 +65,16 @@ class FileImages(Samples):
         paths: of the pictures.
         labels: (N,) global class ids.
         root: the fingerprint names the files relative to it, so that a data set may be moved.
+        lists: files that name the pictures.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Indices, root: Path) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Indices, root: Path, lists: Sequence[Path] = ()) -> None:
         if len(paths) != len(labels):
             raise DataError(f"{len(paths)} pictures but {len(labels)} labels")
         self.paths = tuple(paths)
         self.labels = labels
-        self._root = root
+        self._root, self._lists = root, tuple(lists)
+        self.files = (*self.paths, *self._lists)
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         shown = [draw.showing(prepare, i) if draw else prepare for i in indices]
@@ -78,7 +82,8 @@ class FileImages(Samples):
         return self.batch(torch.stack(pictures), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> FileImages:
-        return FileImages([self.paths[i] for i in indices], self.labels[np.asarray(indices, np.int64)], self._root)
+        chosen = [self.paths[i] for i in indices]
+        return FileImages(chosen, self.labels[np.asarray(indices, np.int64)], self._root, self._lists)
 
     def fingerprint(self) -> str:
         files = [[path.relative_to(self._root).as_posix(), path.stat().st_size] for path in self.paths]
@@ -97,6 +102,7 @@ class ConcatSamples(Samples):
         self.labels = np.concatenate([part.labels for part in parts])
         self.texts = tuple(own for part in parts for own in part.texts)
         self.num_frames = parts[0].num_frames if parts else None
+        self.files = tuple(path for part in parts for path in part.files)
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
@@ -181,7 +187,7 @@ class Unlabelled(Samples):
     def __init__(self, source: Samples) -> None:
         self._source = source
         self.labels = np.full_like(source.labels, NO_CLASS)
-        self.num_frames = source.num_frames
+        self.num_frames, self.files = source.num_frames, source.files
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         read = self._source.read(indices, prepare, draw)

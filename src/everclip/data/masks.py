@@ -29,7 +29,7 @@ class MaskedImages(Samples):
     def __init__(self, pictures: Samples, masks: NDArray[np.int64]) -> None:
         if len(masks) != len(pictures):
             raise DataError(f"{len(pictures)} pictures, but {len(masks)} masks")
-        self._pictures, self._masks = pictures, masks
+        self._pictures, self._masks, self.files = pictures, masks, pictures.files
         self.labels = np.full(len(pictures), NO_CLASS, dtype=np.int64)
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:

@@ -28,7 +28,7 @@ class CaptionedImages(Samples):
             raise DataError(f"{len(pictures)} pictures, but captions of {len(texts)}")
         if bare := [position for position, own in enumerate(texts) if not own]:
             raise DataError(f"picture {bare[0]} has no caption")
-        self._pictures = pictures
+        self._pictures, self.files = pictures, pictures.files
         self.texts = tuple(map(tuple, texts))
         self.labels = np.full(len(pictures), NO_CLASS, dtype=np.int64)
 

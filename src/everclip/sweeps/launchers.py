@@ -18,6 +18,7 @@ from pathlib import Path
 from everclip.errors import ConfigError, StorageError
 from everclip.reporting.results import read_result
 from everclip.runs.folder import RunFolder
+from everclip.runs.inputs import changed
 from everclip.sweeps.sweep import Job, Sweep
 
 log = logging.getLogger("everclip")
@@ -56,8 +57,9 @@ def refuse_ranks(environment: Mapping[str, str]) -> None:
 
 
 def unfinished(sweep: Sweep) -> list[int]:
-    """Indices of the jobs without a result."""
-    return [index for index, job in enumerate(sweep.jobs) if read_result(RunFolder(Path(job.folder))) is None]
+    """Indices of the jobs without a result, or whose data or weights may have changed since, which they find out."""
+    results = [read_result(RunFolder(Path(job.folder))) for job in sweep.jobs]
+    return [index for index, result in enumerate(results) if result is None or changed(result.run.get("inputs") or ())]
 
 
 class LocalRuns:

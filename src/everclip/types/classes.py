@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from everclip.digest import json_sha256
 from everclip.errors import ConfigError, DataError
 
 Positive = Annotated[int, Field(ge=1)]  # an argument that a configuration must give as at least 1
@@ -142,6 +143,10 @@ class ClassTexts:
 
     texts: Mapping[str, tuple[str, ...]] = field(repr=False)
     source: str
+
+    def fingerprint(self) -> str:
+        """Hex digest of the texts."""
+        return json_sha256({name: list(own) for name, own in self.texts.items()})
 
     def of(self, classes: ClassSet) -> list[tuple[str, ...]]:
         """The texts of each class, in the order of `classes`.

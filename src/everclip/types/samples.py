@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from everclip.digest import json_sha256
 from everclip.errors import DataAccessError
 from everclip.types.classes import ClassSet
 
@@ -71,11 +73,13 @@ class Samples(ABC):
         labels: (N,) global class ids, `NO_CLASS` for a sample without one.
         texts: the texts of every sample (its captions), empty for samples without any.
         num_frames: pictures of a sample that is a clip, None for single pictures.
+        files: what the samples are read from, and the lists that name it, as far as that are files.
     """
 
     labels: Indices
     texts: tuple[tuple[str, ...], ...] = ()
     num_frames: int | None = None
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -135,6 +139,7 @@ class SessionView(Samples):
         self._session = session
         self._closed: list[bool] = []  # shared with the subsets; closed once it holds anything
         self.labels, self.texts, self.num_frames = source.labels, source.texts, source.num_frames
+        self.files = source.files
 
     def close(self) -> None:
         """Ends access."""
@@ -175,6 +180,10 @@ class Reference:
 
     images: Samples = field(repr=False)
     texts: tuple[str, ...] = field(repr=False)
+
+    def fingerprint(self) -> str:
+        """Hex digest of what identifies pictures and texts."""
+        return json_sha256([self.images.fingerprint(), self.texts])
 
 
 @dataclass(frozen=True)

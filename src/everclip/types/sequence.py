@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from everclip.digest import json_sha256
@@ -125,6 +126,13 @@ class TaskSequence:
     def evaluated(self, session: int) -> list[int]:
         """The tasks evaluated after `session`."""
         return self.trained(session) if self.evaluate == "seen" else list(range(len(self.tasks)))
+
+    def files(self) -> list[Path]:
+        """What the samples are read from, each file once."""
+        trained = [samples for session in self.sessions for samples in session.samples().values()]
+        tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]
+        sets = [*trained, *(task.samples for task in tasks)]
+        return list(dict.fromkeys(path for samples in sets for path in samples.files))
 
     def fingerprint(self) -> str:
         """Hex digest of everything that can change a result: samples, names, templates, order, way of judging."""

@@ -50,7 +50,7 @@ def batches(paths: Sequence[Path], labels_key: str, classes: int, data_set: str)
         except ValueError as error:
             raise DataError(f"{path} has {len(numbers)} labels but other pictures: {error}") from error
     identity = json_sha256([data_set, *(item for path in paths for item in (path.name, path.stat().st_size))])
-    return ArrayImages(np.concatenate(pixels), np.concatenate(labels), identity)
+    return ArrayImages(np.concatenate(pixels), np.concatenate(labels), identity, paths)
 
 
 def entries(path: Path, *names: str) -> list[Any]:

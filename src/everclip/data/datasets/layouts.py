@@ -57,7 +57,8 @@ def listed(items: Sequence[Item], classes: int, folder: Path, title: str, source
                 f"{title}: {path} is not there, but {source.name} names it; is that the list of another data set, or "
                 "was the archive not extracted to its end?"
             )
-    return FileImages([path for path, _ in items], labels, folder)
+    lists = [source] if source.is_file() else []
+    return FileImages([path for path, _ in items], labels, folder, lists)
 
 
 def class_folder(folder: Path, title: str) -> list[Path]:

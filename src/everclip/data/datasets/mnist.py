@@ -37,21 +37,25 @@ def load(*, root: str, split: Literal["mtil"] = "mtil") -> LabelledImages:
 
 
 def _images(folder: Path, part: str, classes: int) -> ArrayImages:
-    pictures, numbers = (_array(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    paths = [_there(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+    pictures, numbers = map(_array, paths)
     labels = np.asarray(numbers, np.int64)
     check_labels(labels, classes, folder / f"{part}-labels-idx1-ubyte")
     if pictures.ndim != 3 or len(pictures) != len(labels):
         raise DataError(f"{folder}: {part}-images of shape {pictures.shape} do not go with {len(labels)} labels")
     rgb = np.broadcast_to(pictures[..., None], (*pictures.shape, 3))
-    return ArrayImages(rgb, labels, json_sha256(["mnist", part, list(pictures.shape)]))
+    return ArrayImages(rgb, labels, json_sha256(["mnist", part, list(pictures.shape)]), paths)
+
+
+def _there(path: Path) -> Path:
+    return path if path.exists() else path.with_name(f"{path.name}.gz")
 
 
 def _array(path: Path) -> NDArray[Any]:
     """The bytes of an IDX file: two zeros, type 8 (unsigned byte), the number of axes, big-endian lengths, values."""
-    if path.exists():
+    if path.suffix != ".gz":
         content: NDArray[Any] = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
     else:
-        path = path.with_name(f"{path.name}.gz")
         try:
             check_regular(path)
             with gzip.open(path) as file:

@@ -36,7 +36,7 @@ class Shifted(Samples):
     """Pictures whose labels count from `first` instead of 0."""
 
     def __init__(self, source: Samples, first: int) -> None:
-        self._source, self._first = source, first
+        self._source, self._first, self.files = source, first, source.files
         self.labels = source.labels + first
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
