@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import open_clip
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from everclip.backbones import embedded
 from everclip.backbones.insertion import TokenEdit, replace_modules
 from everclip.backbones.open_clip import OpenClip
+from everclip.backbones.weights import create_meta
 from everclip.config.catalogue import option_names
 from everclip.config.schema import conf_dir
 from everclip.errors import ConfigError, MissingError
@@ -173,6 +175,51 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no weights")
     with pytest.raises(MissingError, match=r"weights\.safetensors is no checkpoint of everclip-tiny"):
         OpenClip(model="everclip-tiny", weights=str(path))
+
+
+@pytest.mark.parametrize("load", [False, True])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"positional_embedding": torch.zeros(77, 3)}, "text pos_embed width changed"),
+        ({"other.weight": torch.zeros(1)}, "positional_embedding is only in one of both"),
+        ([1], "no attribute 'items'"),
+        ({}, "StopIteration"),
+    ],
+)
+def test_weights_of_another_form_are_refused_in_one_line_also_when_checking(
+    load: bool, content: Any, reason: str, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(MissingError, match=rf"weights\.pt is no checkpoint of everclip-tiny: .*{reason}") as caught:
+        OpenClip(model="everclip-tiny", weights=f"{tmp_path}/weights.pt", load=load)
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+def test_other_shapes_and_stored_sessions_are_named(tmp_path: Path, backbone: OpenClip) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "run" / "checkpoints" / "session_00.safetensors"
+    path.parent.mkdir(parents=True)
+    state = {**backbone.model.state_dict(), "ln_final.weight": torch.zeros(3)}
+    save_file(state, path)
+    with pytest.raises(MissingError, match=r"its ln_final\.weight has the shape \[3\], that of the model \[\d+\]"):
+        OpenClip(model="everclip-tiny", weights=str(path), load=False)
+    save_file(state, path, metadata={"everclip": "{}"})
+    with pytest.raises(MissingError, match=rf"backbone=from_run backbone\.run={tmp_path}/run makes a backbone"):
+        OpenClip(model="everclip-tiny", weights=str(path), load=False)
+
+
+def test_checking_says_which_weights_are_yet_to_be_fetched(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    for here in (False, True):
+        found = str(tmp_path) if here else None
+        monkeypatch.setattr("everclip.backbones.weights.try_to_load_from_cache", lambda *_, found=found: found)
+        caplog.clear()
+        create_meta("ViT-B-32", "laion2b_s34b_b79k")
+        assert ("weights laion2b_s34b_b79k of ViT-B-32 are not on this machine" in caplog.text) is not here
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

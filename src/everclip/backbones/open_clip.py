@@ -59,7 +59,7 @@ class OpenClip(Backbone):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*QuickGELU mismatch.*")
             warnings.filterwarnings("ignore", message="No pretrained weights.*")
-            self.model: Any = create(model, weights) if load else create_meta(model)
+            self.model: Any = create(model, weights) if load else create_meta(model, weights)
         self.model.requires_grad_(False)
         fuse_activations(self.model)
         self.tokenizer = open_clip.get_tokenizer(model)

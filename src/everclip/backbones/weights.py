@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 
 from everclip.backbones import embedded
 from everclip.errors import ConfigError, MissingError
+
+log = logging.getLogger("everclip")
+
+# What open_clip ends with when a file holds something else than it expects.
+FAULTS = (
+    OSError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError, ValueError, StopIteration,
+    SafetensorError, UnpicklingError,
+)  # fmt: skip
 
 
 def check_weights(model: str, weights: str, tag: str | None, tags: Sequence[str]) -> None:
@@ -27,7 +42,7 @@ def check_weights(model: str, weights: str, tag: str | None, tags: Sequence[str]
     if weights == "embedded":
         if not embedded.weights_path(model).is_file():
             raise ConfigError(f"no embedded weights for backbone.model={model}; give a tag, a file or `random`")
-    elif "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors"):
+    elif _names_file(weights):
         if not Path(weights).is_file():
             raise MissingError(f"backbone.weights={weights}: no such file; give a checkpoint of {model} or a tag")
     elif weights != "random" and weights not in tags:
@@ -46,10 +61,63 @@ def check_weights(model: str, weights: str, tag: str | None, tags: Sequence[str]
         )
 
 
-def create_meta(model: str) -> Any:
-    """A model without storage."""
+def _names_file(weights: str) -> bool:
+    return "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
+
+
+def create_meta(model: str, weights: str) -> Any:
+    """A model without storage, after a look whether weights in a file fit it; says so if they are yet to be fetched.
+
+    Raises:
+        MissingError: a file that is no checkpoint of the model.
+    """
     with torch.device("meta"):
-        return open_clip.create_model(model, load_weights=False, device="meta")
+        created = open_clip.create_model(model, load_weights=False, device="meta")
+    if _names_file(weights):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is a no-op.*")
+            _explained(model, weights, partial(open_clip.load_checkpoint, created, weights))
+    elif weights not in ("random", "embedded") and not is_here(model, weights):
+        log.warning("weights %s of %s are not on this machine; a run would fetch them first", weights, model)
+    return created
+
+
+def is_here(model: str, tag: str) -> bool:
+    """Whether open_clip finds the weights of a tag without network."""
+    published = open_clip.get_pretrained_cfg(model, tag)
+    repository, _, file = str(published.get("hf_hub", "")).rpartition("/")
+    names = [file, f"{Path(file).stem}.safetensors"] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    if repository:
+        return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+    return Path("~/.cache/clip", Path(str(published.get("url"))).name).expanduser().is_file()
+
+
+def _explained(model: str, weights: str, load: Callable[[], Any]) -> Any:
+    """What `load` gives; a file that is no checkpoint of the model is refused in one line, without all its names."""
+    try:
+        return load()
+    except FAULTS as error:
+        reason = _reason(weights, error)
+        raise MissingError(f"backbone.weights={weights} is no checkpoint of {model}: {reason}") from error
+
+
+def _reason(weights: str, error: Exception) -> str:
+    """Why a file does not fit, in a few words."""
+    place = Path(weights).absolute()
+    if place.suffix == ".safetensors":
+        with suppress(SafetensorError, OSError), safe_open(place, "pt") as file:
+            if "everclip" in (file.metadata() or {}):
+                return (
+                    "it is a stored session, of which backbone=from_run "
+                    f"backbone.run={place.parents[1]} makes a backbone where its method allows it"
+                )
+    text = str(error)
+    sizes = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", text)
+    if sizes:
+        return f"its {sizes[1]} has the shape {sizes[2]}, that of the model {sizes[3]}"
+    if names := re.search(r"(?:Missing|Unexpected) key\(s\) in state_dict: \"(.*?)\"", text):
+        return f"the names of its tensors are others, {names[1]} is only in one of both"
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 def create(model: str, weights: str) -> Any:
@@ -66,11 +134,11 @@ def create(model: str, weights: str) -> Any:
         created = open_clip.create_model(model)
         created.load_state_dict(embedded.load_weights(model))
         return created
+    if _names_file(weights):
+        return _explained(model, weights, partial(open_clip.create_model, model, pretrained=weights))
     try:
         return open_clip.create_model(model, pretrained=weights)
-    except (OSError, RuntimeError, ValueError, SafetensorError, UnpicklingError) as error:
-        if Path(weights).is_file():
-            raise MissingError(f"backbone.weights={weights} is no checkpoint of {model}: {error}") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise MissingError(
             f"weights {weights} of {model} are not in the cache and could not be fetched ({type(error).__name__}); "
             f"on a machine with network run `python -c \"import open_clip; open_clip.create_model('{model}', "
