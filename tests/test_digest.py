@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ COMMANDS = {
     "method=zscl sequence=shapes_mtil": "ba108880",
     "method=lora optimizer.lr=1e-4 train.epochs=3 max_sessions=2": "6f79d79b",
     "validation=0.2": "3199f2fa",
+    "sequence=folder sequence.root=/photos sequence.way=3": "24bccd24",
+    "sequence=manifest sequence.file=/photos.csv": "d89602d5",
     "+experiment=cpe_clip/cub200": "fe337f61",
     "+experiment=codyra/xtail": "d352154c",
     "method=zscl backbone=vit_b16_openai sequence=mtil_order1 reference=imagenet_cc trainer.precision=32-true": (
@@ -37,6 +40,34 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_same_command_always_means_the_same_folder(command: str, compose: Compose) -> None:
     assert identity.digest(compose(*command.split())) == COMMANDS[command]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("sequence=shapes_cil", "shapes_cil"),
+        ("sequence=mtil_order1 sequence.name=mtil3", "mtil3"),
+        ("sequence=few_shot sequence/dataset=dtd", "few_shot_dtd"),
+        ("sequence=folder sequence.root=/somewhere/my_photos", "folder_my_photos"),
+        ("sequence=folder sequence.root=/somewhere/my_photos/", "folder_my_photos"),
+        ("sequence=folder sequence.root=/somewhere/my_photos sequence.name='my holidays'", "my_holidays"),
+        ("sequence=manifest sequence.file=/somewhere/all.csv", "manifest_all"),
+        ("sequence=folder", "folder"),
+    ],
+)
+def test_a_sequence_has_a_name_of_its_own(words: str, name: str, compose: Compose) -> None:
+    composed = compose(*shlex.split(words))
+    assert identity.names_of(composed, composed.hydra)["sequence"] == name
+    assert identity.run_folder(composed).parts[-5] == name
+
+
+def test_a_run_of_ones_own_pictures_is_found_where_earlier_versions_put_it(compose: Compose) -> None:
+    composed = compose("sequence=folder", "sequence.root=/somewhere/photos")
+    now = identity.run_folder(composed)
+    earlier = Path(str(now).replace("folder_photos", "folder"))
+    earlier.mkdir(parents=True)
+    (earlier / "run.json").touch()
+    assert identity.run_folder(composed) == earlier
 
 
 def test_a_part_that_moves_keeps_the_digest(compose: Compose) -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from everclip import storage
 from everclip.commands.origin import data_of, require_same
 from everclip.commands.parts import engine_settings, make_parts, make_training, settled, shorten, with_cache
-from everclip.config.identity import choices, digest
+from everclip.config.identity import digest, names_of
 from everclip.errors import EverclipError, LockedError, Preempted, StorageError
 from everclip.loggers.base import RunLogger
 from everclip.loggers.csv import CsvLogger
@@ -75,7 +75,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     if config.trainer.compile:
         backbone.compile_blocks()
     shortened = shorten(sequence, config)
-    chosen = choices(hydra)
+    chosen = names_of(config, hydra)
     identity = {
         "digest": digest(config),
         "backbone": backbone.provenance["sha256"],

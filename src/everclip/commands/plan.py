@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from everclip.commands.parts import engine_settings, make_parts, make_training, shorten
-from everclip.config.identity import choices
+from everclip.config.identity import names_of
 from everclip.loggers.mirrors import Loggers
 from everclip.methods.base import Method
 from everclip.reporting.console import quieten_libraries
@@ -122,7 +122,7 @@ def _measure(config: DictConfig, hydra: DictConfig, engine: ProbeEngine) -> Esti
     before, begun = time.process_time(), time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         probe = RunFolder(Path(place))
-        probe.update_run(**choices(hydra), seed=config.seed)
+        probe.update_run(**names_of(config, hydra), seed=config.seed)
         level = log.level
         log.setLevel(logging.WARNING)  # accuracies after a few steps mean nothing
         Runner(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from everclip.config.compatibility import lasting, lasting_shared
-from everclip.config.schema import GROUPS, RunConfig, TrainConfig
+from everclip.config.schema import GROUPS, INJECTED, RunConfig, TrainConfig
 from everclip.digest import json_sha256
 
 
@@ -19,6 +20,33 @@ def choices(node: DictConfig) -> dict[str, str]:
     if dataset := node.runtime.choices.get("sequence/dataset"):
         chosen["sequence"] += f"_{dataset}"
     return chosen
+
+
+def names_of(config: DictConfig, node: DictConfig) -> dict[str, str]:
+    """The `choices` with the sequence by its own name: runs on sequences of different names are never compared."""
+    chosen = choices(node)
+    return chosen | {"sequence": sequence_name(chosen["sequence"], config.sequence)}
+
+
+def sequence_name(option: str, settings: DictConfig) -> str:
+    """The name of a sequence: given, or that of its option; of a user's own pictures with the name of their place."""
+    given = {key: settings[key] for key in ("name", "file", "root") if settings.get(key) not in (None, MISSING)}
+    name = option
+    if "name" in given:
+        name = str(given["name"])
+    elif "file" in given:
+        name = f"{option}_{Path(given['file']).stem}"
+    elif "root" in given:
+        name = f"{option}_{Path(given['root']).expanduser().resolve().name}"
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def changes_results(override: str) -> bool:
+    """Whether an override sets what `digest` covers."""
+    key = re.split(r"[=@]", override.lstrip("+~"))[0]
+    return key == "trainer.precision" or re.split(r"[./]", key)[0] in (
+        *GROUPS, *INJECTED, "train", "max_sessions", "validation",
+    )  # fmt: skip
 
 
 def digest(config: DictConfig) -> str:
@@ -37,6 +65,8 @@ def digest(config: DictConfig) -> str:
 
 def run_folder(config: DictConfig) -> Path:
     """The folder of a run, from a configuration with its `hydra` node."""
-    chosen = choices(config.hydra)
-    names = [Path(chosen[group]).name for group in ("sequence", "method", "backbone")]
-    return Path(config.paths.outputs, *names, digest(config), f"seed{config.seed}").absolute()
+    names = names_of(config, config.hydra)
+    inside = Path(*(Path(names[group]).name for group in ("method", "backbone")), digest(config), f"seed{config.seed}")
+    sequences = (names["sequence"], choices(config.hydra)["sequence"])
+    own, earlier = (Path(config.paths.outputs, Path(name).name, inside).absolute() for name in sequences)
+    return earlier if (earlier / "run.json").is_file() else own  # earlier versions knew options alone

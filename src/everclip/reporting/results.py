@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from everclip import storage
+from everclip.config.identity import changes_results
 from everclip.digest import json_sha256
 from everclip.metrics.protocol import Measure, Protocol
 from everclip.reporting.formats import console
@@ -86,9 +86,8 @@ def session_line(record: Mapping[str, Any], sessions: int, protocol: Protocol) -
 def _is_silent(override: str) -> bool:
     """Whether an override changes no result, or one that a label shows anyway."""
     key = override.lstrip("+~").split("=")[0]
-    return key in ("seed", "method", "backbone", "sequence", "log_level") or re.split(r"[./]", key)[0] in (
-        "paths", "logger", "trainer", "hydra",
-    )  # fmt: skip
+    named = ("method", "backbone", "sequence", "sequence.name", "sequence.root", "sequence.file", "sequence/dataset")
+    return key in named or not (changes_results(override) or key == "experiment")
 
 
 def results_grid(groups: Mapping[str, Sequence[Result]], measures: Sequence[Measure], title: str = "") -> Grid:

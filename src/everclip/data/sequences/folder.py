@@ -37,6 +37,7 @@ def folder(
     test_share: Share = 0.3,
     test_seed: int = 0,
     seed: int = 0,
+    name: str | None = None,
 ) -> TaskSequence:
     """A class-incremental sequence of class folders.
 
@@ -53,6 +54,7 @@ def folder(
         test_share: part of every class that is for testing where there are no folders `train/` and `test/`.
         test_seed: of the choice of these.
         seed: of the choice of shots.
+        name: of the sequence; None: after `root`.
 
     Raises:
         MissingError: `root` is not there or not laid out like this.
@@ -67,7 +69,7 @@ def folder(
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     shown = read_names(names, classes)
     warn_of_shared(train, test)
-    return class_incremental.build(f"folder_{top.resolve().name}", protocol, train, test, shown, templates)
+    return class_incremental.build(name or f"folder_{top.resolve().name}", protocol, train, test, shown, templates)
 
 
 def _read(top: Path, test_share: float, test_seed: int) -> tuple[FileImages, FileImages, list[str]]:

@@ -47,6 +47,7 @@ def manifest(
     test_share: Share = 0.3,
     test_seed: int = 0,
     seed: int = 0,
+    name: str | None = None,
 ) -> TaskSequence:
     """A class-incremental sequence of listed pictures.
 
@@ -64,6 +65,7 @@ def manifest(
         test_share: part of every class that is for testing where there is no column `split`.
         test_seed: of the choice of these.
         seed: of the choice of shots.
+        name: of the sequence; None: after `file`.
 
     Raises:
         MissingError: no such list.
@@ -98,7 +100,7 @@ def manifest(
         if (base_classes, way, class_order) != (None, None, "identity"):
             raise ConfigError(f"sequence.base_classes, way, class_order: the column session of {path} says it already")
         protocol = replace(protocol, class_order="listed", groups=groups)
-    return class_incremental.build(f"manifest_{path.stem}", protocol, train, test, shown, templates)
+    return class_incremental.build(name or f"manifest_{path.stem}", protocol, train, test, shown, templates)
 
 
 def _read(path: Path, top: Path) -> list[Row]:

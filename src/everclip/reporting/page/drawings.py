@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,19 @@ def drawings_of(groups: Mapping[str, list[Run]], sequence: str, protocol: Protoc
     yield Drawing(f"{entry}_per_session", caption, figures.plot_curves(curves, sequence, protocol.title))
     longest = max(len(run.records) for runs in groups.values() for run in runs)
     full = {name: runs for name, runs in groups.items() if len(runs[0].records) == longest}
+    short = f" Without {len(groups) - len(full)} of {len(groups)} rows, which have fewer sessions."
+    yield from (
+        replace(drawing, caption=drawing.caption + (short if len(full) < len(groups) else ""))
+        for drawing in _of_whole_runs(full, sequence, protocol)
+    )
+    yield from _shots(groups, sequence, protocol)
+
+
+def _of_whole_runs(full: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Iterator[Drawing]:
+    """Figures that compare runs of equally many sessions."""
+    entry, label = protocol.entry, protocol.label
     yield from _matrices(full, sequence, protocol)
-    if longest > 1:
+    if any(len(runs[0].records) > 1 for runs in full.values()):
         yield _forgetting(full, sequence, protocol)
     yield from _base_and_novel(full, sequence, protocol)
     for key, cost in (("trainable_parameters", "trained parameters"), ("train_seconds", "training time (s)")):
@@ -52,7 +63,6 @@ def drawings_of(groups: Mapping[str, list[Run]], sequence: str, protocol: Protoc
             points, xlabel=cost, ylabel=f"average {label} (%)", title=f"{sequence}: {label} and {cost}"
         )
         yield Drawing(f"{entry}_{key}", f"Average {label} against {cost}.", figure)
-    yield from _shots(groups, sequence, protocol)
 
 
 def _matrix(run: Run, entry: str) -> Matrix:

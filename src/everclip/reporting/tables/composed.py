@@ -59,7 +59,7 @@ class Composer:
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     composed = build.compose([*overrides, *PLACES])
-    chosen = identity.choices(composed.hydra)
+    chosen = identity.names_of(composed, composed.hydra)
     data, backbone = (OmegaConf.to_container(composed[group], resolve=True) for group in ("sequence", "backbone"))
     return {
         "digest": identity.digest(composed),

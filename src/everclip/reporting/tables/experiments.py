@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from everclip.config.identity import changes_results
 from everclip.digest import json_sha256
 from everclip.errors import MissingError
 from everclip.reporting.origin import data_seed
@@ -208,6 +209,4 @@ def _why_not(result: Result, experiments: Sequence[Experiment]) -> Iterator[str]
 
 def _counts(override: str) -> bool:
     """Whether an override can change a result, and is not a choice that the names show."""
-    key = override.lstrip("+~").split("=")[0]
-    silent = ("seed", "method", "backbone", "sequence", "log_level", "experiment", "check")
-    return key not in silent and key.split(".")[0] not in ("paths", "logger", "trainer", "hydra")
+    return changes_results(override) and override.lstrip("+~").split("=")[0] not in ("method", "backbone", "sequence")
