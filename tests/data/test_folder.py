@@ -14,7 +14,8 @@ import pytest
 from torchvision.transforms import PILToTensor
 
 from everclip.data.sequences.folder import folder
-from everclip.errors import DataError, MissingError
+from everclip.data.sequences.orders import by_name
+from everclip.errors import ConfigError, DataError, MissingError
 from tests.data.conftest import CLASSES, NAMES, paths, picture
 
 
@@ -52,6 +53,19 @@ def test_folders_become_a_sequence(photos: Path) -> None:
     assert [len(session.train) for session in sequence.sessions] == [8, 2]
     assert [len(task.samples) for task in sequence.tasks] == [4, 2]
     assert sequence.tasks[1].samples.read([0], PILToTensor()).images.shape == (1, 3, 3, 4)
+
+
+def test_classes_called_by_numbers_are_ordered_by_name(tmp_path: Path) -> None:
+    for name in ("1", "2", "3", "4", "10"):
+        for i in range(2):
+            picture(tmp_path / "photos" / name / f"{name} {i}.png")
+    order: list[int | str] = [3, "1", 10]
+    sequence = folder(root=f"{tmp_path}/photos", base_classes=1, way=1, class_order=order)
+    assert [session.new.names for session in sequence.sessions] == [("3",), ("1",), ("10",)]
+    with pytest.raises(ConfigError, match=r"there is no class '0' among the 5"):
+        folder(root=f"{tmp_path}/photos", class_order=[0])
+    assert by_name([1, "bee"], ["ant", "bee_1"], ["ant", "bee"]) == [1, 1]  # numbers count where they call nothing
+    assert by_name("seed1", ["1"], ["1"]) == "seed1"
 
 
 def test_without_numbers_all_classes_are_in_the_base_session(photos: Path) -> None:

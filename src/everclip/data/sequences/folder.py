@@ -13,7 +13,7 @@ from pydantic import Field
 from everclip.data.images import FileImages
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
-from everclip.data.sequences.orders import ClassOrder
+from everclip.data.sequences.orders import ClassOrder, by_name
 from everclip.data.sequences.own_pictures import SUFFIXES, divide, read_names, warn_of_shared
 from everclip.errors import DataError, MissingError
 from everclip.types import Positive, TaskSequence, Template
@@ -48,7 +48,7 @@ def folder(
         shots: training pictures per class from session 1 on, None for all.
         base_shots: training pictures per base class, None for all.
         max_classes: use only the first classes, None for all.
-        class_order: see `orders.resolve`; a list holds names of classes.
+        class_order: see `orders.resolve`; a list holds folders or names of classes, also where these are numbers.
         names: file with the names of the classes, see `read_names`; None: the folders' names.
         templates: of the prompts.
         test_share: part of every class that is for testing where there are no folders `train/` and `test/`.
@@ -61,7 +61,6 @@ def folder(
         DataError: an empty class folder, a class without test pictures, fewer pictures than shots, names that do not
             fit, a folder that cannot be read.
     """
-    protocol = Protocol(base_classes, way, shots, base_shots, max_classes, class_order, seed)
     top = Path(root).expanduser()
     try:
         train, test, classes = _read(top, test_share, test_seed)
@@ -69,6 +68,8 @@ def folder(
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     shown = read_names(names, classes)
     warn_of_shared(train, test)
+    order = by_name(class_order, classes, shown)
+    protocol = Protocol(base_classes, way, shots, base_shots, max_classes, order, seed)
     return class_incremental.build(name or f"folder_{top.resolve().name}", protocol, train, test, shown, templates)
 
 

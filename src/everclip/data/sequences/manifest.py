@@ -14,7 +14,7 @@ from everclip.data.images import FileImages
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.folder import Share
-from everclip.data.sequences.orders import ClassOrder
+from everclip.data.sequences.orders import ClassOrder, by_name
 from everclip.data.sequences.own_pictures import divide, read_names, read_text, warn_of_shared
 from everclip.errors import ConfigError, DataError
 from everclip.types import Positive, TaskSequence, Template
@@ -59,7 +59,7 @@ def manifest(
         way: new classes per later session, None for all that are left, or as the column `session` says.
         shots: training pictures per class from session 1 on, None for all.
         base_shots: training pictures per base class, None for all.
-        class_order: see `orders.resolve`; a list holds names of classes.
+        class_order: see `orders.resolve`; a list holds labels or names of classes, also where these are numbers.
         names: file with the names of the classes, see `read_names`; None: the labels.
         templates: of the prompts.
         test_share: part of every class that is for testing where there is no column `split`.
@@ -95,7 +95,8 @@ def manifest(
             raise DataError(f"{path}: class {classes[absent]!r} has no {title} picture")
     shown = read_names(names, classes)
     warn_of_shared(train, test)
-    protocol = Protocol(base_classes, way, shots, base_shots, class_order=class_order, seed=seed)
+    order = by_name(class_order, classes, shown)
+    protocol = Protocol(base_classes, way, shots, base_shots, class_order=order, seed=seed)
     if groups := _sessions(path, rows, classes):
         if (base_classes, way, class_order) != (None, None, "identity"):
             raise ConfigError(f"sequence.base_classes, way, class_order: the column session of {path} says it already")

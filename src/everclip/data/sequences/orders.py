@@ -12,7 +12,7 @@ import numpy as np
 
 from everclip.errors import ConfigError
 
-ClassOrder = str | Sequence[int] | Sequence[str]
+ClassOrder = str | Sequence[int | str]
 LISTS = Path(str(files("everclip"))) / "data" / "splits" / "orders"
 
 
@@ -50,7 +50,7 @@ def resolve(order: ClassOrder, names: Sequence[str]) -> list[int]:
     )
 
 
-def _listed(order: Sequence[int] | Sequence[str], names: Sequence[str]) -> list[int]:
+def _listed(order: Sequence[int | str], names: Sequence[str]) -> list[int]:
     numbers: list[int] = []
     for entry in order:
         number = entry if isinstance(entry, int) else names.index(entry) if entry in names else -1
@@ -60,6 +60,27 @@ def _listed(order: Sequence[int] | Sequence[str], names: Sequence[str]) -> list[
             raise ConfigError(f"sequence.class_order: class {entry!r} occurs twice")
         numbers.append(number)
     return numbers
+
+
+def by_name(order: ClassOrder, labels: Sequence[str], names: Sequence[str]) -> ClassOrder:
+    """An order whose listed entries are labels or names first, also those that look like numbers.
+
+    A number that is neither counts classes, unless labels are numbers themselves.
+
+    Args:
+        order: as in `resolve`.
+        labels: what folders or lists call the classes.
+        names: of the classes.
+    """
+    if isinstance(order, str):
+        return order
+    counted = not any(label.isdigit() for label in labels)
+
+    def number(entry: int | str) -> int | str:
+        found = next((known for known in (labels, names) if str(entry) in known), None)
+        return found.index(str(entry)) if found is not None else entry if counted else str(entry)
+
+    return [number(entry) for entry in order]
 
 
 def describe(order: ClassOrder) -> str:
