@@ -187,6 +187,12 @@ def test_eval_gives_the_recorded_row_again(
     other = [json.loads(file.read_text()) for file in folder.path.glob("evaluations/session_02_on_*.json")]
     assert [len(facts["tasks"]) for facts in other] == [4]
     assert other[0]["fingerprint"] != found["fingerprint"]
+    assert (folder.path / "evaluations" / f"session_02_on_shapes_fscil-{other[0]['fingerprint'][:8]}.json").is_file()
+
+    folder.update_run(fingerprint="of other data")
+    code, message = everclip_command(*FAST, "eval=session_01")
+    assert code == 2
+    assert "the task sequence's data changed from of other data to" in message
 
     code, message = everclip_command(*FAST, "eval=session_07")
     assert code == 2

@@ -10,10 +10,12 @@ from omegaconf import DictConfig
 
 from everclip import storage
 from everclip.commands.load import load_checkpoint
+from everclip.commands.origin import confirm
 from everclip.commands.parts import engine_settings, make_sequence, shorten
 from everclip.errors import ConfigError
 from everclip.metrics.protocol import read as read_protocol
 from everclip.reporting.console import quieten_libraries
+from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
 from everclip.training.engine import Engine
 from everclip.training.evaluation import Judge
@@ -30,7 +32,8 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
 
     Raises:
         MissingError: no such checkpoint.
-        ConfigError: a method that scores trained classes only, and a sequence of other classes.
+        ConfigError: a method that scores trained classes only, and a sequence of other classes; or the data of the run
+            that the command names have changed.
     """
     quieten_libraries()
     own = Path(config.eval).name == config.eval and not config.eval.endswith(".safetensors")
@@ -39,9 +42,13 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     model = load_checkpoint(path, trust=config.trust)
     engine.place(model.method)
     sequence = make_sequence(config)
+    if own:
+        confirm(config, RunFolder(path.parents[1]), sequence)
     same = shorten(sequence, config).fingerprint() == model.facts["sequence"]
     if not same and not model.method.open_vocabulary:
         raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")
+    if not same:
+        log.info("not the sequence it was trained on: all of its %d tasks are evaluated", len(sequence.tasks))
     session = int(model.facts["session"]) if same else len(sequence.sessions) - 1
     result = Judge(engine, sequence, None if same else model.classes).evaluate(model.method, session)
     entry, rows = read_protocol(sequence.protocol).entry, task_rows(result, sequence)
@@ -54,7 +61,8 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
         "zero_shot_accuracy": result.held_out,
     }
     if engine.rank == 0:
-        target = path.parents[1] / "evaluations" / f"{path.stem}_on_{sequence.name}.json"
+        name = sequence.name if same else f"{sequence.name}-{facts['fingerprint'][:8]}"  # others may be called the same
+        target = path.parents[1] / "evaluations" / f"{path.stem}_on_{name}.json"
         storage.write_json(target, facts)
         for row in facts["tasks"]:
             score = row["scores"][entry]
