@@ -175,7 +175,7 @@ def test_eval_gives_the_recorded_row_again(
     everclip_command: Callable[..., tuple[int, str]], finished: Run, tmp_path: Path
 ) -> None:
     shutil.copytree(finished(*FAST).path, tmp_path / "run")
-    assert everclip_command(*FAST, "eval=session_01")[0] == 0
+    assert everclip_command(*FAST, "eval=session_01.safetensors")[0] == 0
     folder = RunFolder(tmp_path / "run")
     found = json.loads(next(folder.path.glob("evaluations/session_01_on_*.json")).read_text())
     record = folder.read_sessions()[1]

@@ -232,3 +232,28 @@ def test_lists_of_parts_are_checked_and_built_one_by_one() -> None:
 def test_a_target_that_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError, match=r"method\._target_=everclip\.methods\.nowhere\.Method cannot be imported"):
         checks.check_group("method", OmegaConf.create({"_target_": "everclip.methods.nowhere.Method"}))
+
+
+def test_values_that_no_computation_can_use_are_refused(compose: Compose) -> None:
+    composed = compose("method=rail", "scheduler=cosine")
+    checks.check_values(composed)
+    for key in ("validation", "train.gradient_clip", "optimizer.lr", "method.gamma"):
+        for value in (float("nan"), float("inf")):
+            changed = composed.copy()
+            OmegaConf.update(changed, key, value)
+            with pytest.raises(ConfigError, match=rf"^{key}={value}: must be"):
+                checks.check_values(changed)
+    OmegaConf.update(composed, "sequence.templates", [])
+    with pytest.raises(ConfigError, match=r"sequence\.templates=\[\]: .* at least 1 item"):
+        checks.check_group("sequence", composed.sequence)
+
+
+def test_devices_are_a_number_or_a_list(compose: Compose) -> None:
+    composed = compose()
+    for devices in (1, 4, -1, "auto", "2", "0,1", [0], [2, 3]):
+        composed.trainer.devices = devices
+        checks.check_values(composed)
+    for devices in ("abc", 0, -2, 1.5, True, [], ["a"], "", None, "²"):
+        composed.trainer.devices = devices
+        with pytest.raises(ConfigError, match=r"trainer\.devices=.*: must be a number of devices"):
+            checks.check_values(composed)

@@ -103,7 +103,7 @@ def quoted(path: Path) -> str:
 def resources(trainer: Any) -> dict[str, Any]:
     """Machines, and processes and GPUs on each, that a run's trainer settings ask for."""
     devices = trainer["devices"]
-    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
     gpus = count if trainer["accelerator"] in ("gpu", "cuda") else None
     return {"nodes": trainer["num_nodes"], "processes": count, "gpus": gpus}
 

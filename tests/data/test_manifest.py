@@ -56,6 +56,17 @@ def test_a_list_without_a_split_is_divided(write_list: Callable[..., Path]) -> N
     assert [len(task.samples) for task in sequence.tasks] == [3, 6]
 
 
+def test_a_label_may_be_a_sign_that_is_a_digit_but_no_number(tmp_path: Path) -> None:
+    lines = ["path,label,split"]
+    for label in ("\u00b2", "10", "9"):
+        for split in ("train", "test"):
+            picture(tmp_path / f"{label}_{split}.png")
+            lines.append(f"{label}_{split}.png,{label},{split}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    sequence = manifest(file=str(tmp_path / "list.csv"), base_classes=3)
+    assert sequence.sessions[0].seen.names == ("\u00b2", "9", "10")
+
+
 def test_a_list_may_say_the_sessions(write_list: Callable[..., Path], tree: Path) -> None:
     picture(tree / "gnu" / "0.png")
     picture(tree / "gnu" / "1.png")
@@ -91,6 +102,11 @@ def test_numbers_as_labels_are_in_order_of_size(tmp_path: Path) -> None:
         (("path", "label"), [["zebra/z0.png", " "]], "line 32: no label"),
         (("path", "label", "split"), [["zebra/z0.png", "zebra", "val"]], "line 32: split 'val' must be train or test"),
         (("path", "label", "session"), [["zebra/z0.png", "zebra", "two"]], "line 32: session 'two' must be a number"),
+        (
+            ("path", "label", "session"),
+            [["zebra/z0.png", "zebra", "\u00b2"]],
+            "line 32: session '\u00b2' must be a number",
+        ),
     ],
 )
 def test_lists_that_do_not_fit(

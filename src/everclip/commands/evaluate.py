@@ -36,14 +36,15 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
             that the command names have changed.
     """
     quieten_libraries()
-    own = Path(config.eval).name == config.eval and not config.eval.endswith(".safetensors")
-    path = Path(hydra.runtime.output_dir, "checkpoints", f"{config.eval}.safetensors") if own else Path(config.eval)
+    own = Path(config.eval).name == config.eval
+    name = f"{config.eval.removesuffix('.safetensors')}.safetensors"
+    path = Path(hydra.runtime.output_dir, "checkpoints", name) if own else Path(config.eval).absolute()
     engine = Engine(**engine_settings(config))
     model = load_checkpoint(path, trust=config.trust)
     engine.place(model.method)
     sequence = make_sequence(config)
     if own:
-        confirm(config, RunFolder(path.parents[1]), sequence)
+        confirm(config, RunFolder(path.parent.parent), sequence)
     same = shorten(sequence, config).fingerprint() == model.facts["sequence"]
     if not same and not model.method.open_vocabulary:
         raise ConfigError(f"{path} scores its own classes only; eval needs the sequence it was trained on")
@@ -62,7 +63,7 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     }
     if engine.rank == 0:
         name = sequence.name if same else f"{sequence.name}-{facts['fingerprint'][:8]}"  # others may be called the same
-        target = path.parents[1] / "evaluations" / f"{path.stem}_on_{name}.json"
+        target = path.parent.parent / "evaluations" / f"{path.stem}_on_{name}.json"
         storage.write_json(target, facts)
         for row in facts["tasks"]:
             score = row["scores"][entry]

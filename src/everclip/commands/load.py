@@ -127,7 +127,7 @@ def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = (
 
 def read_config(path: Path, *, sequence: bool = False, trust: Sequence[str] = ()) -> DictConfig:
     """Backbone and method of a checkpoint's run, which may be built, and the sequence if asked for; see `load`."""
-    settings = path.parents[1] / "config.yaml"
+    settings = path.absolute().parent.parent / "config.yaml"
     if not path.is_file() or not settings.is_file():
         missing = settings if path.is_file() else path
         raise MissingError(f"{missing} is not there; expected a checkpoint in a run folder")

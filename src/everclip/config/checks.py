@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -31,10 +33,37 @@ def check_values(config: DictConfig) -> None:
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
             limit = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{key}={value}: must be {limit}")
+    _check_devices(config.trainer.devices)
     for group in (*GROUPS, *INJECTED):
         for key in config[group]:
             if OmegaConf.is_missing(config[group], key):
                 raise ConfigError(f"{group}.{key} is required; give it as {group}.{key}=...")
+    for key, value in _numbers(OmegaConf.to_container(config, resolve=True), ""):
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}={value}: must be a finite number")
+
+
+def _check_devices(devices: Any) -> None:
+    """Compares `trainer.devices` with what Lightning takes.
+
+    Raises:
+        ConfigError: neither a number, nor auto, nor a list of their numbers.
+    """
+    text = ",".join(map(str, devices)) if OmegaConf.is_list(devices) else str(devices)
+    if devices == 0 or not re.fullmatch(r"auto|-1|[0-9]+(, *[0-9]+)*", text):
+        raise ConfigError(
+            f"trainer.devices={devices}: must be a number of devices from 1 on, auto, or a list as [0,1] says which"
+        )
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
+    """The fractions in nested settings, by dotted key."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in parts:
+            yield from _numbers(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, float):
+        yield key, value
 
 
 def _limited(schema: Any, config: DictConfig, prefix: str) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:

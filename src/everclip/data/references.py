@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -18,7 +17,7 @@ from everclip.data.images import FileImages
 from everclip.data.sequences.own_pictures import SUFFIXES
 from everclip.data.sequences.shapes import draw
 from everclip.errors import ConfigError, DataError, MissingError
-from everclip.types import Positive, Reference, Template
+from everclip.types import Positive, Reference, Templates
 
 
 def drawn_shapes(
@@ -27,7 +26,7 @@ def drawn_shapes(
     num_classes: Positive = 380,
     per_class: Positive = 2,
     style: str = "cards",
-    templates: Sequence[Template] = ("a photo of a {}.",),
+    templates: Templates = ("a photo of a {}.",),
     seed: int = 0,
 ) -> Reference:
     """Procedural pictures and captions of the classes that no embedded sequence has, not even as held-out classes.
@@ -60,7 +59,7 @@ def folder(
     column: str = "caption",
     max_images: Positive | None = None,
     max_texts: Positive | None = None,
-    templates: Sequence[Template] = ("a photo of a {}.",),
+    templates: Templates = ("a photo of a {}.",),
 ) -> Reference:
     """Pictures of a folder and all folders in it, with the texts of a file or of the folders' names.
 

@@ -18,6 +18,7 @@ from everclip.errors import ConfigError, DataError
 
 Positive = Annotated[int, Field(ge=1)]  # an argument that a configuration must give as at least 1
 Template = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$")]  # a text with {} once, for the class name
+Templates = Annotated[Sequence[Template], Field(min_length=1)]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from everclip.data.sequences.shots import choose_shots, require_shots
 from everclip.errors import ConfigError, DataError
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
-from everclip.types import ClassSet, Positive, Samples, Session, Task, TaskSequence, Template
+from everclip.types import ClassSet, Positive, Samples, Session, Task, TaskSequence, Templates
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def class_incremental(
     shots: Positive | None = None,
     base_shots: Positive | None = None,
     class_order: ClassOrder = "identity",
-    templates: Sequence[Template] | None = None,
+    templates: Templates | None = None,
     seed: int = 0,
 ) -> TaskSequence:
     """A data set's classes in sessions: `base_classes` at first, the others in equal parts.

@@ -15,7 +15,7 @@ from everclip.data.sequences.shots import ShotDraw, choose_shots
 from everclip.errors import ConfigError, DataError
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
-from everclip.types import ClassSet, Positive, Session, Task, TaskSequence, Template
+from everclip.types import ClassSet, Positive, Session, Task, TaskSequence, Templates
 
 
 def domain_incremental(
@@ -25,7 +25,7 @@ def domain_incremental(
     shots: Positive | None = None,
     candidates: Candidates = "union",
     draw: ShotDraw = "seeded",
-    templates: Sequence[Template] | None = None,
+    templates: Templates | None = None,
     seed: int = 0,
 ) -> TaskSequence:
     """One session per domain.

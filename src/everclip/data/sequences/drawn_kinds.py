@@ -23,7 +23,7 @@ from everclip.objectives.classification import Classification as LabelObjective
 from everclip.objectives.contrastive import Contrastive
 from everclip.objectives.segmentation import Segmentation as MaskObjective
 from everclip.storage import write_npy
-from everclip.types import NO_CLASS, ClassSet, Positive, Session, Task, TaskSequence, Template
+from everclip.types import NO_CLASS, ClassSet, Positive, Session, Task, TaskSequence, Templates
 
 TRAIN, TEST = 0, 1  # splits
 
@@ -84,7 +84,7 @@ def clip_shapes(
     cache_dir: str,
     frames: Positive = clips.FRAMES,
     style: str = "scenes",
-    templates: Sequence[Template] = ("a photo of a {}.",),
+    templates: Templates = ("a photo of a {}.",),
     seed: int = 0,
 ) -> TaskSequence:
     """Clips of moving shapes, one session per kind of class, each compared with the classes of its own kind.
@@ -150,7 +150,7 @@ def dense_shapes(
     train_scenes: Positive,
     test_scenes: Positive,
     style: str = "cards",
-    templates: Sequence[Template] = ("a photo of a {}.",),
+    templates: Templates = ("a photo of a {}.",),
     seed: int = 0,
 ) -> TaskSequence:
     """Drawn scenes of two shapes with masks; every session has classes of its own, pixels are compared with all seen.

@@ -16,7 +16,7 @@ from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder, by_name
 from everclip.data.sequences.own_pictures import SUFFIXES, divide, read_names, warn_of_shared
 from everclip.errors import DataError, MissingError
-from everclip.types import Positive, TaskSequence, Template
+from everclip.types import Positive, TaskSequence, Templates
 
 log = logging.getLogger("everclip")
 
@@ -33,7 +33,7 @@ def folder(
     max_classes: Positive | None = None,
     class_order: ClassOrder = "identity",
     names: str | None = None,
-    templates: Sequence[Template] = ("a photo of a {}.",),
+    templates: Templates = ("a photo of a {}.",),
     test_share: Share = 0.3,
     test_seed: int = 0,
     seed: int = 0,

@@ -5,7 +5,6 @@ Source: arXiv 2004.10956 (xyutao/fscil @ e76d37c), lists of CEC (icoz69/CEC-CVPR
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from everclip.data.datasets.base import LabelledImages, split_lines
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.errors import DataError
-from everclip.types import ClassSet, Indices, Positive, TaskSequence, Template
+from everclip.types import ClassSet, Indices, Positive, TaskSequence, Templates
 
 
 def fscil(
@@ -24,7 +23,7 @@ def fscil(
     way: Positive,
     shots: Positive,
     draw: Literal["paper", "seeded"] = "paper",
-    templates: Sequence[Template] | None = None,
+    templates: Templates | None = None,
     seed: int = 0,
 ) -> TaskSequence:
     """Base session with all pictures of the first classes, then sessions of `way` classes with `shots` pictures each.

@@ -17,7 +17,7 @@ from everclip.data.sequences.folder import Share
 from everclip.data.sequences.orders import ClassOrder, by_name
 from everclip.data.sequences.own_pictures import divide, read_names, read_text, warn_of_shared
 from everclip.errors import ConfigError, DataError
-from everclip.types import Positive, TaskSequence, Template
+from everclip.types import Positive, TaskSequence, Templates
 
 COLUMNS = ("path", "label", "split", "session")
 
@@ -43,7 +43,7 @@ def manifest(
     base_shots: Positive | None = None,
     class_order: ClassOrder = "identity",
     names: str | None = None,
-    templates: Sequence[Template] = ("a photo of a {}.",),
+    templates: Templates = ("a photo of a {}.",),
     test_share: Share = 0.3,
     test_seed: int = 0,
     seed: int = 0,
@@ -81,7 +81,7 @@ def manifest(
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a list: {error}") from error
-    classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdigit() else -1, label))
+    classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdecimal() else -1, label))
     images = FileImages(
         [row.path for row in rows], np.array([classes.index(row.label) for row in rows], dtype=np.int64), top
     )
@@ -125,7 +125,7 @@ def _read(path: Path, top: Path) -> list[Row]:
             raise DataError(f"{place}: no label")
         if "split" in header and row.split not in ("train", "test"):
             raise DataError(f"{place}: split {row.split!r} must be train or test")
-        if row.session and not row.session.isdigit():
+        if row.session and not row.session.isdecimal():
             raise DataError(f"{place}: session {row.session!r} must be a number from 0 on")
         if not row.path.is_relative_to(top) or ".." in row.path.relative_to(top).parts:
             raise DataError(f"{place}: {row.path} is not below {top}; set sequence.root to a folder that holds all")

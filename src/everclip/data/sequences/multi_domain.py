@@ -27,6 +27,7 @@ from everclip.types import (
     Task,
     TaskSequence,
     Template,
+    Templates,
 )
 
 Candidates = Literal["domain", "union"]
@@ -60,7 +61,7 @@ def multi_domain(
     shots: Positive | None = None,
     candidates: Candidates = "domain",
     draw: ShotDraw = "seeded",
-    templates: Sequence[Template] | None = None,
+    templates: Templates | None = None,
     names: Mapping[str, Template] | None = None,
     seed: int = 0,
 ) -> TaskSequence:

@@ -19,7 +19,7 @@ from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification
 from everclip.storage import write_npy
-from everclip.types import ClassSet, Positive, Task, TaskSequence, Template
+from everclip.types import ClassSet, Positive, Task, TaskSequence, Templates
 
 HELD_OUT_TEST = 10
 DOMAIN_CLASSES = 10
@@ -81,7 +81,7 @@ def class_incremental_shapes(
     style: str = "scenes",
     class_order: ClassOrder = "identity",
     num_classes: Positive = 100,
-    templates: Sequence[Template] = ("a photo of a {}.",),
+    templates: Templates = ("a photo of a {}.",),
     seed: int = 0,
 ) -> TaskSequence:
     """Up to 100 classes of the procedural generator under a class-incremental protocol.

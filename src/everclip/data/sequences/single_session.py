@@ -11,7 +11,7 @@ from everclip.data.datasets.base import LabelledImages
 from everclip.data.sequences.shots import ShotDraw, choose_shots
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
-from everclip.types import ClassSet, Positive, Session, Task, TaskSequence, Template
+from everclip.types import ClassSet, Positive, Session, Task, TaskSequence, Templates
 
 
 def few_shot(
@@ -19,7 +19,7 @@ def few_shot(
     dataset: LabelledImages,
     shots: Positive | None = 16,
     draw: ShotDraw = "coop",
-    templates: Sequence[Template] | None = None,
+    templates: Templates | None = None,
     seed: int = 1,
 ) -> TaskSequence:
     """All classes of a data set in one session, `shots` pictures each; tested on all of them.
@@ -43,7 +43,7 @@ def base_to_novel(
     dataset: LabelledImages,
     shots: Positive | None = 16,
     draw: ShotDraw = "coop",
-    templates: Sequence[Template] | None = None,
+    templates: Templates | None = None,
     seed: int = 1,
 ) -> TaskSequence:
     """The first half of the classes in one session; tested on both halves, each among its own classes.
