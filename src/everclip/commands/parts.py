@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from everclip.backbones.base import Backbone
+from everclip.commands.prompts import check_prompts
 from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.config.schema import INJECTED
@@ -86,6 +87,9 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
         if isinstance(part, ClassTexts):  # a class without texts is told before anything is trained
             part.of(sequence.sessions[-1].seen)
     check_fit(method, sequence, config.train.augment)
+    apart = sequence.protocol != "class_incremental"  # domains may share a name that is judged in each alone
+    for classes in [session.new for session in sequence.sessions] if apart else [sequence.sessions[-1].seen]:
+        check_prompts(method, classes)
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
 
