@@ -68,6 +68,15 @@ def test_classes_called_by_numbers_are_ordered_by_name(tmp_path: Path) -> None:
     assert by_name("seed1", ["1"], ["1"]) == "seed1"
 
 
+def test_folders_beside_train_and_test_are_named(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (photos / "notes").mkdir()
+    folder(root=str(photos))
+    assert caplog.text == ""
+    picture(photos / "val" / "zebra" / "0.png")
+    folder(root=str(photos))
+    assert f"{photos}: train and test are used, but not val (sequence=manifest" in caplog.text
+
+
 def test_without_numbers_all_classes_are_in_the_base_session(photos: Path) -> None:
     sequence = folder(root=str(photos))
     assert [len(session.new) for session in sequence.sessions] == [3]

@@ -84,6 +84,10 @@ def _read(top: Path, test_share: float, test_seed: int) -> tuple[FileImages, Fil
     for part in parts:
         if not part.is_dir():
             raise MissingError(f"sequence.root={top}: no folder {part}; expected train/<class>/* and test/<class>/*")
+    if unused := [name for name in _folders(top) if top / name not in parts and _folders(top / name)]:
+        log.warning(
+            "%s: train and test are used, but not %s (sequence=manifest chooses freely)", top, ", ".join(unused)
+        )
     classes = _classes(parts[0])
     if alone := sorted(set(_folders(parts[1])) - set(classes)):
         raise DataError(f"{parts[1] / alone[0]} has no training folder {parts[0] / alone[0]}")
