@@ -211,6 +211,6 @@ def test_a_feature_pass_may_see_what_training_sees(tiny: Callable[[], OpenClip],
 
     resize = method.backbone.resize
     assert torch.equal(features(1, False), method.backbone.normalize(images.read(range(5), resize).images))
-    seen_by_training = images.read(range(5), resize, Draw((0, 1), view=view)).images
+    seen_by_training = images.read(range(5), resize, Draw((0, 1, 0), view=view)).images
     assert torch.equal(features(1, True), method.backbone.normalize(seen_by_training))
     assert not torch.equal(features(2, True), features(1, True))

@@ -159,7 +159,7 @@ def test_a_zipped_idx_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(5000)))
     monkeypatch.setattr(mnist, "LIMIT", 4000)
     with pytest.raises(DataError, match=r"a\.gz unzips to more than"):
-        mnist._array(tmp_path / "a")
+        mnist._array(tmp_path / "a.gz")
     (tmp_path / "b").write_bytes(b"\0\0\x08\xff\0\0")
     with pytest.raises(DataError, match="b is cut off"):
         mnist._array(tmp_path / "b")
