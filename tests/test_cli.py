@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -55,8 +57,14 @@ def everclip(
         ("sequence.class_order=random", "sequence.class_order=random: must be identity or seed<number>"),
         ("sequence.style=oil", "sequence.style=oil: must be one of cards, scenes"),
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
-        ("optimizer.lr=abc", "optimizer: '<=?' not supported"),
+        ("optimizer.lr=abc", "optimizer.lr=abc: must be a number"),
         ("trainer=cpu trainer.devices=abc check=false", "trainer.accelerator=cpu trainer.devices=abc"),
+        ("trainer=gpu check=false", "trainer.accelerator=gpu .*trainer=auto takes what this machine has"),
+        ("trainer=cpu trainer.precision=16-mixed check=false", "trainer.precision=16-mixed needs a GPU"),
+        ("method=ncm ++method.foo=1", "method.foo is unknown; Ncm has no options"),
+        ("seed=0,1", r"seed=0,1: several values are a sweep, which needs -m; a list is written seed=\[0,1\]"),
+        ("~logger", "~logger removes a group that every run needs; choose one of its options, logger=..."),
+        ("--config-name foo", "--config-name: there is one root configuration"),
         ("optimizer.nesterow=true", "optimizer.nesterow is unknown"),
         ("max_sessions=99", "max_sessions=99, but the sequence has 9 sessions"),
         ("backbone.weights=/nowhere/w.safetensors", "/nowhere/w.safetensors: no such file"),
@@ -85,6 +93,23 @@ def test_check_says_what_would_run_and_leaves_nothing(everclip: Command, tmp_pat
     assert "60 + 8 x 5 classes, 2000 test pictures" in out
     assert "not started" in out
     assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_check_says_what_is_left_of_a_shortened_run(everclip: Command) -> None:
+    code, out, _ = everclip("check=true", "method=finetune", "max_sessions=2", "train.max_steps=3")
+    assert code == 0
+    assert "60 + 5 classes, 1300 test pictures" in out
+    assert "later, at most 3 steps a session" in out
+
+
+@pytest.mark.parametrize("name", ["run", "list", "table", "report", "status", "data", "export"])
+def test_every_command_says_its_version(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["everclip", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        import_module(f"everclip.commands.{name}").main()
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"everclip {version('everclip')}\n")
 
 
 def test_a_run_and_the_same_command_again(everclip: Command, tmp_path: Path) -> None:

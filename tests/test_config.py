@@ -53,6 +53,23 @@ def test_every_experiment_composes(name: str, compose: Compose) -> None:
     assert budget.max_steps is None or budget.epochs >= budget.max_steps  # so that few pictures get as many steps
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("+train.epoch=3", "train.epoch is unknown; .*did you mean epochs"),
+        ("+trainer.max_epochs=3", "trainer.max_epochs is unknown; .*did you mean train.epochs"),
+        ("+callbacks=default", r"callbacks is unknown; there are: seed, [^;]*$"),
+        ("+new.key=1", r"new is unknown; there are: seed, [^;]*$"),
+        ("+logger.wandb.tag_list=[a]", "logger.wandb.tag_list is unknown; there are: enabled"),
+        ("+paths.temporary=x", "paths.temporary is unknown"),
+        ("++train.base.shots=1", "train.base.shots is unknown"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(word: str, hint: str, compose: Compose) -> None:
+    with pytest.raises(ConfigError, match=hint):
+        checks.check_values(compose(word))
+
+
 ZSCL_ON_DOMAINS = {
     "optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 1e-5,
     "optimizer.weight_decay": 0, "scheduler.decay": "cosine", "scheduler.warmup": 100, "scheduler.length": 1000,
@@ -197,7 +214,7 @@ def test_parts_are_checked_and_built_from_their_own_nodes() -> None:
     with pytest.raises(ConfigError, match=r"outer\.inner\.size=0: input should be greater than or equal to 1"):
         checks.check_group("outer", node)
     node.inner = {"_target_": f"{here}.Inner", "sise": 1}
-    with pytest.raises(ConfigError, match=r"outer\.inner\.sise is unknown; known: size; did you mean size\?"):
+    with pytest.raises(ConfigError, match=r"outer\.inner\.sise is unknown; there are: size; did you mean size\?"):
         checks.check_group("outer", node)
     node.inner = {"_target_": f"{here}.Inner"}
     with pytest.raises(ConfigError, match=r"outer\.inner\.size is required"):

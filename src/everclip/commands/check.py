@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from everclip.commands.origin import confirm
-from everclip.commands.parts import make_parts, make_training
+from everclip.commands.parts import make_parts, make_training, shorten
 from everclip.reporting.console import quieten_libraries
 from everclip.runs.folder import RunFolder
 
@@ -22,11 +22,14 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     with torch.device("cpu"):
         training = make_training(config)
         sequence, backbone, method = make_parts(config, load=False)
-    sizes = [len(session.new) for session in sequence.sessions]
-    test = sum(len(task.samples) for task in sequence.tasks)
+    sessions = shorten(sequence, config).sessions
+    sizes = [len(session.new) for session in sessions]
+    judged = sequence.evaluated(len(sessions) - 1)
+    test = sum(len(sequence.tasks[task].samples) for task in judged)
     judges = "test" if config.validation is None else "held-out training"
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
+    most = "" if config.train.max_steps is None else f", at most {config.train.max_steps} steps a session"
     folder = RunFolder(Path(hydra.runtime.output_dir))
     state = folder.state or "not started"
     if folder.read_sessions():
@@ -36,7 +39,7 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
         "backbone": f"{hydra.runtime.choices.backbone}: {weights}",
         "sequence": f"{sequence.name}: {_runs(sizes)} classes, {test} {judges} pictures, order {sequence.class_order}",
         "training": f"{training.base.epochs} epochs of batch {training.base.batch_size} in the base session, "
-        f"{training.later.epochs} of batch {training.later.batch_size} later",
+        f"{training.later.epochs} of batch {training.later.batch_size} later{most}",
         "folder": f"{hydra.runtime.output_dir} ({state})",
     }.items():
         log.info("%-9s %s", title, text)

@@ -18,6 +18,7 @@ from rich.progress import (
     track,
 )
 
+from everclip.commands.arguments import Parser
 from everclip.data.datasets.spec import DataSpec, Download, keys, present, spec
 from everclip.data.downloads import extract, fetch, is_archive
 from everclip.errors import ConfigError, EverclipError
@@ -42,9 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="everclip-data", description="Published data sets: what is there, get, check."
-    )
+    parser = Parser(prog="everclip-data", description="Published data sets: what is there, get, check.")
     commands = parser.add_subparsers(dest="command", required=True)
     root = Path(os.environ.get("EVERCLIP_DATA", "data"))
     for name, text in (

@@ -115,7 +115,8 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
             "the loss of %s depends on how trainer.accumulate or auto_batch divide a batch into micro-batches",
             chosen["method"],
         )
-    log.info("%s on %s, %s, seed %d", chosen["method"], chosen["sequence"], chosen["backbone"], config.seed)
+    names = (chosen["method"], chosen["sequence"], chosen["backbone"], config.seed, engine.description)
+    log.info("%s on %s, %s, seed %d; %s", *names)
     runner = Runner(
         folder=folder,
         identity=identity,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
+from everclip.commands.arguments import Parser
 from everclip.errors import ConfigError, EverclipError
 from everclip.reporting.console import quieten_libraries, tell_error
 
@@ -15,7 +14,7 @@ TOLERANCE = 1e-4  # of features of length 1: open_clip computes them in another 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `everclip-export`; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="everclip-export",
         description="Writes what a run has adapted as weights and configuration that open_clip alone loads, "
         'open_clip.create_model_and_transforms("local-dir:DIR"). Refuses methods that are more than weights of the '
@@ -25,7 +24,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--session", type=int, default=-1, metavar="K", help="default: the last stored")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/export/session_KK")
     parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help="with methods of your own to import")
-    parser.add_argument("--version", action="version", version=f"everclip {version('everclip')}")
     options = parser.parse_args(arguments)
     try:
         folder, difference = export(options.run, options.session, options.output, options.trust)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
+from everclip.commands.arguments import Parser
 from everclip.config.catalogue import describe, option_names
 from everclip.reporting.console import terminal
 
@@ -13,8 +13,8 @@ KINDS = {"methods": "method", "backbones": "backbone", "sequences": "sequence", 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `everclip-list`."""
-    parser = argparse.ArgumentParser(prog="everclip-list", description="What there is to choose on the command line.")
-    parser.add_argument("kind", nargs="?", choices=list(KINDS), help="only these (default: all)")
+    parser = Parser(prog="everclip-list", description="What there is to choose on the command line.")
+    parser.add_argument("kind", nargs="?", type=_plural, choices=list(KINDS), help="only these (default: all)")
     parser.add_argument("--json", action="store_true", help="machine-readable, with all details")
     options = parser.parse_args(arguments)
     kinds = [options.kind] if options.kind else list(KINDS)
@@ -30,6 +30,11 @@ def main(arguments: list[str] | None = None) -> None:
             for title, text in (("options", given), ("source", entry["source"]), ("needs", entry["needs"])):
                 if text:
                     terminal.print(f"  {'':<18} {title}: {text}", style="dim")
+
+
+def _plural(word: str) -> str:
+    """`methods` for `method`, as the group is called on the command line."""
+    return f"{word.removesuffix('s')}s"
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def make_given(config: DictConfig) -> dict[str, Reference | ClassTexts]:
 
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
     """Sequence, backbone and method; on the meta device without `load`."""
-    for group in ("backbone", "method"):
+    for group in ("backbone", "method", *INJECTED):
         check_group(group, config[group])
     sequence = make_sequence(config)
     if config.max_sessions is not None and config.max_sessions > len(sequence.sessions):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from everclip.commands.arguments import Parser
 from everclip.errors import EverclipError
 from everclip.reporting.console import tell_error, tell_on_stderr, terminal
 from everclip.reporting.page.page import write_page
@@ -13,9 +13,7 @@ from everclip.reporting.page.page import write_page
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `everclip-report`; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="everclip-report", description="One HTML page about a run or a sweep; it needs no network."
-    )
+    parser = Parser(prog="everclip-report", description="One HTML page about a run or a sweep; it needs no network.")
     parser.add_argument("folder", type=Path, help="a run folder, a folder of a sweep, or paths.outputs")
     parser.add_argument("--output", type=Path, help="where the page goes (default: FOLDER/report.html)")
     parser.add_argument("--figures", action="store_true", help="also write the figures as PNG and PDF beside the page")

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from everclip.commands.arguments import Parser
 from everclip.config import build, checks, schema
 from everclip.config.checks import nearest
 from everclip.config.compatibility import NEUTRAL
@@ -150,6 +151,13 @@ def _compose_message(error: BaseException) -> str:
         if "not in" in str(cause):
             return f"{key} is unknown; there are: {', '.join(names)}{nearest(str(cause.key), names)}"
         return f"{key}: {str(cause).splitlines()[0]}"
+    if removed := re.search(r"full_key: hydra\.runtime\.choices\.(\S+)", str(error)):
+        return f"~{removed[1]} removes a group that every run needs; choose one of its options, {removed[1]}=..."
+    if several := re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", str(error)):
+        key, values = several.groups()
+        return f"{key}={values}: several values are a sweep, which needs -m; a list is written {key}=[{values}]"
+    if isinstance(error, MissingConfigException) and str(error).startswith("Cannot find primary config"):
+        return "--config-name: there is one root configuration, run; leave it out, and choose with group=option"
     found = re.search(r"Could not override '([^']+)'\. No match in the defaults list", str(error))
     if found:
         groups = (*schema.GROUPS, *schema.INJECTED, "trainer", "logger", "hparams_search", "paths")
@@ -161,6 +169,8 @@ def _compose_message(error: BaseException) -> str:
 
 def main() -> None:
     """Entry point of `everclip`."""
+    if "--version" in sys.argv[1:]:  # Hydra's is its own
+        Parser(prog="everclip").parse_args(["--version"])
     with as_mirrors(), STOP.insisting():
         _main()
 

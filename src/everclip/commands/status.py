@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 from rich.text import Text
 
+from everclip.commands.arguments import Parser
 from everclip.errors import ConfigError, EverclipError, MissingError
 from everclip.reporting.console import set_up_logging, tell_error, tell_on_stderr, terminal
 from everclip.reporting.plain import plain
@@ -208,7 +208,7 @@ def command(job: Job) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `everclip-status`."""
-    parser = argparse.ArgumentParser(prog="everclip-status", description="How far the runs of a sweep are.")
+    parser = Parser(prog="everclip-status", description="How far the runs of a sweep are.")
     parser.add_argument("place", nargs="?", default="outputs", type=Path, help="outputs/sweeps/<id>.json, or outputs")
     parser.add_argument("--rerun", choices=["failed", "preempted", "missing", "left"], help="print their commands")
     parser.add_argument("--launch", action="store_true", help="with --rerun: start them here, one after the other")

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from everclip.commands.arguments import Parser
 from everclip.commands.run import show_error
 from everclip.config.catalogue import option_names
 from everclip.errors import ConfigError
@@ -20,7 +21,7 @@ from everclip.reporting.tables.wandb_runs import read_wandb
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `everclip-table`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="everclip-table",
         description="Published figures beside those of your runs (mean ± standard deviation over the seeds), "
         "with the command for every run that is missing.",

@@ -21,11 +21,12 @@ from everclip.errors import ConfigError
 
 
 def check_values(config: DictConfig) -> None:
-    """Compares the shared keys with their limits.
+    """Compares the shared keys with the schema and their limits.
 
     Raises:
-        ConfigError: a value out of its limits, or a required one that is missing.
+        ConfigError: a key that nothing reads, a value out of its limits, or a required one that is missing.
     """
+    _refuse_unread(RunConfig(), config, "")
     for key, value, limits in _limited(RunConfig(), config, ""):
         low, high, allowed = limits.get("low"), limits.get("high"), limits.get("allowed")
         if allowed and value not in allowed:
@@ -66,6 +67,30 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
         yield key, value
 
 
+def _refuse_unread(schema: Any, config: DictConfig, prefix: str) -> None:
+    """Refuses a key that the schema does not have: Hydra's `+` adds any, and nothing would come of it."""
+    members = {member.name: getattr(schema, member.name) for member in fields(schema)}
+    for key in config:
+        if key not in members and (prefix or key != "hydra"):
+            hint = nearest(str(key), list(members)) or nearest(str(key), _places(RunConfig(), ""), cutoff=0.7)
+            raise ConfigError(f"{prefix}{key} is unknown; there are: {', '.join(members)}{hint}")
+    for name, default in members.items():
+        if is_dataclass(default):
+            _refuse_unread(default, config[name], f"{prefix}{name}.")
+
+
+def _places(schema: Any, prefix: str) -> dict[str, str]:
+    """The whole key of each name in the schema, the outermost where several have the name."""
+    own, inner = {}, {}
+    for member in fields(schema):
+        default, place = getattr(schema, member.name), f"{prefix}{member.name}"
+        if is_dataclass(default):
+            inner |= _places(default, f"{place}.")
+        else:
+            own[member.name] = place
+    return inner | own
+
+
 def _limited(schema: Any, config: DictConfig, prefix: str) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
     for member in fields(schema):
         default = getattr(schema, member.name)
@@ -75,10 +100,11 @@ def _limited(schema: Any, config: DictConfig, prefix: str) -> Iterator[tuple[str
             yield prefix + member.name, config[member.name], member.metadata
 
 
-def nearest(name: str, names: typing.Iterable[str]) -> str:
-    """`; did you mean X?` for the most similar of `names`, empty if none is similar."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
+def nearest(name: str, names: typing.Iterable[str], cutoff: float = 0.5) -> str:
+    """`; did you mean X?` for the most similar of `names` (of a mapping: what it stands for), empty if none is."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    shown = [names[key] if isinstance(names, Mapping) else key for key in found]
+    return f"; did you mean {shown[0]}?" if shown else ""
 
 
 def signature_of(target: Any) -> dict[str, inspect.Parameter]:
@@ -106,7 +132,8 @@ def check_group(group: str, node: DictConfig) -> None:
     neutral = values.pop(NEUTRAL, {})
     for key in (*values, *neutral):
         if key not in known:
-            raise ConfigError(f"{group}.{key} is unknown; known: {', '.join(known)}{nearest(key, known)}")
+            there = f"there are: {', '.join(known)}" if known else f"{name.rpartition('.')[2]} has no options"
+            raise ConfigError(f"{group}.{key} is unknown; {there}{nearest(key, list(known))}")
     parts = [key for key, value in values.items() if _is_part(value)]
     for key in parts:
         if isinstance(values[key], list):
@@ -114,7 +141,11 @@ def check_group(group: str, node: DictConfig) -> None:
                 check_group(f"{group}.{key}[{index}]", member)
         else:
             check_group(f"{group}.{key}", node[key])
-    if not name.startswith("torch."):
+    if name.startswith("torch."):  # whose annotations do not say what may stand in a file
+        for key, value in values.items():
+            if isinstance(value, str) and isinstance(known[key].default, int | float):
+                raise ConfigError(f"{group}.{key}={value}: must be a number")
+    else:
         _check_types(group, target, known, values, parts)
 
 

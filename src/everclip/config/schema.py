@@ -77,7 +77,7 @@ class TrainerConfig:
     devices: Any = 1
     num_nodes: int = number(1, 1)
     strategy: str = choice("auto", "auto", "ddp", "fsdp")
-    precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true")
+    precision: str = choice("auto", "auto", "32-true", "bf16-mixed", "16-mixed")
     log_every: int = number(10, 1)
     accumulate: int = number(1, 1)
     auto_batch: bool = False

@@ -43,7 +43,7 @@ class Engine:
         seed: of the order of batches and of augmentation.
 
     Raises:
-        ConfigError: a device that this machine does not have.
+        ConfigError: a device that this machine does not have, or a precision that the device does not have.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class Engine:
         if precision == "auto":
             on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
             precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+        if precision == "16-mixed" and (accelerator == "cpu" or (accelerator == "auto" and not _has_gpu())):
+            raise ConfigError("trainer.precision=16-mixed needs a GPU; on a CPU use bf16-mixed or 32-true")
         self.precision = precision
         self._settings: dict[str, Any] = {
             "accelerator": accelerator,
@@ -78,7 +80,8 @@ class Engine:
             self._fabric = Fabric(**self._settings)
             self._fabric.launch()
         except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
-            raise ConfigError(f"trainer.accelerator={accelerator} trainer.devices={devices}: {error}") from error
+            asked, reason = f"trainer.accelerator={accelerator} trainer.devices={devices}", str(error).rstrip(".!")
+            raise ConfigError(f"{asked}: {reason}; trainer=auto takes what this machine has") from error
         self.device = self._fabric.device
         self.rank = self._fabric.global_rank
         self.world_size = self._fabric.world_size
@@ -91,6 +94,12 @@ class Engine:
         self._parts = accumulate
         self._auto_batch = auto_batch
         self._seed = seed
+
+    @property
+    def description(self) -> str:
+        """Kind of device, precision and processes, for people."""
+        processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
+        return f"{self.device.type}, {self.precision}, {processes}"
 
     def place(self, method: Method) -> None:
         """Moves a method to this process's device, dividing frozen weights if asked for.
@@ -306,6 +315,10 @@ class EnginePasses:
             return own
         order = torch.cat([torch.arange(rank, count, engine.world_size) for rank in range(engine.world_size)]).argsort()
         return engine.gather(own)[order.to(own.device)]
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def _all_used(method: Method, session: Session) -> bool:
