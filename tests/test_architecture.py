@@ -36,7 +36,7 @@ BELOW: dict[str, set[str]] = {
         "reporting", "loggers", "runs", "metrics", "methods", "data", "types",
         "storage", "digest", "errors",
     },
-    "sweeps": {"reporting", "runs", "storage", "digest", "errors"},
+    "sweeps": {"reporting", "config", "runs", "storage", "digest", "errors"},
     "commands": {
         "training", "sweeps", "reporting", "loggers", "config", "runs", "metrics", "methods", "modules", "backbones",
         "data", "types", "storage", "digest", "errors",

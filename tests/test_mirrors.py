@@ -42,8 +42,9 @@ def check_mirrors(folder: RunFolder) -> None:
         key for row in record.history for key in row
     }
     assert record.run.run_id == folder.read_run()["id"]
-    assert record.run.run_group == "shapes_fscil/finetune"
-    assert sorted(record.run.tags) == ["finetune", "shapes_fscil", "tiny"]
+    assert record.run.run_group.startswith("shapes_fscil/finetune/base_classes=6/")
+    assert {"finetune", "shapes_fscil", "tiny", "shots=3"} <= set(record.run.tags)
+    assert record.run.display_name.startswith("finetune-shapes_fscil-tiny-base_classes=6-")
     events = EventAccumulator(str(folder.path / "tensorboard"), purge_orphaned_data=False).Reload()
     assert [event.step for event in events.Scalars("train/cross_entropy")] == [2, 4, 6, 8]
     assert [event.step for event in events.Scalars("session/accuracy")] == [0, 1, 2]

@@ -19,6 +19,7 @@ from everclip import storage
 from everclip.commands.origin import data_of, require_same
 from everclip.commands.parts import engine_settings, make_parts, make_training, settled, shorten, with_cache
 from everclip.config.identity import digest, names_of
+from everclip.config.names import fitted, settings_of
 from everclip.errors import EverclipError, LockedError, Preempted, StorageError
 from everclip.loggers.base import RunLogger
 from everclip.loggers.csv import CsvLogger
@@ -202,12 +203,14 @@ def _make_loggers(config: DictConfig, folder: RunFolder, facts: dict[str, Any], 
 
 def _make_wandb(config: DictConfig, folder: RunFolder, facts: dict[str, Any]) -> WandbLogger:
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]  # a mapping
+    chosen = [facts[group] for group in ("method", "sequence", "backbone")]
+    differing = settings_of(facts["overrides"])
     run = start_wandb(
         folder.path,
         run_id=facts["id"],
-        name=f"{facts['method']}-{facts['sequence']}-{facts['backbone']}-seed{facts['seed']}",
-        group=f"{facts['sequence']}/{facts['method']}",
-        tags=[facts["method"], facts["sequence"], facts["backbone"]],
+        name=fitted(f"{'-'.join([*chosen, *differing])}-seed{facts['seed']}", 128, facts["id"]),
+        group=fitted("/".join([facts["sequence"], facts["method"], *differing]), 128, facts["digest"]),
+        tags=[fitted(tag, 64, facts["digest"]) for tag in (*chosen, *differing)],
         config={**settings, "run": facts},
         project=config.logger.wandb.project,
         entity=config.logger.wandb.entity,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from everclip import storage
-from everclip.config.identity import changes_results
+from everclip.config.names import tells_apart
 from everclip.digest import json_sha256
 from everclip.metrics.protocol import Measure, Protocol
 from everclip.reporting.formats import console
@@ -59,7 +59,7 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     def name(result: Result) -> str:
         varied = [key for key in ("backbone", "sequence") if len({other.run[key] for other in results}) > 1]
         words = [result.run["method"], *(result.run[key] for key in varied)]
-        kept = [word for word in result.run["overrides"] if word not in shared and not _is_silent(word)]
+        kept = [word for word in result.run["overrides"] if word not in shared and tells_apart(word)]
         return plain(" ".join([*words, *kept]))
 
     groups: dict[tuple[str, ...], str] = {}
@@ -81,13 +81,6 @@ def session_line(record: Mapping[str, Any], sessions: int, protocol: Protocol) -
     numbers = [f"{measure.heading} {record[measure.key]:6.{measure.digits}f}" for measure in known]
     times = [f"{word} {record[f'{word}_seconds']:.1f} s" for word in ("train", "eval")]
     return "  ".join([f"session {record['index']}/{sessions - 1}", *classes, *numbers, *times])
-
-
-def _is_silent(override: str) -> bool:
-    """Whether an override changes no result, or one that a label shows anyway."""
-    key = override.lstrip("+~").split("=")[0]
-    named = ("method", "backbone", "sequence", "sequence.name", "sequence.root", "sequence.file", "sequence/dataset")
-    return key in named or not (changes_results(override) or key == "experiment")
 
 
 def results_grid(groups: Mapping[str, Sequence[Result]], measures: Sequence[Measure], title: str = "") -> Grid:

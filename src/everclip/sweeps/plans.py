@@ -59,7 +59,7 @@ def lines(jobs: Sequence[Job]) -> list[str]:
         settings.setdefault(plan_path(Path(job.folder)), []).append(job)
     told, known = [], []
     for path, members in settings.items():
-        title = f"{len(members)} x {'-'.join(members[0].parts[:2])} ({path.parent.name})"
+        title = f"{len(members)} x {'-'.join(filter(None, members[0].parts[:3]))} ({path.parent.name})"
         if path.is_file():
             known += [Estimate(**json.loads(path.read_text()))] * len(members)
             told.append(f"{title}: each {known[-1]}")

@@ -122,9 +122,10 @@ def directives(sweep: Sweep, indices: Sequence[int], options: Options) -> list[s
 
 
 def array_name(jobs: Sequence[Job]) -> str:
-    """Methods, sequences and seeds of a sweep in one word."""
+    """Methods, sequences, settings and seeds of a sweep in one word."""
     columns = zip(*(job.parts for job in jobs), strict=True)
-    return "-".join("+".join(dict.fromkeys(column)) for column in columns)[:120]
+    words = ("+".join(dict.fromkeys(filter(None, column))) for column in columns)
+    return "-".join(filter(None, words))[:120]
 
 
 def queued(sweep: Sweep) -> dict[int, str]:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from everclip import storage
+from everclip.config.names import settings_of
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
 
@@ -38,15 +39,15 @@ class Job:
     slurm: str | None = None
 
     @property
-    def parts(self) -> tuple[str, str, str]:
-        """Method, sequence and seed, from the run folder's names."""
+    def parts(self) -> tuple[str, str, str, str]:
+        """Method and sequence from the run folder's names, what else the command says (may be empty), and the seed."""
         *_, sequence, method, _, _, seed = ("?",) * 5 + Path(self.folder).parts
-        return method, sequence, seed
+        return method, sequence, ",".join(settings_of(self.words)), seed
 
     @property
     def name(self) -> str:
         """The parts in one word."""
-        return "-".join(self.parts)
+        return "-".join(filter(None, self.parts))
 
 
 class Sweep:
