@@ -70,9 +70,9 @@ def _numbers(value: Any, key: str) -> Iterator[tuple[str, float]]:
 def _refuse_unread(schema: Any, config: DictConfig, prefix: str) -> None:
     """Refuses a key that the schema does not have: Hydra's `+` adds any, and nothing would come of it."""
     members = {member.name: getattr(schema, member.name) for member in fields(schema)}
-    for key in config:
+    for key in map(str, config):
         if key not in members and (prefix or key != "hydra"):
-            hint = nearest(str(key), list(members)) or nearest(str(key), _places(RunConfig(), ""), cutoff=0.7)
+            hint = nearest(key, list(members)) or nearest(key, _places(RunConfig(), ""), cutoff=0.7)
             raise ConfigError(f"{prefix}{key} is unknown; there are: {', '.join(members)}{hint}")
     for name, default in members.items():
         if is_dataclass(default):
@@ -81,7 +81,8 @@ def _refuse_unread(schema: Any, config: DictConfig, prefix: str) -> None:
 
 def _places(schema: Any, prefix: str) -> dict[str, str]:
     """The whole key of each name in the schema, the outermost where several have the name."""
-    own, inner = {}, {}
+    own: dict[str, str] = {}
+    inner: dict[str, str] = {}
     for member in fields(schema):
         default, place = getattr(schema, member.name), f"{prefix}{member.name}"
         if is_dataclass(default):
