@@ -89,7 +89,7 @@ def test_a_changed_byte_is_found(old: bytes, new: bytes, tmp_path: Path) -> None
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=f"has format None, this version reads format {FORMAT}"):
+    with pytest.raises(CheckpointError, match=r"has format None, this version reads formats \(3, 4\)"):
         load_session(path)
     save_file({"a": torch.zeros(1)}, path, metadata={"everclip": json.dumps({"format": 99})})
     with pytest.raises(CheckpointError, match="has format 99"):

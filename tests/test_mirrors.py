@@ -79,6 +79,8 @@ def test_a_run_begun_anew_or_elsewhere_is_another_for_w_and_b(run: Run) -> None:
 def test_records_hold_the_confusion_and_the_guesses(run: Run) -> None:
     records = run("method=zero_shot").read_sessions()
     assert [len(record["guesses"]) for record in records] == [8, 8, 8]
+    kept = [set(task) for record in records[:-1] for task in record["tasks"]]
+    assert kept == [{"task", "name", "scores"}] * 3  # no more, for each of them grows with the sessions
     assert [sum(task["predicted"]) for task in records[-1]["tasks"]] == [30, 10, 10]
     confusion = confusion_of(records)
     assert confusion.sum(axis=1).tolist() == [30, 10, 10]

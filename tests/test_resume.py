@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from everclip.commands import execute
+from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MemoryFullError, Preempted
 from everclip.methods.cpe_clip import CpeClip
 from everclip.runs.folder import RunFolder
-from everclip.training.checkpoint import load_progress, load_session
+from everclip.training.checkpoint import load_progress, load_session, save_session
 from everclip.training.interruption import SIGNALS, StopRequest
 from everclip.training.monitor import Monitor
 from everclip.training.runner import Runner
@@ -194,17 +195,56 @@ def test_other_data_or_weights_are_refused(run: Run) -> None:
     assert run(*words).read_run()["fingerprint"] != "0" * 64
 
 
-def test_a_changed_record_is_evaluated_again(run: Run, finished: Run, tmp_path: Path) -> None:
+def make_old(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes the checkpoints as they were before they named the records that they follow by a digest."""
+    records = folder.read_sessions()
+    monkeypatch.setattr("everclip.training.checkpoint.FORMAT", 3)
+    for session in range(len(records)):
+        tensors, meta = load_session(folder.checkpoint(session))
+        assert meta.pop("follows") == json_sha256(records[:session])
+        assert "records" not in meta
+        del meta["format"]
+        save_session(folder.checkpoint(session), tensors, meta | {"records": records[:session]})
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_changed_record_is_evaluated_again(
+    run: Run, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
     folder = RunFolder(shutil.copytree(finished(*CSV).path, tmp_path / "run"))
+    if old:
+        make_old(folder, monkeypatch)
     before = folder.read_sessions()
     path = folder.path / "sessions.jsonl"
     lines = path.read_text().splitlines()
     changed = json.loads(lines[1]) | {"accuracy": 99.9}
     path.write_text("\n".join([lines[0], json.dumps(changed), lines[2]]) + "\n")
     folder.update_run(state="failed")
+    steps: list[int] = []
+    monkeypatch.setattr(CpeClip, "after_step", lambda self: steps.append(1))
     again = run(*CSV).read_sessions()
     assert [record["accuracy"] for record in again] == [record["accuracy"] for record in before]
     assert "line 2 is damaged, changed or out of order" in (folder.path / "run.log").read_text()
+    assert len(steps) == 4  # of session 2 alone: session 1 is only evaluated
+
+
+def test_a_checkpoint_that_follows_other_records_is_not_used(
+    run: Run, finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(shutil.copytree(finished(*CSV).path, tmp_path / "run"))
+    first, *_ = folder.read_sessions()
+    folder.write_sessions([first | {"accuracy": 99.9}], 3)
+    folder.update_run(state="failed")
+
+    def stop(self: Runner, *_: Any) -> None:
+        raise Preempted
+
+    monkeypatch.setattr(Runner, "_train", stop)
+    with pytest.raises(Preempted):
+        run(*CSV)
+    told = (folder.path / "run.log").read_text()
+    assert f"{folder.checkpoint(1)} was written after other sessions than those recorded" in told
 
 
 def test_signals_are_noted_inside_and_raise_outside() -> None:

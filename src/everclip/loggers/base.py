@@ -31,7 +31,15 @@ class Sample:
 
 
 class RunLogger:
-    """One mirror; by default it ignores everything."""
+    """One mirror; by default it ignores everything.
+
+    Attributes:
+        listens: whether it looks at sessions; what is told of one takes time to find out.
+    """
+
+    @property
+    def listens(self) -> bool:
+        return True
 
     def train(self, metrics: Mapping[str, float], step: int) -> None:
         """Training metrics (`train/...`) at a global step."""

@@ -30,6 +30,10 @@ class Loggers(RunLogger):
         self._mirrors = list(mirrors)
         self._members: list[RunLogger] = [*([csv] if csv else []), *mirrors]
 
+    @property
+    def listens(self) -> bool:
+        return any(member in self._members for member in self._mirrors)
+
     def _each(self, members: Sequence[RunLogger], action: str, *arguments: Any) -> None:
         for member in [member for member in members if member in self._members]:
             try:

@@ -43,6 +43,7 @@ class ScoreTable:
     def __init__(self, num_tasks: int) -> None:
         self.num_tasks = num_tasks
         self._sessions: list[dict[int, dict[str, Score]]] = []
+        self._counts: dict[tuple[int, str], int] = {}
 
     def append(self, scores: Mapping[int, Mapping[str, Score]]) -> None:
         """Adds a session: its scores by task and name.
@@ -52,9 +53,9 @@ class ScoreTable:
         """
         for task, by_name in scores.items():
             for name, score in by_name.items():
-                before = self.task_counts(name)[task]
-                if before not in (0, score.count):
-                    raise ValueError(f"{name} of task {task} is of {score.count} samples, earlier of {before:.0f}")
+                before = self._counts.setdefault((task, name), score.count)
+                if before != score.count:
+                    raise ValueError(f"{name} of task {task} is of {score.count} samples, earlier of {before}")
         self._sessions.append({task: dict(by_name) for task, by_name in scores.items()})
 
     def __len__(self) -> int:

@@ -26,7 +26,8 @@ from everclip.errors import EverclipError, NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.phases import PhaseState
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, FORMAT)
 BACKBONE = "backbone."
 
 
@@ -183,7 +184,8 @@ def save_session(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     Args:
         path: `checkpoints/session_<tt>.safetensors`.
         tensors: by name.
-        meta: JSON-like facts: session, digest, backbone, sequence fingerprint, session records, global step.
+        meta: JSON-like facts: session, digest, backbone, sequence fingerprint, global step, and `follows`, the digest
+            of the records of the sessions before.
     """
     facts = json.dumps({"format": FORMAT, **meta}, sort_keys=True)
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -208,8 +210,8 @@ def load_session(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {meta.get('format')}, this version reads format {FORMAT}")
+    if meta.get("format") not in READABLE:
+        raise CheckpointError(f"{path} has format {meta.get('format')}, this version reads formats {READABLE}")
     if header.get("sha256") != _checksum(facts, tensors):
         raise CheckpointError(f"{path} is damaged: what it holds is not what was written")
     return tensors, meta

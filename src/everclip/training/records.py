@@ -42,6 +42,8 @@ def record_of(
         earlier: records of the sessions before.
     """
     tasks = task_rows(evaluation, sequence)
+    if session.index < len(sequence.sessions) - 1:  # what evaluators tell besides grows with the sessions, too
+        tasks = [{name: row[name] for name in ("task", "name", "scores")} for row in tasks]
     table = table_of([*earlier, {"tasks": tasks}], len(sequence.tasks))
     return {
         "index": session.index,

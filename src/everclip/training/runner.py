@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from everclip.data.images import ConcatSamples, Unlabelled
+from everclip.digest import json_sha256
 from everclip.errors import DataAccessError
 from everclip.loggers.base import RunLogger
 from everclip.methods.base import Extract, Method, Preparation, prepared
@@ -177,7 +178,8 @@ class Runner:
         try:
             tensors, meta = load_session(path)
             check_identity(path, meta, self._identity)
-            if meta["records"] != self._records[:session]:
+            # Format 3 carried the records themselves.
+            if meta.get("follows", json_sha256(meta.get("records"))) != json_sha256(self._records[:session]):
                 raise CheckpointError(f"{path} was written after other sessions than those recorded")
             restore(self._method, tensors)
         except CheckpointError as error:
@@ -314,7 +316,8 @@ class Runner:
         self._engine.barrier()
 
     def _meta(self, session: Session) -> dict[str, Any]:
-        return self._identity | {"session": session.index, "global_step": self._step, "records": self._records}
+        follows = json_sha256(self._records)
+        return self._identity | {"session": session.index, "global_step": self._step, "follows": follows}
 
     def _enter(self, stage: str, session: Session) -> None:
         """Tells readers of the run folder what is going on."""
@@ -347,7 +350,7 @@ class Runner:
 
     def _tell(self, records: list[dict[str, Any]]) -> None:
         """Tells the mirrors about the last of these sessions."""
-        if self._engine.rank == 0:
+        if self._engine.rank == 0 and self._loggers.listens:
             index = len(records) - 1
             scalars = scalars_of(records, self._sequence)
             samples = samples_of(records[-1], self._sequence, self._method.backbone.resize)
