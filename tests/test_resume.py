@@ -185,6 +185,17 @@ def test_what_a_killed_process_was_writing_is_removed(run: Run) -> None:
     assert not any(path.exists() for path in half)
 
 
+def test_another_number_of_threads_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path)
+    folder.update_run(threads=1, commit="a")
+    folder.write_sessions([{"index": 0, "tasks": []}], 1)
+    execute._refuse_other_origin(folder, {"threads": 1, "commit": "a"})
+    assert caplog.messages == []
+    execute._refuse_other_origin(folder, {"threads": 2, "commit": "a"})
+    told = "begun with this number of threads, which moves roundings: 1, going on with 2"
+    assert caplog.messages == [told]
+
+
 def test_other_data_or_weights_are_refused(run: Run) -> None:
     words = ("method=zero_shot", "max_sessions=1")
     folder = run(*words)

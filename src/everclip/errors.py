@@ -51,6 +51,10 @@ class StorageError(EverclipError):
     """A file that could not be written: disk full, no permission."""
 
 
+class PeerLostError(EverclipError):
+    """Another process of a parallel run is gone."""
+
+
 class LockedError(EverclipError):
     """Another process works in the run folder."""
 

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -32,6 +33,7 @@ from everclip.runs.provenance import environment
 from everclip.training.engine import Engine
 from everclip.training.interruption import StopRequest
 from everclip.training.monitor import Cadence
+from everclip.training.peers import Peers
 from everclip.training.runner import Runner
 
 log = logging.getLogger("everclip")
@@ -52,15 +54,26 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopR
 
 
 def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: int, request: StopRequest) -> None:
-    with _working_in(folder, rank, force=config.force):
+    with _working_in(folder, rank, force=config.force) as leave:
         if config.restart and rank == 0:
             folder.clear()
-        engine = Engine(**engine_settings(config))
+
+        def end(reason: EverclipError | Preempted) -> None:
+            leave("preempted" if isinstance(reason, Preempted) else "failed", str(reason))
+            folder.unlock()
+            sys.stderr.write(f"everclip: {reason}\n")
+            os._exit(reason.exit_code)
+
+        peers = Peers(rank, end)
         try:
-            _run(config, hydra, folder, engine, request)
-        except BaseException:
-            engine.close()
+            _run(config, hydra, folder, Engine(**engine_settings(config), peers=peers), request)
+        except BaseException as error:
+            cause = peers.cause(error, request.name)
+            peers.close(failed=True)
+            if cause is not error:
+                raise cause from error
             raise
+        peers.close(failed=False)
 
 
 def _rank() -> int:
@@ -98,6 +111,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         "device": str(engine.device),
         "devices": engine.world_size,
         "precision": engine.precision,
+        "threads": torch.get_num_threads(),
         "trainable_parameters": method.num_trainable(),
         **environment(),
     }
@@ -140,30 +154,37 @@ def _refuse_other_origin(folder: RunFolder, facts: dict[str, Any]) -> None:
     if not (folder.progress.is_file() or folder.read_sessions() or folder.checkpoint(0).is_file()):
         return
     require_same(folder, begun, facts)
-    if begun.get("commit") not in (None, facts["commit"]):
-        log.warning("begun with code of commit %s, going on with %s", begun["commit"], facts["commit"])
+    for key, what in (("commit", "code of commit"), ("threads", "this number of threads, which moves roundings:")):
+        if begun.get(key) not in (None, facts[key]):
+            log.warning("begun with %s %s, going on with %s", what, begun[key], facts[key])
 
 
 @contextmanager
-def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[None]:
+def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[Callable[[str, str | None], None]]:
     """Holds the run folder, writes its log and keeps its state: running, then finished, preempted or failed.
 
-    Only the first process does; the others are silent.
+    Only the first process does; the others are silent. Gives what writes state and reason.
     """
     if rank != 0:
         log.setLevel(logging.ERROR)
-        yield
+        yield lambda state, reason: None
         return
     folder.lock(force=force)
+    attempt: dict[str, Any] = {"start": now(), "host": socket.gethostname(), "pid": os.getpid()}
+    attempts = [*folder.read_run().get("attempts", []), attempt]
+
+    def leave(state: str, reason: str | None) -> None:
+        attempt.update(end=now(), state=state, reason=reason)
+        with suppress(StorageError) if state != "finished" else nullcontext():  # the first error is the one to show
+            folder.update_run(state=state, attempts=attempts)
+
     try:
         folder.sweep()
-        attempt = {"start": now(), "host": socket.gethostname(), "pid": os.getpid()}
-        attempts = [*folder.read_run().get("attempts", []), attempt]
         state, reason = "failed", None
         try:  # a signal may come at once
             folder.update_run(state="running", attempts=attempts)
             with log_file(folder.path / "run.log"):
-                yield
+                yield leave
             state = "finished"
         except (Preempted, KeyboardInterrupt) as stop:
             state, reason = "preempted", str(stop) or "SIGINT"
@@ -172,9 +193,7 @@ def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[None]:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            attempt |= {"end": now(), "state": state, "reason": reason}
-            with suppress(StorageError) if state != "finished" else nullcontext():  # the first error is the one to show
-                folder.update_run(state=state, attempts=attempts)
+            leave(state, reason)
     finally:
         with suppress(OSError):
             folder.unlock()

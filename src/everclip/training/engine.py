@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
 from everclip.errors import ConfigError, MemoryFullError
 from everclip.methods.base import Encode, Extract, Method
+from everclip.training.peers import Peers
 from everclip.training.phases import PhaseModule, PhaseState, Training, Watcher
 from everclip.types import Batch, Draw, Passes, Phase, Samples, Session, View
 
@@ -41,6 +42,7 @@ class Engine:
         accumulate: micro-batches per step and process; the step stays the same up to rounding.
         auto_batch: double the micro-batches, and go on, when the device's memory does not hold a step.
         seed: of the order of batches and of augmentation.
+        peers: looks after the processes that are started.
 
     Raises:
         ConfigError: a device that this machine does not have, or a precision that the device does not have.
@@ -59,6 +61,7 @@ class Engine:
         accumulate: int = 1,
         auto_batch: bool = False,
         seed: int = 0,
+        peers: Peers | None = None,
     ) -> None:
         if precision == "auto":
             on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -78,6 +81,8 @@ class Engine:
             self._settings["plugins"] = SLURMEnvironment(auto_requeue=False)
         try:
             self._fabric = Fabric(**self._settings)
+            if peers is not None:
+                peers.watch(self._fabric.strategy.launcher)
             self._fabric.launch()
         except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
             asked, reason = f"trainer.accelerator={accelerator} trainer.devices={devices}", str(error).rstrip(".!")

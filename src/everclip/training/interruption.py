@@ -33,15 +33,16 @@ class StopRequest:
         self.hung_up = False
         self._installed = False
         self._deferred = False
+        self._over = False
 
     def install(self) -> None:
         """Begins to listen; only in a program's main thread."""
-        self._installed = True
+        self._installed, self._over = True, False
         self.claim()
 
     @contextmanager
     def insisting(self, patience: float = PATIENCE) -> Iterator[None]:
-        """Inside, a second Ctrl-C ends the process even if it waits for one that is frozen.
+        """Inside, a second Ctrl-C ends the process even if it waits for one that is frozen; no signal does afterwards.
 
         Python acts on a signal between two of its instructions; a thread that is woken hears of it inside one, too.
         """
@@ -52,6 +53,7 @@ class StopRequest:
         try:
             yield
         finally:
+            self._over = True
             signal.set_wakeup_fd(before)
             os.close(writer)
 
@@ -67,6 +69,8 @@ class StopRequest:
         self.hung_up = True
 
     def _receive(self, number: int, frame: Any) -> None:
+        if self._over:
+            return
         first, self.name = self.name is None, self.name or signal.Signals(number).name
         if number == signal.SIGINT if not first else not self._deferred:
             raise Preempted(self.name)

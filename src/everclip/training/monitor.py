@@ -107,7 +107,9 @@ class Monitor:
             self._save(self, state())
             self._saved = time.monotonic()
         if wish == Wish.STOP:
-            raise Preempted(self._request.name or "a signal to another process")
+            # From here on, a signal that the others may send asks for nothing new.
+            self._request.name = self._request.name or "a signal to another process"
+            raise Preempted(self._request.name)
 
     def finish(self) -> dict[str, float]:
         """Ends the progress bar; the mean of each loss over the last epoch."""
