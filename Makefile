@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-all test-slurm chaos audit lint format bench golden golden-portable tables clean
+.PHONY: help run test test-fast test-all test-floors test-slurm chaos audit lint format bench golden golden-portable tables clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -28,6 +28,13 @@ test-fast: .venv/dev  ## only the tests that take no more than a few seconds
 
 test-all: .venv/dev lint  ## the test suite and its long forms, as two processes for every method
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not gpu and not data and not slurm'
+
+test-floors:  ## a short set of tests with the oldest versions that pyproject.toml allows (downloads them into .venv-floors)
+	test -x .venv-floors/bin/python || $(PYTHON) -m venv .venv-floors
+	grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/>=/==/' > .venv-floors/floors.txt
+	.venv-floors/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-floors/floors.txt -e . pytest pytest-xdist
+	.venv-floors/bin/python -m pytest -W default -k 'test_a_run_and_the_same_command or check_says or offline_wandb or parts' \
+	  tests/test_cli.py tests/test_config.py tests/test_loggers.py
 
 test-slurm: .venv/dev  ## runs on a real SLURM of its own (needs the packages slurm-wlm and munge; some minutes)
 	$(BIN)/python -m pytest -m slurm tests/slurm
@@ -72,5 +79,5 @@ tables: .venv/run  ## write REPRODUCTION.md from the run folders in outputs
 	$(BIN)/python -m everclip.reporting.tables.reproduction REPRODUCTION.md
 
 clean:  ## remove everything that can be made again, outputs excepted
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-floors build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
