@@ -68,6 +68,20 @@ def test_classes_called_by_numbers_are_ordered_by_name(tmp_path: Path) -> None:
     assert by_name("seed1", ["1"], ["1"]) == "seed1"
 
 
+def test_equal_pictures_in_training_and_in_two_classes_are_named(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other = photos / "train" / CLASSES[0], photos / "train" / "zebra"
+    shutil.copy(first / "train 0.png", first / "train 9.png")
+    shutil.copy(first / "train 0.png", other / "train 9.png")
+    folder(root=str(photos))
+    same = f"one is %s, the same as {first / 'train 0.png'}"
+    assert "2 training pictures are there twice, byte for byte; " + same % (first / "train 9.png") in caplog.text
+    assert "1 pictures are of another class than the same picture elsewhere" in caplog.text
+    assert same % (other / "train 9.png") in caplog.text
+    assert "test pictures" not in caplog.text
+
+
 def test_folders_beside_train_and_test_are_named(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photos / "notes").mkdir()
     folder(root=str(photos))
@@ -205,7 +219,7 @@ def test_a_test_picture_that_is_a_training_picture_is_named(photos: Path, caplog
     original, copy = photos / "train" / "zebra" / "train 1.png", photos / "test" / CLASSES[2] / "copy.png"
     shutil.copy(original, copy)
     folder(root=str(photos))
-    (message,) = caplog.messages
+    message, _ = caplog.messages  # the second: it is of another class there
     assert message == (
         f"1 test pictures are training pictures too, byte for byte; one is {copy}, the same as {original}"
     )

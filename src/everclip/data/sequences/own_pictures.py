@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
 
-from everclip.data.files import check_regular, read_bytes
+from everclip.data.files import read_bytes
 from everclip.data.images import FileImages
 from everclip.data.sequences.shots import choose_test
 from everclip.errors import DataError, MissingError
@@ -107,23 +108,36 @@ def divide(images: FileImages, share: float, seed: int) -> tuple[FileImages, Fil
 
 
 def warn_of_shared(train: FileImages, test: FileImages) -> None:
-    """Warns of test pictures that are, byte for byte, training pictures; reads only files whose size is in both sets.
+    """Warns of pictures that are equal byte for byte; reads only files that have the size of another.
 
     Raises:
         DataError: a file cannot be read.
     """
+    paths = [*train.paths, *test.paths]
+    labels = [*train.labels.tolist(), *test.labels.tolist()]
     try:
-        of_train, of_test = ([(check_regular(path), path) for path in images.paths] for images in (train, test))
-        common = {size for size, _ in of_train} & {size for size, _ in of_test}
-        known = {_sha256(path): path for size, path in of_train if size in common}
-        shared = [(path, known[d]) for size, path in of_test if size in common and (d := _sha256(path)) in known]
+        sizes = [path.stat().st_size for path in paths]
+        count = Counter(sizes)
+        known: dict[bytes, list[int]] = {}
+        for number, path in enumerate(paths):
+            if count[sizes[number]] > 1:
+                known.setdefault(_sha256(path), []).append(number)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-    if shared:
-        log.warning(
-            "%d test pictures are training pictures too, byte for byte; one is %s, the same as %s",
-            len(shared), *shared[0],
-        )  # fmt: skip
+    pairs = [(other, first) for first, *others in known.values() for other in others]
+    for text, found in {
+        "%d test pictures are training pictures too, byte for byte; one is %s, the same as %s": [
+            (a, b) for a, b in pairs if b < len(train) <= a
+        ],
+        "%d training pictures are there twice, byte for byte; one is %s, the same as %s": [
+            (a, b) for a, b in pairs if a < len(train)
+        ],
+        "%d pictures are of another class than the same picture elsewhere, byte for byte; one is %s, the same as %s": [
+            (a, b) for a, b in pairs if labels[a] != labels[b]
+        ],
+    }.items():
+        if found:
+            log.warning(text, len(found), paths[found[0][0]], paths[found[0][1]])
 
 
 def _sha256(path: Path) -> bytes:
