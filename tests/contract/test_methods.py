@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 import everclip
+from everclip.backbones.open_clip import OpenClip
+from everclip.config.build import build
 from everclip.config.catalogue import read_option
 from everclip.config.compatibility import NEUTRAL
 from everclip.errors import ConfigError, Preempted
@@ -57,6 +60,14 @@ def test_steps_change_what_is_trained(trained: Trained) -> None:
 
 def seen_classes(trained: Trained) -> ClassSet:
     return trained.watched.sequence.sessions[-1].seen
+
+
+def test_what_comes_with_a_session_is_counted_before(trained: Trained, tiny: Callable[[], OpenClip]) -> None:
+    method = build("method", OmegaConf.load(trained.folder.path / "config.yaml").method, tiny())
+    if method.num_trainable() == 0:  # all comes with the sessions; else parts may take turns
+        counted = [record["trainable_parameters"] for record in trained.folder.read_sessions()]
+        assert counted[0] == method.num_arriving(0, 6)
+        assert counted[1] == counted[0] + method.num_arriving(1, 2)
 
 
 def resized_images(trained: Trained) -> Tensor:

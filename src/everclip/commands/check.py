@@ -30,12 +30,15 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
     most = "" if config.train.max_steps is None else f", at most {config.train.max_steps} steps a session"
+    base, *later = (method.num_arriving(number, size) for number, size in enumerate(sizes))
+    trained = method.num_trainable() + base
+    grows = f", and {max(later):,} more in each later session" if any(later) else ""
     folder = RunFolder(Path(hydra.runtime.output_dir))
     state = folder.state or "not started"
     if folder.read_sessions():
         confirm(config, folder, sequence)
     for title, text in {
-        "method": f"{hydra.runtime.choices.method}: {method.num_trainable():,} trainable of {total:,} parameters",
+        "method": f"{hydra.runtime.choices.method}: {trained:,} trainable of {total + base:,} parameters{grows}",
         "backbone": f"{hydra.runtime.choices.backbone}: {weights}",
         "sequence": f"{sequence.name}: {_runs(sizes)} classes, {test} {judges} pictures, order {sequence.class_order}",
         "training": f"{training.base.epochs} epochs of batch {training.base.batch_size} in the base session, "

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
+from everclip.modules.class_rows import ClassRows
 from everclip.types import Batch, ClassSet, Phase, Samples, Session
 
 Encode = Callable[[Tensor], Tensor]
@@ -181,6 +182,11 @@ class Method(nn.Module):
     def num_trainable(self) -> int:
         """Number of trained values, counted from the parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def num_arriving(self, session: int, num_new: int) -> int:
+        """Number of trained values that a session with so many new classes adds to those there are before it."""
+        grown = [m for m in self.modules() if isinstance(m, ClassRows) and isinstance(m.rows, nn.Parameter)]
+        return num_new * sum(rows.rows.shape[1] for rows in grown)
 
 
 class Rehearsal(Method):

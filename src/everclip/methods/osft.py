@@ -96,6 +96,13 @@ class Osft(Method):
             place.split(keep[:number])
             keep = keep[number:]
 
+    @override
+    def num_arriving(self, session: int, num_new: int) -> int:
+        if session:  # later sessions split the same weights anew
+            return 0
+        shares = zip(self.matrices, self.shares(0), strict=True)
+        return sum((m.size - round(share * m.size)) * (m.rows + m.columns + 1) for m, share in shares)
+
     def shares(self, session: int) -> list[float]:
         """The share of its directions that a session fixes, of every matrix."""
         if self.policy == "adaptive":

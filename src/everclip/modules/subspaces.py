@@ -40,7 +40,7 @@ class Subspaces(nn.Module):
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
-        self.size = min(rows, columns)
+        self.rows, self.columns, self.size = rows, columns, min(rows, columns)
         for name, shape in zip(FACTORS, ((rows, 0), (0,), (0, columns)), strict=True):
             self.register_buffer(f"high_{name}", torch.empty(shape))
             setattr(self, f"low_{name}", nn.Parameter(torch.empty(shape)))
