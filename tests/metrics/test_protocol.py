@@ -29,7 +29,7 @@ def test_a_protocol_is_read_by_its_name_and_gives_what_is_shown(each: Protocol) 
     session, summary = each.session(table), each.summary(table)
     assert session[each.entry] == 50
     assert (summary[f"average_{each.entry}"], summary[f"last_{each.entry}"]) == (50, 50)
-    held_out = {"zero_shot_accuracy", "zero_shot_after"}  # of classes outside the tasks
+    held_out = {"zero_shot_accuracy", "zero_shot_before", "zero_shot_after"}  # of classes outside the tasks
     assert {measure.key for measure in each.line} <= session.keys() | held_out
     assert {measure.key for measure in (*each.columns, *each.details)} <= summary.keys() | held_out
 

@@ -17,7 +17,7 @@ from everclip.metrics.matrix import (
     lagged_forgetting,
     session_accuracy,
 )
-from everclip.metrics.protocol import Measure, Protocol
+from everclip.metrics.protocol import HELD_OUT, HELD_OUT_IN_ALL, Measure, Protocol
 from everclip.metrics.scores import ScoreTable
 
 
@@ -105,12 +105,12 @@ PROTOCOL = Protocol(
         Measure("accuracy", "accuracy"),
         Measure("base_accuracy", "base"),
         Measure("novel_accuracy", "novel"),
-        Measure("zero_shot_accuracy", "zero-shot"),
+        HELD_OUT,
     ),
     columns=(Measure("average_accuracy", "average"), Measure("performance_drop", "PD", "low")),
     details=(
-        Measure("forgetting", "forgetting", "low"),
+        Measure("forgetting", "forgetting", ""),
         Measure("harmonic_mean", "harmonic mean"),
-        Measure("zero_shot_after", "zero-shot after"),
+        *HELD_OUT_IN_ALL,
     ),
 )

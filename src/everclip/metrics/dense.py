@@ -32,5 +32,5 @@ PROTOCOL = Protocol(
     summary=summary,
     line=(Measure(ENTRY, "mIoU"), Measure(f"base_{ENTRY}", "base"), Measure(f"novel_{ENTRY}", "novel")),
     columns=(Measure(f"average_{ENTRY}", "average"), Measure("performance_drop", "PD", "low")),
-    details=(Measure("forgetting", "forgetting", "low"),),
+    details=(Measure("forgetting", "forgetting", ""),),
 )

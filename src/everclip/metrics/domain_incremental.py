@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from everclip.metrics.matrix import per_task_metrics
-from everclip.metrics.protocol import Measure, Protocol
+from everclip.metrics.protocol import HELD_OUT, HELD_OUT_IN_ALL, Measure, Protocol
 from everclip.metrics.scores import ScoreTable
 
 
@@ -44,12 +44,12 @@ PROTOCOL = Protocol(
         Measure("accuracy", "accuracy"),
         Measure("earlier_accuracy", "earlier domains"),
         Measure("unseen_accuracy", "unseen domains"),
-        Measure("zero_shot_accuracy", "zero-shot"),
+        HELD_OUT,
     ),
     columns=(
         Measure("average_accuracy", "average"),
-        Measure("forgetting", "forgetting", "low"),
+        Measure("forgetting", "forgetting", ""),
         Measure("forward_transfer", "unseen domains"),
     ),
-    details=(Measure("backward_transfer", "backward transfer"), Measure("zero_shot_after", "zero-shot after")),
+    details=(Measure("backward_transfer", "backward transfer"), *HELD_OUT_IN_ALL),
 )

@@ -6,7 +6,7 @@ import numpy as np
 
 from everclip.metrics import class_incremental
 from everclip.metrics.matrix import Matrix
-from everclip.metrics.protocol import Measure, Protocol
+from everclip.metrics.protocol import HELD_OUT_IN_ALL, Measure, Protocol
 from everclip.metrics.scores import ScoreTable
 
 
@@ -44,5 +44,5 @@ PROTOCOL = Protocol(
     summary=summary,
     line=class_incremental.PROTOCOL.line,
     columns=(Measure("transfer", "Transfer"), Measure("avg", "Avg."), Measure("last", "Last")),
-    details=(Measure("forgetting", "forgetting", "low"), Measure("zero_shot_after", "zero-shot after")),
+    details=(Measure("forgetting", "forgetting", ""), *HELD_OUT_IN_ALL),
 )

@@ -24,12 +24,19 @@ class Measure:
         heading: shown.
         better: `high`, `low`, or empty where no value is the best.
         digits: after the point.
+        before: key of the first session's record that says what it was before any training; empty where nothing does.
     """
 
     key: str
     heading: str
     better: str = "high"
     digits: int = 2
+    before: str = ""
+
+
+# Of classes that are never trained on, where a sequence has some: what is left of zero-shot recognition.
+HELD_OUT = Measure("zero_shot_accuracy", "held-out classes", before="zero_shot_before")
+HELD_OUT_IN_ALL = (Measure("zero_shot_before", "held-out before"), Measure("zero_shot_after", "held-out after"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class Protocol:
     @property
     def label(self) -> str:
         """The entry in words."""
-        return self.entry.replace("_", " ")
+        headings = {measure.key: measure.heading for measure in self.line}
+        return headings.get(self.entry, self.entry.replace("_", " "))
 
 
 def read(name: str) -> Protocol:

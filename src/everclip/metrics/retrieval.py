@@ -41,7 +41,7 @@ PROTOCOL = Protocol(
         Measure(f"average_{ENTRY}", "average"),
         Measure("last_i2t_r1", "i2t R@1"),
         Measure("last_t2i_r1", "t2i R@1"),
-        Measure("forgetting", "forgetting", "low"),
+        Measure("forgetting", "forgetting", ""),
     ),
     details=tuple(Measure(f"last_{name}", f"{name[:3]} R@{name[5:]}") for name in RECALLS if not name.endswith("_r1")),
 )

@@ -74,11 +74,15 @@ def labels_of(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def session_line(record: Mapping[str, Any], sessions: int, protocol: Protocol) -> str:
-    """One line about a finished session: what its protocol shows of what was measured."""
+def session_line(records: Sequence[Mapping[str, Any]], sessions: int, protocol: Protocol) -> str:
+    """One line about the last of some sessions: what its protocol shows of what was measured."""
+    record = records[-1]
     classes = [f"{record['seen_classes']:4d} classes"] if record["seen_classes"] else []
     known = [measure for measure in protocol.line if record.get(measure.key) is not None]
     numbers = [f"{measure.heading} {record[measure.key]:6.{measure.digits}f}" for measure in known]
+    for number, measure in enumerate(known):
+        if (before := records[0].get(measure.before)) is not None:
+            numbers[number] += f" ({before:.{measure.digits}f} before)"
     times = [f"{word} {record[f'{word}_seconds']:.1f} s" for word in ("train", "eval")]
     return "  ".join([f"session {record['index']}/{sessions - 1}", *classes, *numbers, *times])
 

@@ -343,7 +343,7 @@ class Runner:
             self._write_sessions()
         self._engine.barrier()
         self._tell(self._records)
-        log.info(results.session_line(record, len(self._sequence.sessions), self._protocol))
+        log.info(results.session_line(self._records, len(self._sequence.sessions), self._protocol))
 
     def _write_sessions(self) -> None:
         self._folder.write_sessions(self._records, len(self._sequence.tasks), self._protocol.entry)
