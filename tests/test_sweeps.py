@@ -18,11 +18,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from everclip.commands import run as cli
 from everclip.errors import ConfigError
 from everclip.reporting.console import as_mirrors, set_up_logging
+from everclip.runs.again import quoted
 from everclip.runs.folder import RunFolder
 from everclip.sweeps import launchers, slurm
 from everclip.sweeps.launchers import clean_environment, gpus_of, refuse_ranks
 from everclip.sweeps.sweep import Job, Sweep, distinct
-from hydra_plugins.everclip_launchers import quoted, resources
+from hydra_plugins.everclip_launchers import resources
 from tests.conftest import SMALL, run_in
 from tests.correct import correct
 

@@ -9,7 +9,6 @@ start, hence the imports inside functions.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,6 +55,7 @@ class _CommandLauncher(Launcher):
         """A run, and what all of its settings come to."""
         from everclip.config.checks import check_values
         from everclip.digest import json_sha256
+        from everclip.runs.again import flags_of, quoted
         from everclip.sweeps.sweep import Job
 
         config = self._loader.load_sweep_config(self._config, overrides)
@@ -63,13 +63,11 @@ class _CommandLauncher(Launcher):
             config.hydra.job.id = config.hydra.job.num = number
         check_values(config)
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir).absolute()
-        given = [word for word in sys.argv[1:] if word[0] == "-" or not (word[0] == "~" or "=" in word)]
-        flags = [word for word in given if word not in ("-m", "--multirun")]
         settings = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.launcher", "hydra/launcher", "hydra.run.dir")
         ours = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(settings)]
         trainer = OmegaConf.to_container(config.trainer, resolve=True)
         plain = [word for word in overrides if not word.startswith("hparams_search=")]  # a run searches nothing itself
-        words = [*flags, *plain, *ours, f"hydra.run.dir={quoted(folder)}"]
+        words = [*flags_of(sys.argv[1:]), *plain, *ours, f"hydra.run.dir={quoted(folder)}"]
         with open_dict(config):
             del config["hydra"]
         whole = OmegaConf.to_container(config, resolve=True)
@@ -90,14 +88,6 @@ class _CommandLauncher(Launcher):
         for line in lines([sweep.jobs[index] for index in left]):
             log.info("%s", line)
         return codes
-
-
-def quoted(path: Path) -> str:
-    """A path as a value in Hydra's grammar."""
-    if re.fullmatch(r"[\w/.+-]+", str(path)):
-        return str(path)
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def resources(trainer: Any) -> dict[str, Any]:

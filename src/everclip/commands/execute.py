@@ -54,7 +54,7 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopR
 
 
 def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: int, request: StopRequest) -> None:
-    with _working_in(folder, rank, force=config.force) as leave:
+    with _working_in(folder, rank, list(hydra.overrides.task), force=config.force) as leave:
         if config.restart and rank == 0:
             folder.clear()
 
@@ -160,7 +160,9 @@ def _refuse_other_origin(folder: RunFolder, facts: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[Callable[[str, str | None], None]]:
+def _working_in(
+    folder: RunFolder, rank: int, overrides: list[str], *, force: bool
+) -> Iterator[Callable[[str, str | None], None]]:
     """Holds the run folder, writes its log and keeps its state: running, then finished, preempted or failed.
 
     Only the first process does; the others are silent. Gives what writes state and reason.
@@ -182,7 +184,7 @@ def _working_in(folder: RunFolder, rank: int, *, force: bool) -> Iterator[Callab
         folder.sweep()
         state, reason = "failed", None
         try:  # a signal may come at once
-            folder.update_run(state="running", attempts=attempts)
+            folder.update_run(state="running", attempts=attempts, overrides=overrides, command=sys.argv)
             with log_file(folder.path / "run.log"):
                 yield leave
             state = "finished"

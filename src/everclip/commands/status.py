@@ -23,7 +23,7 @@ from everclip.errors import ConfigError, EverclipError, MissingError
 from everclip.reporting.console import set_up_logging, tell_error, tell_on_stderr, terminal
 from everclip.reporting.plain import plain
 from everclip.reporting.stored import run_folders
-from everclip.runs import lock
+from everclip.runs import again, lock
 from everclip.runs.folder import RunFolder
 from everclip.sweeps.launchers import LocalRuns
 from everclip.sweeps.slurm import log_path, queued
@@ -93,7 +93,7 @@ def read_sweeps(place: Path) -> list[Sweep]:
         if str(path) not in known:
             facts = RunFolder(path).read_run()
             if facts:
-                alone.append(Job(str(path), facts.get("overrides", [])))
+                alone.append(Job(str(path), shlex.split(again.command(path, facts) or "")[1:]))
             else:
                 log.warning("left out: %s: run.json is missing or damaged", path)
     return [*sweeps, Sweep(place.absolute(), alone, os.getcwd())] if alone else sweeps
@@ -223,8 +223,8 @@ def main(arguments: list[str] | None = None) -> None:
             terminal.print_json(json.dumps([asdict(row) for _, rows in found for row in rows]), ensure_ascii=True)
         elif options.rerun:
             wanted = ("failed", "preempted", "missing") if options.rerun == "left" else (options.rerun,)
-            again = partial(rerun, wanted=wanted, launch=options.launch, trust=options.trust)
-            sys.exit(max((again(sweep, rows) for sweep, rows in found), default=0))
+            chosen = partial(rerun, wanted=wanted, launch=options.launch, trust=options.trust)
+            sys.exit(max((chosen(sweep, rows) for sweep, rows in found), default=0))
         else:
             for sweep, rows in found:
                 show(sweep, rows)
@@ -272,8 +272,8 @@ def _is_harmless(word: str, folder: str) -> bool:
     """Whether a word of a command chooses or sets something of everclip, and can name no code."""
     key, equals, value = word.partition("=")
     named = re.fullmatch(r"\+{0,2}[a-z]\w*([./@][\w.]+)*", key) is not None and equals != ""
-    own = not key.lstrip("+").startswith("hydra") or (key == "hydra.run.dir" and value.strip("'") == folder)
-    return named and own and "_target_" not in word and "${" not in value
+    here = key == "hydra.run.dir" and str(Path(value.strip("'")).absolute()) == folder
+    return named and (here or not key.lstrip("+").startswith("hydra")) and "_target_" not in word and "${" not in value
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class RunShape(_Shape):
     digest: str = ""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     overrides: list[str] = []
+    command: list[str] = []
     attempts: list[_Attempt] = []
     sessions: Annotated[int, Field(ge=1, le=100_000)] | None = None
     protocol: str = ""

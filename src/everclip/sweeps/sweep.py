@@ -14,6 +14,7 @@ from everclip import storage
 from everclip.config.names import settings_of
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
+from everclip.runs.again import quoted
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Sweep:
             jobs, cwd = content["jobs"], content["cwd"]
             checked = TypeAdapter(tuple[list[Job], str]).validate_json(json.dumps([jobs, cwd]), strict=True)
             sweep = cls(path.parents[1], *checked)
+            sweep.jobs = [_moved(job, path.parents[1].absolute()) for job in sweep.jobs]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise MissingError(f"{path} does not list a sweep: {reason}") from error
@@ -98,6 +100,17 @@ class Sweep:
         if self.path.is_file():
             earlier = {job.folder: job for job in Sweep.read(self.path).jobs}
             self.jobs = [replace(job, slurm=earlier[job.folder].slurm) for job in self.jobs]
+
+
+def _moved(job: Job, outputs: Path) -> Job:
+    """A run in the outputs that list it, where those that it was planned in are no more: they were moved."""
+    planned = Path(job.folder)
+    if len(planned.parts) <= 6 or planned.parents[4].is_dir():
+        return job
+    folder = outputs.joinpath(*planned.parts[-5:])
+    kept = [word for word in job.words if not word.startswith(("paths.outputs=", "hydra.run.dir="))]
+    words = [*kept, f"paths.outputs={quoted(outputs)}", f"hydra.run.dir={quoted(folder)}"]
+    return replace(job, folder=str(folder), words=words)
 
 
 def distinct(jobs: Iterable[tuple[Job, str]]) -> list[Job]:

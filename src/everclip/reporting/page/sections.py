@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from everclip.metrics.protocol import Protocol
-from everclip.reporting.grid import Cell, Column, Grid, Line, over_runs
+from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
 from everclip.reporting.page.runs import grouped
 from everclip.reporting.results import results_grid
 from everclip.reporting.stored import Odd, Run, flat
+from everclip.runs.again import command
 
 EMPTY = "–"
 
@@ -36,7 +36,17 @@ def results_of(groups: dict[str, list[Run]], protocol: Protocol) -> Grid:
     """The entry per session and what follows from it, one row per label, over seeds."""
     results = {label: [run.result for run in runs] for label, runs in groups.items()}
     title = f"After each session, {protocol.title}; mean ± standard deviation over seeds"
-    return replace(results_grid(results, [*protocol.columns, *protocol.details], title), empty=EMPTY)
+    grid = results_grid(results, [*protocol.columns, *protocol.details], title)
+    return replace(grid, notes=[Note("", [(text, "") for text in _cut_short(groups)])], empty=EMPTY)
+
+
+def _cut_short(groups: dict[str, list[Run]]) -> Iterator[str]:
+    """Which rows are of runs that were told to end early."""
+    for label, runs in groups.items():
+        limits = {key: runs[0].settings.get(key) for key in ("max_sessions", "train.max_steps")}
+        cuts = [f"{key}={value}" for key, value in limits.items() if value is not None]
+        if cuts:
+            yield f"{label}: cut short by {' and '.join(cuts)}; its figures are those of the sessions shown."
 
 
 def cost_of(groups: dict[str, list[Run]]) -> Grid:
@@ -84,10 +94,12 @@ def runs_of(runs: Sequence[Run], root: Path) -> Grid:
                 run.summary.get(f"last_{run.result.protocol.entry}"),
                 len(attempts),
                 attempts[0].get("start"),
+                command(run.folder.path, run.facts),
                 _relative(run.folder.path, root),
             ]
         )
-    columns = ["method", "sequence", "backbone", "seed", "state", "sessions", "last", "attempts", "started", "folder"]
+    columns = ["method", "sequence", "backbone", "seed", "state", "sessions", "last", "attempts", "started"]
+    columns += ["command", "folder"]
     return _grid("All runs", columns, rows)
 
 
@@ -105,10 +117,9 @@ def failures_of(runs: Sequence[Run], odd: Sequence[Odd], root: Path) -> Grid | N
     rows = []
     for run, reason in [*reasons, *((one.run, one.reason) for one in odd)]:
         facts = run.facts
-        command = shlex.join(["everclip", *facts["overrides"]]) if "overrides" in facts else None
         label = facts.get("method", "?") if run.label == "?" else run.label
-        cells = [label, facts.get("seed"), facts.get("state"), len(run.records), reason, command]
-        rows.append([*cells, _relative(run.folder.path, root)])
+        cells = [label, facts.get("seed"), facts.get("state"), len(run.records), reason]
+        rows.append([*cells, command(run.folder.path, facts), _relative(run.folder.path, root)])
     columns = ["method", "seed", "state", "sessions done", "last error", "goes on with", "folder"]
     return _grid("Runs without a result", columns, rows) if rows else None
 
@@ -126,12 +137,13 @@ def differences_of(runs: Sequence[Run]) -> Grid | None:
     return _grid("Settings that differ", ["setting", *groups], rows) if rows else None
 
 
-def settings_of(runs: Sequence[Run]) -> Grid | None:
-    """All settings, where all runs share them."""
-    settings = runs[0].settings
-    if len(grouped(runs)) > 1 or not settings:
-        return None
-    return _grid("All settings", ["setting", "value"], [[key, value] for key, value in settings.items()])
+def settings_of(runs: Sequence[Run]) -> Grid:
+    """The settings that all configurations share."""
+    groups = [members[0].settings for members in grouped(runs).values() if members[0].settings]
+    first, *others = groups or [{}]
+    shared = {key: value for key, value in first.items() if all(other.get(key, ...) == value for other in others)}
+    title = "All settings" if not others else "Settings that all share"
+    return _grid(title, ["setting", "value"], [[key, value] for key, value in shared.items()])
 
 
 def environment_of(runs: Sequence[Run]) -> Grid:
