@@ -69,7 +69,7 @@ def test_cost_begins_at_zero_where_something_is_free() -> None:
     figure = plot_cost({"free": [(0, 50.0)], "dear": [(6_494_049, 60.0)]}, xlabel="trained", title="t")
     figure.canvas.draw()
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels[:2] == ["0", "1,000,000"]
+    assert labels[:2] == ["0", "1M"]
     figure = plot_cost({"a": [(20, 50.0)], "b": [(700, 60.0)]}, xlabel="seconds", title="t")
     assert figure.axes[0].get_xlim()[0] > 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,9 @@ def test_failures_say_why_and_how_to_go_on(sweep: Path) -> None:
     header, *rows = report(sweep).table("without a result")
     assert header[4:6] == ["last error", "goes on with"]
     errors = {row[4]: row[5] for row in rows}
+    place = f"hydra.run.dir={sweep}/shapes/er/tiny/bad/seed0"
     assert errors == {
-        f"NotFiniteError: lr {EVIL}": "everclip method=er optimizer.lr=1e9",
+        f"NotFiniteError: lr {EVIL}": f"everclip method=er optimizer.lr=1e9 {place}",
         "MissingError: no weights": "–",
     }
 
@@ -197,6 +199,30 @@ def test_a_single_run_shows_its_sessions_and_settings(tmp_path: Path) -> None:
     page = report(run.path)
     assert [row[:2] for row in page.table("Sessions")[1:]] == [["0", "session 0"], ["1", "session 1"]]
     assert ["optimizer.lr", "0.10"] in page.table("All settings")
+
+
+def test_a_single_run_has_no_figures_that_compare_runs(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    report(run.path, "--figures")
+    assert {path.stem for path in run.path.rglob("figures/*/*.png")} == {
+        "accuracy_per_session", "accuracy_matrix", "confusion_between_sessions", "forgetting_per_task",
+    }  # fmt: skip
+
+
+def test_what_a_reader_needs_beside_the_figures(sweep: Path) -> None:
+    cut = RunFolder(sweep / "shapes" / "er" / "tiny" / "er" / "seed0")
+    with (cut.path / "config.yaml").open("a") as file:
+        file.write("max_sessions: 2\n")
+    page, text = report(sweep), (sweep / "report.html").read_text()
+    assert f"er optimizer.name={escape(EVIL)}: cut short by max_sessions=2" in text
+    assert ["optimizer.lr", "0.10"] in page.table("Settings that all share")
+    commands = {row[-2] for row in page.table("All runs")[1:]}
+    assert {
+        f"everclip method=ncm seed={seed} hydra.run.dir={sweep}/shapes/ncm/tiny/ncm/seed{seed}" for seed in (0, 1)
+    } <= commands
+    header, *rows = page.table("After each session")
+    forgetting = [row[header.index("forgetting")] for row in rows]
+    assert not any(f"<strong>{value}</strong>" in text for value in forgetting)
 
 
 def test_the_folder_of_a_sweep_knows_its_runs(sweep: Path, tmp_path: Path) -> None:

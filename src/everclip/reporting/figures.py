@@ -65,6 +65,19 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, frameon=False)
 
 
+def _wrapped(title: str, width: float = 6.0) -> str:
+    """A title in lines that a figure of some inches has room for."""
+    return textwrap.fill(title, int(12 * width))
+
+
+def _short(number: float) -> str:
+    """`500k`, `20M`: as many figures as an axis has room for."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:g}{sign}"
+    return f"{number:g}"
+
+
 def _new() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -83,7 +96,7 @@ def plot_lines(series: Series, *, xlabel: str, ylabel: str, title: str, first: i
         axes.plot(at, mean, label=label, **_line(index))
         if len(values) > 1:
             axes.fill_between(at, mean - spread, mean + spread, color=_line(index)["color"], alpha=0.2, linewidth=0)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=_wrapped(title))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes)
     return figure
@@ -108,7 +121,7 @@ def plot_shots(
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({count for by_shots in series.values() for count in by_shots}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel="shots per class", ylabel=ylabel, title=title)
+    axes.set(xlabel="shots per class", ylabel=ylabel, title=_wrapped(title))
     _legend(figure, axes)
     return figure
 
@@ -144,7 +157,7 @@ def plot_trade_off(points: Mapping[str, Sequence[tuple[float, float]]], title: s
             axes.plot(base[inside], novel[inside], color="0.7", linewidth=0.8, zorder=0)
             at = np.flatnonzero(inside)[-1]
             axes.annotate(f"H {mean}", (base[at], novel[at]), color="0.4", fontsize=7, ha="right", va="bottom")
-    axes.set(xlim=(left, right), ylim=(bottom, top), title=title)
+    axes.set(xlim=(left, right), ylim=(bottom, top), title=_wrapped(title))
     axes.set(xlabel=f"{label} on base classes (%)", ylabel=f"{label} on novel classes (%)")
     _legend(figure, axes)
     return figure
@@ -175,9 +188,9 @@ def plot_cost(
     ticks = [start * 10**power * step for power in range(10) for step in steps]
     axes.set_xscale("symlog", linthresh=start)
     axes.set_xticks([0.0, *(tick for tick in ticks if tick <= 2 * highest)])
-    axes.xaxis.set_major_formatter(lambda cost, _: f"{cost:,.0f}" if cost >= 1 else f"{cost:g}")
+    axes.xaxis.set_major_formatter(lambda cost, _: _short(cost))
     axes.set_xlim(left=smallest / 1.5 if min(costs) > 0 else -start / 5, right=highest * 2)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=_wrapped(title))
     _legend(figure, axes)
     return figure
 
@@ -206,7 +219,7 @@ def plot_heat_maps(matrices: Mapping[str, ArrayLike], *, xlabel: str, ylabel: st
         axes.remove()
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=10)
     figure.colorbar(image, ax=figure.axes, label="%", shrink=0.8, aspect=30 * down, pad=0.02)
     return figure
 

@@ -36,9 +36,10 @@ def drawings_of(groups: Mapping[str, list[Run]], sequence: str, protocol: Protoc
     """What the finished runs of a sequence, by label, allow to draw."""
     entry, label = protocol.entry, protocol.label
     curves = {name: [run.result.curve for run in runs] for name, runs in groups.items()}
-    caption = f"{label.capitalize()} after each session; bands of one standard deviation over seeds."
-    yield Drawing(f"{entry}_per_session", caption, figures.plot_curves(curves, sequence, protocol.title))
     longest = max(len(run.records) for runs in groups.values() for run in runs)
+    if longest > 1:
+        caption = f"{_first(label)} after each session; bands of one standard deviation over seeds."
+        yield Drawing(f"{entry}_per_session", caption, figures.plot_curves(curves, sequence, protocol.title))
     full = {name: runs for name, runs in groups.items() if len(runs[0].records) == longest}
     short = f" Without {len(groups) - len(full)} of {len(groups)} rows, which have fewer sessions."
     yield from (
@@ -50,19 +51,30 @@ def drawings_of(groups: Mapping[str, list[Run]], sequence: str, protocol: Protoc
 
 def _of_whole_runs(full: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Iterator[Drawing]:
     """Figures that compare runs of equally many sessions."""
-    entry, label = protocol.entry, protocol.label
     yield from _matrices(full, sequence, protocol)
     if any(len(runs[0].records) > 1 for runs in full.values()):
         yield _forgetting(full, sequence, protocol)
-    yield from _base_and_novel(full, sequence, protocol)
+    if len(full) > 1:
+        yield from _base_and_novel(full, sequence, protocol)
+        yield from _costs(full, sequence, protocol)
+
+
+def _costs(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -> Iterator[Drawing]:
+    """The average entry against what it took."""
+    entry, label = protocol.entry, protocol.label
     for key, cost in (("trainable_parameters", "trained parameters"), ("train_seconds", "training time (s)")):
         points = {
-            name: [(run.summary[key], run.summary[f"average_{entry}"]) for run in runs] for name, runs in full.items()
+            name: [(run.summary[key], run.summary[f"average_{entry}"]) for run in runs] for name, runs in groups.items()
         }
         figure = figures.plot_cost(
             points, xlabel=cost, ylabel=f"average {label} (%)", title=f"{sequence}: {label} and {cost}"
         )
         yield Drawing(f"{entry}_{key}", f"Average {label} against {cost}.", figure)
+
+
+def _first(label: str) -> str:
+    """A label at the begin of a sentence; one that has capitals of its own, as mIoU, stays."""
+    return label.capitalize() if label.islower() else label
 
 
 def _matrix(run: Run, entry: str) -> Matrix:
@@ -74,7 +86,7 @@ def _matrices(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol
     panels = dict(list(groups.items())[:MAX_PANELS])
     left_out = f" The first {MAX_PANELS} of {len(groups)} rows." if len(groups) > MAX_PANELS else ""
     means = {name: np.mean([_matrix(run, protocol.entry) for run in runs], axis=0) for name, runs in panels.items()}
-    caption = f"{protocol.label.capitalize()} on each task after each session, mean over seeds.{left_out}"
+    caption = f"{_first(protocol.label)} on each task after each session, mean over seeds.{left_out}"
     figure = figures.plot_matrices(means, f"{sequence}: {protocol.label}")
     yield Drawing(f"{protocol.entry}_matrix", caption, figure)
     counted = {name: [confusion_of(run.records) for run in runs] for name, runs in panels.items()}
@@ -111,9 +123,7 @@ def _base_and_novel(groups: Mapping[str, list[Run]], sequence: str, protocol: Pr
     }
     if known:
         label = protocol.label
-        caption = (
-            f"{label.capitalize()} on base and on novel classes after the last session; grey: equal harmonic mean."
-        )
+        caption = f"{_first(label)} on base and on novel classes after the last session; grey: equal harmonic mean."
         figure = figures.plot_trade_off(known, f"{sequence}: base and novel classes", label)
         yield Drawing("base_novel", caption, figure)
 
@@ -129,6 +139,6 @@ def _shots(groups: Mapping[str, list[Run]], sequence: str, protocol: Protocol) -
             values += [run.summary[f"last_{protocol.entry}"] for run in runs]
     several = {name: by_shots for name, by_shots in series.items() if len(by_shots) > 1}
     if several:
-        caption = f"{protocol.label.capitalize()} after the last session against shots per class."
+        caption = f"{_first(protocol.label)} after the last session against shots per class."
         figure = figures.plot_shots(several, f"{sequence}: shots", f"last {protocol.label} (%)")
         yield Drawing(f"{protocol.entry}_shots", caption, figure)

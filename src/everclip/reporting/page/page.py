@@ -42,7 +42,7 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
             for table in (
                 sections.sessions_of(runs[0]) if len(runs) == 1 else None,
                 sections.differences_of(runs),
-                sections.settings_of(runs) if runs else None,
+                sections.settings_of(runs),
                 sections.environment_of(runs),
                 sections.runs_of(runs, folder),
             )
