@@ -99,11 +99,12 @@ def test_a_damaged_checkpoint_costs_one_session(run: Run, finished: Run, tmp_pat
 
 def test_hand_edited_records_are_cut_at_the_first_bad_line(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    lines = [json.dumps({"index": i, "check": json_sha256({"index": i})}) for i in (0, 2, 1)]
+    records = [{"index": i, "tasks": []} for i in (0, 2, 1)]
+    lines = [json.dumps(record | {"check": json_sha256(record)}) for record in records]
     (tmp_path / "sessions.jsonl").write_text("\n".join(lines))
-    assert folder.read_sessions() == [{"index": 0}]
+    assert folder.read_sessions() == records[:1]
     (tmp_path / "sessions.jsonl").write_text(lines[0] + '\n{"index": 1, "acc')
-    assert folder.read_sessions() == [{"index": 0}]
+    assert folder.read_sessions() == records[:1]
 
 
 class Hoarder(Ncm):
