@@ -74,7 +74,9 @@ def test_a_checkpoint_holds_only_what_was_adapted(run: Run, finished: Run) -> No
     whole, _ = load_session(run("method=finetune", "max_sessions=1", folder="finetune").checkpoint(0))
     assert len(whole) > 100
     means, _ = load_session(finished("method=ncm").checkpoint(2))
-    assert {name: tuple(value.shape) for name, value in means.items()} == {"means.rows": (10, 96), "means.ids": (10,)}
+    assert {name: tuple(value.shape) for name, value in means.items()} == {
+        "means.rows": (10, 96), "means.ids": (10,), "lengths.rows": (10, 1), "lengths.ids": (10,),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", ["truncate", "foreign", "missing"])

@@ -12,13 +12,16 @@ from omegaconf import DictConfig
 from everclip.config.build import build
 from everclip.config.catalogue import option_names
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.images import ArrayImages
+from everclip.data.images import ArrayImages, FileImages
+from everclip.data.sequences.domain_folders import domain_folders
 from everclip.data.sequences.domain_incremental import domain_incremental
+from everclip.data.sequences.manifest import manifest
 from everclip.data.validation import hold_out
-from everclip.errors import ConfigError, DataError
+from everclip.errors import ConfigError, DataError, MissingError
 from everclip.metrics.domain_incremental import PROTOCOL
 from everclip.runs.scores import table_of
 from everclip.types import TaskSequence
+from tests.data.conftest import picture
 from tests.metrics.tables import table_of as scores
 from tests.test_kinds import SHORT, run_composed
 
@@ -117,3 +120,68 @@ def test_a_method_learns_classes_that_return(method: str, tmp_path: Path, cache_
 def test_a_method_with_an_owner_for_each_class_is_refused(tmp_path: Path, cache_dir: Path) -> None:
     with pytest.raises(ConfigError, match="Conpet learns a class in one session, but shapes_dil has the same again"):
         run_composed(tmp_path, cache_dir, *SMALL, *SHORT, "method=conpet")
+
+
+@pytest.fixture
+def domains(tmp_path: Path) -> Path:
+    """Three domains; the second is divided by folders and lacks a class."""
+    for place in ("art/cat", "art/dog", "photo/train/cat", "photo/test/cat", "sketch/cat", "sketch/dog"):
+        for i in range(4):
+            picture(tmp_path / "pets" / place / f"{i}.png")
+    return tmp_path / "pets"
+
+
+def test_folders_of_domains_become_a_sequence(domains: Path) -> None:
+    sequence = domain_folders(root=str(domains), shots=2, test_share=0.25)
+    assert sequence.name == "dil_pets"
+    assert [session.name for session in sequence.sessions] == ["art", "photo", "sketch"]
+    assert [session.classes.names for session in sequence.sessions] == [("cat", "dog"), ("cat",), ("cat", "dog")]
+    assert [len(session.train) for session in sequence.sessions] == [4, 2, 4]
+    assert [len(task.samples) for task in sequence.tasks] == [2, 4, 2]
+    chosen = domain_folders(root=str(domains), domains=["sketch", "art"], exclude=["dog"], candidates="domain")
+    assert [session.classes.names for session in chosen.sessions] == [("cat",)] * 2
+    with pytest.raises(MissingError, match="has no folder 'clipart'; it has art, photo, sketch"):
+        domain_folders(root=str(domains), domains=["clipart"])
+
+
+def test_published_lists_divide_a_domain(domains: Path) -> None:
+    for domain in ("art", "sketch"):
+        for split, numbers in (("train", (0, 1, 2)), ("test", (3,))):
+            lines = [
+                f"{domain}/{name}/{i}.png {7 - label}" for label, name in enumerate(("dog", "cat")) for i in numbers
+            ]
+            (domains / f"{domain}_{split}.txt").write_text("\n".join(lines) + "\n")
+    sequence = domain_folders(root=str(domains), domains=["art", "sketch"], lists="{domain}_{split}.txt")
+    assert [len(session.train) for session in sequence.sessions] == [6, 6]
+    first = sequence.tasks[0]
+    assert isinstance(first.samples, FileImages)
+    by_label = dict(zip(first.samples.labels.tolist(), first.samples.paths, strict=True))
+    assert {first.classes.names[label]: path.parent.name for label, path in by_label.items()} == {
+        "cat": "cat", "dog": "dog",
+    }  # fmt: skip
+    (domains / "art_test.txt").write_text("art/cat/3.png 7\n")
+    with pytest.raises(DataError, match=r"art_test\.txt, line 1"):
+        domain_folders(root=str(domains), domains=["art"], lists="{domain}_{split}.txt")
+
+
+def test_a_list_may_name_domains(domains: Path) -> None:
+    def written(*lines: str) -> str:
+        (domains / "list.csv").write_text("\n".join(["path,label,split,domain", *lines]))
+        return str(domains / "list.csv")
+
+    lines = [
+        f"{domain}/{label}/{i}.png,{label},{'test' if i else 'train'},{domain}"
+        for domain in ("sketch", "art") for label in ("cat", "dog") for i in range(2)
+    ]  # fmt: skip
+    sequence = manifest(file=written(*lines))
+    assert (sequence.name, sequence.protocol) == ("manifest_list", "domain_incremental")
+    assert [(s.name, len(s.new), len(s.returning)) for s in sequence.sessions] == [("sketch", 2, 0), ("art", 0, 2)]
+    assert [s.name for s in manifest(file=written(*lines), domains=["art"], exclude=["dog"]).sessions] == ["art"]
+    with pytest.raises(ConfigError, match="'oil' is no domain"):
+        manifest(file=written(*lines), domains=["oil"])
+    with pytest.raises(DataError, match="line 10: a domain for every picture"):
+        manifest(file=written(*lines, "photo/test/cat/0.png,cat,test,"))
+    with pytest.raises(DataError, match="domain 'photo' has 0 training and 1 test pictures"):
+        manifest(file=written(*lines, "photo/test/cat/0.png,cat,test,photo"))
+    with pytest.raises(ConfigError, match=r"'dogs' is no class of .*; did you mean 'dog'"):
+        manifest(file=written(*lines), exclude=["dogs"])

@@ -55,6 +55,15 @@ def test_folders_become_a_sequence(photos: Path) -> None:
     assert sequence.tasks[1].samples.read([0], PILToTensor()).images.shape == (1, 3, 3, 4)
 
 
+def test_a_class_may_be_left_out(photos: Path, tree: Path) -> None:
+    for root in (photos, tree):
+        sequence = folder(root=str(root), exclude=["zebra"])
+        assert "zebra" not in sequence.sessions[-1].seen.names
+        assert len(sequence.sessions[-1].seen) == 2
+    with pytest.raises(ConfigError, match=r"'zebras' is no class of .*; did you mean 'zebra'"):
+        folder(root=str(photos), exclude=["zebras"])
+
+
 def test_classes_called_by_numbers_are_ordered_by_name(tmp_path: Path) -> None:
     for name in ("1", "2", "3", "4", "10"):
         for i in range(2):

@@ -14,7 +14,7 @@ from everclip.data.images import FileImages
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import SUFFIXES, divide, read_names, warn_of_shared
+from everclip.data.sequences.own_pictures import SUFFIXES, divide, leave_out, read_names, warn_of_shared
 from everclip.errors import DataError, MissingError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -38,6 +38,7 @@ def folder(
     test_seed: int = 0,
     seed: int = 0,
     name: str | None = None,
+    exclude: Sequence[str] = (),
 ) -> TaskSequence:
     """A class-incremental sequence of class folders.
 
@@ -55,15 +56,17 @@ def folder(
         test_seed: of the choice of these.
         seed: of the choice of shots.
         name: of the sequence; None: after `root`.
+        exclude: class folders to leave out.
 
     Raises:
         MissingError: `root` is not there or not laid out like this.
+        ConfigError: a class folder to leave out that is not there.
         DataError: an empty class folder, a class without test pictures, fewer pictures than shots, names that do not
             fit, a folder that cannot be read.
     """
     top = Path(root).expanduser()
     try:
-        train, test, classes = _read(top, test_share, test_seed)
+        train, test, classes = read_folders(top, test_share, test_seed, exclude)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     shown = read_names(names, classes)
@@ -73,14 +76,16 @@ def folder(
     return class_incremental.build(name or f"folder_{top.resolve().name}", protocol, train, test, shown, templates)
 
 
-def _read(top: Path, test_share: float, test_seed: int) -> tuple[FileImages, FileImages, list[str]]:
-    """Training pictures, test pictures and class folders."""
+def read_folders(
+    top: Path, test_share: float, test_seed: int, exclude: Sequence[str] = ()
+) -> tuple[FileImages, FileImages, list[str]]:
+    """Training pictures, test pictures and class folders, see `folder`."""
     if not top.is_dir():
         raise MissingError(f"sequence.root={top}: no such folder")
     parts = [top / split for split in ("train", "test")]
     if not any(_folders(part) for part in parts if part.is_dir()):
-        classes = _classes(top)
-        return *divide(_images(top, classes, top), test_share, test_seed), classes
+        classes = _classes(top, exclude)
+        return *divide(_images(top, classes, top, exclude), test_share, test_seed), classes
     for part in parts:
         if not part.is_dir():
             raise MissingError(f"sequence.root={top}: no folder {part}; expected train/<class>/* and test/<class>/*")
@@ -88,10 +93,10 @@ def _read(top: Path, test_share: float, test_seed: int) -> tuple[FileImages, Fil
         log.warning(
             "%s: train and test are used, but not %s (sequence=manifest chooses freely)", top, ", ".join(unused)
         )
-    classes = _classes(parts[0])
-    if alone := sorted(set(_folders(parts[1])) - set(classes)):
+    classes = _classes(parts[0], exclude)
+    if alone := sorted(set(_folders(parts[1])) - {*classes, *exclude}):
         raise DataError(f"{parts[1] / alone[0]} has no training folder {parts[0] / alone[0]}")
-    train, test = (_images(part, classes, top) for part in parts)
+    train, test = (_images(part, classes, top, exclude) for part in parts)
     return train, test, classes
 
 
@@ -99,18 +104,20 @@ def _folders(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _classes(path: Path) -> list[str]:
-    classes = _folders(path)
+def _classes(path: Path, exclude: Sequence[str]) -> list[str]:
+    found = _folders(path)
+    leave_out(exclude, found, str(path))
+    classes = [name for name in found if name not in exclude]
     if not classes:
         raise MissingError(f"sequence.root: {path} holds no class folders")
     return classes
 
 
-def _images(path: Path, classes: Sequence[str], root: Path) -> FileImages:
+def _images(path: Path, classes: Sequence[str], root: Path, exclude: Sequence[str]) -> FileImages:
     """Every picture of the class folders under `path`, in sorted order; warns of what is left out."""
     files: list[Path] = []
     labels: list[int] = []
-    left_out = [entry for entry in sorted(path.iterdir()) if entry.name not in classes]
+    left_out = [entry for entry in sorted(path.iterdir()) if entry.name not in (*classes, *exclude)]
     for label, name in enumerate(classes):
         before = len(files)
         for entry in sorted((path / name).iterdir()) if (path / name).is_dir() else ():

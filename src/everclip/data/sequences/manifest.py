@@ -1,4 +1,4 @@
-"""The user's own pictures in a list: a CSV file with the columns `path,label[,split][,session]`."""
+"""The user's own pictures in a list: a CSV file with the columns `path,label[,split][,session][,domain]`."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
+from everclip.data.datasets.base import LabelledImages
 from everclip.data.images import FileImages
-from everclip.data.sequences import class_incremental
+from everclip.data.sequences import class_incremental, domain_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.folder import Share
+from everclip.data.sequences.multi_domain import Candidates
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import divide, read_names, read_text, warn_of_shared
+from everclip.data.sequences.own_pictures import divide, leave_out, read_names, read_text, warn_of_shared
 from everclip.errors import ConfigError, DataError
 from everclip.types import Positive, TaskSequence, Templates
 
-COLUMNS = ("path", "label", "split", "session")
+COLUMNS = ("path", "label", "split", "session", "domain")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the list; `split` and `session` are empty where the column is missing."""
+    """A line of the list; `split`, `session` and `domain` are empty where the column is missing."""
 
     line: int
     path: Path
     label: str
     split: str
     session: str
+    domain: str
 
 
 def manifest(
@@ -48,12 +51,15 @@ def manifest(
     test_seed: int = 0,
     seed: int = 0,
     name: str | None = None,
+    exclude: Sequence[str] = (),
+    domains: Sequence[str] | None = None,
+    candidates: Candidates = "union",
 ) -> TaskSequence:
-    """A class-incremental sequence of listed pictures.
+    """A class-incremental sequence of listed pictures, or with a column `domain` a domain-incremental one.
 
     Args:
         file: the list. `label` is the class; `split` is train or test; `session` is a number from 0 on, the same in all
-            lines of a class that give one.
+            lines of a class that give one; `domain` names the session instead, whose classes may come again.
         root: folder that the paths start from and that holds all pictures; None: the list's own.
         base_classes: classes of session 0, in sorted order; None: all, or as the column `session` says.
         way: new classes per later session, None for all that are left, or as the column `session` says.
@@ -66,12 +72,15 @@ def manifest(
         test_seed: of the choice of these.
         seed: of the choice of shots.
         name: of the sequence; None: after `file`.
+        exclude: labels to leave out.
+        domains: in order of their sessions; None: as the list first names them.
+        candidates: what a test picture is compared with, see `domain_incremental.build`.
 
     Raises:
         MissingError: no such list.
         DataError: a list of another form, a picture that is not there or listed twice, a class without training or
             test pictures, fewer pictures than shots.
-        ConfigError: sessions given both by the list and by settings.
+        ConfigError: sessions given both by the list and by settings, a label or domain that is not there.
     """
     path = Path(file).expanduser()
     top = path.parent if root is None else Path(root).expanduser()
@@ -81,6 +90,8 @@ def manifest(
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a list: {error}") from error
+    leave_out(exclude, sorted({row.label for row in rows}), str(path))
+    rows = [row for row in rows if row.label not in exclude]
     classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdecimal() else -1, label))
     images = FileImages(
         [row.path for row in rows], np.array([classes.index(row.label) for row in rows], dtype=np.int64), top
@@ -95,13 +106,21 @@ def manifest(
             raise DataError(f"{path}: class {classes[absent]!r} has no {title} picture")
     shown = read_names(names, classes)
     warn_of_shared(train, test)
+    called = name or f"manifest_{path.stem}"
+    if rows[0].domain:
+        if (base_classes, way, base_shots, class_order) != (None, None, None, "identity"):
+            raise ConfigError(
+                f"sequence.base_classes, way, base_shots, class_order: {path} has a column domain instead"
+            )
+        drawn = _domains(path, rows, domains, (train, test), shown, templates)
+        return domain_incremental.build(called, drawn, shots=shots, candidates=candidates, seed=seed)
     order = by_name(class_order, classes, shown)
     protocol = Protocol(base_classes, way, shots, base_shots, class_order=order, seed=seed)
     if groups := _sessions(path, rows, classes):
         if (base_classes, way, class_order) != (None, None, "identity"):
             raise ConfigError(f"sequence.base_classes, way, class_order: the column session of {path} says it already")
         protocol = replace(protocol, class_order="listed", groups=groups)
-    return class_incremental.build(name or f"manifest_{path.stem}", protocol, train, test, shown, templates)
+    return class_incremental.build(called, protocol, train, test, shown, templates)
 
 
 def _read(path: Path, top: Path) -> list[Row]:
@@ -109,7 +128,9 @@ def _read(path: Path, top: Path) -> list[Row]:
     lines = csv.reader(read_text(path, "sequence.file").splitlines())
     header = [name.strip() for name in next(lines, [])]
     if not set(header) >= {"path", "label"} or not set(header) <= set(COLUMNS) or len(set(header)) < len(header):
-        raise DataError(f"{path}: the first line is {','.join(header)!r}, but must be path,label[,split][,session]")
+        raise DataError(
+            f"{path}: the first line is {','.join(header)!r}, but must be path,label[,split][,session][,domain]"
+        )
     rows: list[Row] = []
     seen: dict[Path, int] = {}
     for cells in lines:
@@ -118,13 +139,15 @@ def _read(path: Path, top: Path) -> list[Row]:
         place = f"{path}, line {lines.line_num}"
         if len(cells) != len(header):
             raise DataError(f"{place}: {len(cells)} values for the columns {','.join(header)}")
-        values = {"split": "", "session": "", **dict(zip(header, map(str.strip, cells), strict=True))}
+        values = {"split": "", "session": "", "domain": "", **dict(zip(header, map(str.strip, cells), strict=True))}
         picture = top / os.path.normpath(values["path"])  # of a/../b there is b left, of ../b all
-        row = Row(lines.line_num, picture, values["label"], values["split"], values["session"])
+        row = Row(lines.line_num, picture, *(values[key] for key in ("label", "split", "session", "domain")))
         if not row.label:
             raise DataError(f"{place}: no label")
         if "split" in header and row.split not in ("train", "test"):
             raise DataError(f"{place}: split {row.split!r} must be train or test")
+        if "domain" in header and (not row.domain or row.session):
+            raise DataError(f"{place}: a domain for every picture, and no session beside it")
         if row.session and not row.session.isdecimal():
             raise DataError(f"{place}: session {row.session!r} must be a number from 0 on")
         if not row.path.is_relative_to(top) or ".." in row.path.relative_to(top).parts:
@@ -138,6 +161,30 @@ def _read(path: Path, top: Path) -> list[Row]:
     if not rows:
         raise DataError(f"{path} lists no pictures")
     return rows
+
+
+def _domains(
+    path: Path,
+    rows: Sequence[Row],
+    order: Sequence[str] | None,
+    parts: tuple[FileImages, FileImages],
+    names: Sequence[str],
+    templates: Sequence[str],
+) -> list[LabelledImages]:
+    """The training and test pictures of each domain."""
+    found = {row.path: row.domain for row in rows}
+    chosen = list(dict.fromkeys(found.values())) if order is None else list(order)
+    if unknown := sorted(set(chosen) - set(found.values())):
+        raise ConfigError(f"sequence.domains: {unknown[0]!r} is no domain of {path}")
+    drawn = []
+    for domain in chosen:
+        train, test = (
+            part.subset([i for i, picture in enumerate(part.paths) if found[picture] == domain]) for part in parts
+        )
+        if not len(train) or not len(test):
+            raise DataError(f"{path}: domain {domain!r} has {len(train)} training and {len(test)} test pictures")
+        drawn.append(LabelledImages(domain, tuple(names), tuple(templates), train, test))
+    return drawn
 
 
 def _sessions(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> list[list[int]]:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from difflib import get_close_matches
 from hashlib import file_digest
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from everclip.data.files import read_bytes
 from everclip.data.images import FileImages
 from everclip.data.sequences.shots import choose_test
-from everclip.errors import DataError, MissingError
+from everclip.errors import ConfigError, DataError, MissingError
 
 log = logging.getLogger("everclip")
 
@@ -85,6 +86,19 @@ def _read(file: str, classes: Sequence[str]) -> list[str]:
     if unknown := sorted(set(content) - set(classes)):
         raise DataError(f"sequence.names={file} names {unknown[0]!r}, but there is no such class")
     return [content[name] for name in classes]
+
+
+def leave_out(exclude: Sequence[str], classes: Sequence[str], place: str) -> None:
+    """Checks classes that are to be left out.
+
+    Raises:
+        ConfigError: one is not there.
+    """
+    for name in exclude:
+        if name not in classes:
+            near = get_close_matches(name, classes, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"sequence.exclude: {name!r} is no class of {place}{hint}")
 
 
 def divide(images: FileImages, share: float, seed: int) -> tuple[FileImages, FileImages]:
