@@ -77,6 +77,16 @@ def test_an_old_folder_is_shown_as_ever(tmp_path: Path) -> None:
     assert {path.stem for path in write_plots(folder)} == {"accuracy_per_session", "accuracy_matrix"}
 
 
+def test_sessions_without_classes_of_their_own_are_not_confused() -> None:
+    def records(*predicted: list[int]) -> list[dict[str, object]]:
+        return [{"index": 1, "tasks": [{"task": task, "predicted": counts} for task, counts in enumerate(predicted)]}]
+
+    apart = confusion_of(records([3, 1], [0, 4]))
+    assert apart is not None
+    assert apart.tolist() == [[3, 1], [0, 4]]
+    assert confusion_of(records([4], [4])) is None  # every class came in the first session
+
+
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 

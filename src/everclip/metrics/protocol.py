@@ -36,7 +36,7 @@ class Measure:
 
 # Of classes that are never trained on, where a sequence has some: what is left of zero-shot recognition.
 HELD_OUT = Measure("zero_shot_accuracy", "held-out classes", before="zero_shot_before")
-HELD_OUT_IN_ALL = (Measure("zero_shot_before", "held-out before"), Measure("zero_shot_after", "held-out after"))
+HELD_OUT_IN_ALL = (Measure("zero_shot_before", "held-out before", ""), Measure("zero_shot_after", "held-out after"))
 
 
 @dataclass(frozen=True)

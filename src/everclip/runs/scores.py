@@ -60,10 +60,12 @@ def protocol_of(run: Record, summary: Record) -> Protocol:
 def confusion_of(records: Sequence[Record]) -> NDArray[np.int64] | None:
     """Test samples (S, S) after the last session, by the session of their class and of the one they were taken for.
 
-    None where that was not recorded.
+    None where that was not recorded, or where no session but the first has classes of its own.
     """
     tasks = [row for row in records[-1]["tasks"] if row["task"] <= records[-1]["index"]]
     if not tasks or any("predicted" not in row for row in tasks):
+        return None
+    if len(tasks) > 1 and all(len(row["predicted"]) == 1 for row in tasks):
         return None
     counts = np.zeros((len(tasks), len(tasks)), dtype=np.int64)
     for line, row in zip(counts, tasks, strict=True):
