@@ -152,6 +152,12 @@ def test_runs_of_no_sweep_are_found(sweep: Sweep, tmp_path: Path, capsys: pytest
     assert lines[-2:] == ["no sweep: 1 runs, 1 finished", "finished   ncm-shapes-seed3  session 8/8"]
 
 
+@pytest.mark.parametrize("state", ["running", "preempted", "failed", "finished"])
+def test_no_session_follows_the_last(state: str, sweep: Sweep) -> None:
+    rows = [status.Row(sweep.jobs[0], state, sessions=done, of=2) for done in (1, 2)]
+    assert [row.progress for row in rows] == ["session 1/1", "session 1/1"]
+
+
 def test_runs_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for seed in (10, 9, 100, 1):
         make_run(tmp_path / f"shapes/ncm/tiny/abc/seed{seed}", 9, state="finished")

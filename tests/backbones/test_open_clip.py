@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -229,6 +230,29 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setattr(open_clip, "create_model", offline)
     with pytest.raises(MissingError, match=r"could not be fetched.*give a file: backbone\.weights="):
         OpenClip(model="ViT-B-32-quickgelu", weights="openai")
+
+
+def test_libraries_say_nothing_while_a_model_is_made(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        for _ in range(5):
+            logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        logging.error("Failed to download weights")  # as open_clip does
+        raise RuntimeError("no network")
+
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level, list(logging.root.filters)
+    with caplog.at_level("INFO"):
+        OpenClip(model="everclip-tiny", weights="embedded")
+        assert caplog.messages == []
+        monkeypatch.setattr("everclip.backbones.weights.is_here", lambda *_: False)
+        monkeypatch.setattr(open_clip, "create_model", offline)
+        monkeypatch.setattr(logging.root, "handlers", [])
+        with pytest.raises(MissingError):
+            OpenClip(model="ViT-B-32-quickgelu", weights="openai")
+    assert capfd.readouterr().err == ""
+    assert (hub.level, logging.root.filters, logging.root.handlers) == (*before, [])
 
 
 def test_no_tag_is_taken_for_random() -> None:

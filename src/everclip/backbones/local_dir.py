@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
+from everclip.backbones.weights import silent
 
 
 def local_dir(backbone: OpenClip) -> dict[str, bytes]:
@@ -43,6 +44,7 @@ def plain_features(folder: Path, images: Tensor, texts: Sequence[str]) -> tuple[
         images: (B, 3, S, S), normalised.
         texts: any number.
     """
-    model = open_clip.create_model(f"local-dir:{folder}").eval()
-    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(texts))
+    with silent():
+        model = open_clip.create_model(f"local-dir:{folder}").eval()
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(texts))
     return model.encode_image(images, normalize=True), model.encode_text(tokens, normalize=True)

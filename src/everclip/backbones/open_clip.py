@@ -24,7 +24,7 @@ from everclip.backbones.blocks import attend_to_self, fuse_activations, run_bloc
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.sharded import run_sharded, shard
-from everclip.backbones.weights import check_weights, create, create_meta
+from everclip.backbones.weights import check_weights, create, create_meta, silent
 from everclip.digest import state_sha256
 from everclip.errors import ConfigError
 
@@ -62,7 +62,8 @@ class OpenClip(Backbone):
             self.model: Any = create(model, weights) if load else create_meta(model, weights)
         self.model.requires_grad_(False)
         fuse_activations(self.model)
-        self.tokenizer = open_clip.get_tokenizer(model)
+        with silent():
+            self.tokenizer = open_clip.get_tokenizer(model)
         self._run_block: Callable[..., Tensor] = run_block
         self._tokenize = lru_cache(maxsize=16)(self._tokenize_anew)  # prompts ask for the same texts in every step
         self.train(False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -61,6 +61,32 @@ def check_weights(model: str, weights: str, tag: str | None, tags: Sequence[str]
         )
 
 
+def _create_model(model: str, **options: Any) -> Any:
+    """open_clip's model, made in silence: what matters of its messages and of the hub's is raised or logged here."""
+    with silent():
+        return open_clip.create_model(model, **options)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Inside, open_clip, which writes to the root logger, and the hub log nothing, and set up no logging."""
+    root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
+    handler, level = logging.NullHandler(), hub.level
+    root.addHandler(handler)  # without any, a message to the root logger makes one that stays
+    root.addFilter(_refuse)
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        root.removeFilter(_refuse)
+        root.removeHandler(handler)
+
+
+def _refuse(_: logging.LogRecord) -> bool:
+    return False
+
+
 def _names_file(weights: str) -> bool:
     return "/" in weights or Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
 
@@ -72,7 +98,7 @@ def create_meta(model: str, weights: str) -> Any:
         MissingError: a file that is no checkpoint of the model.
     """
     with torch.device("meta"):
-        created = open_clip.create_model(model, load_weights=False, device="meta")
+        created = _create_model(model, load_weights=False, device="meta")
     if _names_file(weights):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is a no-op.*")
@@ -129,15 +155,17 @@ def create(model: str, weights: str) -> Any:
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return open_clip.create_model(model)
+            return _create_model(model)
     if weights == "embedded":
-        created = open_clip.create_model(model)
+        created = _create_model(model)
         created.load_state_dict(embedded.load_weights(model))
         return created
     if _names_file(weights):
-        return _explained(model, weights, partial(open_clip.create_model, model, pretrained=weights))
+        return _explained(model, weights, partial(_create_model, model, pretrained=weights))
+    if not is_here(model, weights):
+        log.info("weights %s of %s are not on this machine; fetching them", weights, model)
     try:
-        return open_clip.create_model(model, pretrained=weights)
+        return _create_model(model, pretrained=weights)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise MissingError(
             f"weights {weights} of {model} are not in the cache and could not be fetched ({type(error).__name__}); "

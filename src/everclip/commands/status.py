@@ -59,7 +59,7 @@ class Row:
         """`session 4/9`, with what is left of a run that goes on."""
         if self.state == "missing" or (self.state == "queued" and not self.sessions):
             return ""
-        number = self.sessions - 1 if self.state == "finished" else self.sessions
+        number = self.sessions if self.of is None else min(self.sessions, self.of - 1)
         total = "" if self.of is None else f"/{self.of - 1}"
         return f"session {number}{total}" + ("" if self.eta is None else f", {duration(self.eta)} left")
 

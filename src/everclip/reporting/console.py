@@ -147,7 +147,6 @@ def quieten_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # any machine of a cluster has it
     warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated")  # Lightning 2.6 on torch 2.15
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger about random weights
 
 
 @contextmanager
