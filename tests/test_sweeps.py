@@ -60,12 +60,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Callable
     ("words", "place", "expected"),
     [
         pytest.param(DDP, "outputs", {("outputs", "seed0", "2")}, id="single-ddp", marks=pytest.mark.everything),
-        # One process after two, two after one, and two seeds on two processes.
+        # One process after two.
+        pytest.param(
+            [*DDP, "-m", "seed=0", "trainer.devices=2,1"],
+            "outputs/on${trainer.devices}",
+            {(f"on{processes}", "seed0", f"{processes}") for processes in (1, 2)},
+            id="2-1",
+        ),
+        # Two after one as well, and two seeds on two processes.
         pytest.param(
             [*DDP, "-m", "seed=0,1", "trainer.devices=2,1"],
             "outputs/on${trainer.devices}",
             {(f"on{processes}", f"seed{seed}", f"{processes}") for seed in range(2) for processes in (1, 2)},
             id="2-1-2-1",
+            marks=pytest.mark.everything,
         ),
     ],
 )
