@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from everclip.reporting.console import as_mirrors, log, set_up_logging
+from everclip.reporting.console import StepProgress, as_mirrors, log, set_up_logging
 
 SCRIPT = """
 from everclip.reporting.console import StepProgress, log, set_up_logging
@@ -35,6 +35,7 @@ TEXT = """session 1/8    65 classes  accuracy  65.69  base  66.17
 going back one session
 method.targets=[q,v] [/draft] :dog:\\x1b[2J
 """
+LEFT = ["10 min", "9 min", "8 min", "6 min", "4 min", "3 min", "2 min"]  # at 90 s a step
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|9\d|38;[\d;]+)m")
 CODE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 
@@ -94,6 +95,25 @@ def test_a_pipe_gets_plain_text_only() -> None:
     command = [sys.executable, "-c", SCRIPT.format(level="info")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     assert done.stdout == TEXT
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        pytest.param(25, [(2, "2 min"), (4, "2 min"), (6, "50 s")], id="several_steps_a_minute"),
+        pytest.param(90, [(n, left) for n, left in enumerate(LEFT, start=1)], id="a_step_takes_longer"),
+        pytest.param(7, [], id="done_in_a_minute"),
+    ],
+)
+def test_a_log_gets_a_line_every_minute(
+    seconds: float, told: list[tuple[int, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter(seconds * tick for tick in range(9))
+    progress = StepProgress("session 1 train", 8, clock=lambda: next(clock))
+    for step in range(1, 9):
+        progress.advance(step / 2)
+    progress.stop()
+    assert caplog.messages == [f"session 1 train: step {n}/8, loss {n / 2:.3f}, {left} left" for n, left in told]
 
 
 class Gone(io.StringIO):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from everclip.reporting.plain import file_name, plain
+from everclip.reporting.plain import duration, file_name, plain
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,7 @@ def test_a_name_stays_in_its_folder(text: str) -> None:
 def test_names_stay_and_are_told_apart() -> None:
     assert file_name("cil_cifar100-1.5+x=2 ä".replace(" ", "")) == "cil_cifar100-1.5+x=2ä"
     assert file_name("a/b") != file_name("a:b")
+
+
+def test_durations_are_short() -> None:
+    assert [duration(seconds) for seconds in (89, 90, 5399, 5400)] == ["89 s", "2 min", "90 min", "1.5 h"]

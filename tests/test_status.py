@@ -197,7 +197,3 @@ def test_many_folders_are_read_fast(tmp_path: Path, capsys: pytest.CaptureFixtur
     main([str(tmp_path)])
     assert time.process_time() - before < 2
     assert len(capsys.readouterr().out.splitlines()) == 301
-
-
-def test_durations_are_short() -> None:
-    assert [status.duration(seconds) for seconds in (89, 90, 5399, 5400)] == ["89 s", "2 min", "90 min", "1.5 h"]

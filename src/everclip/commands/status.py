@@ -21,7 +21,7 @@ from rich.text import Text
 from everclip.commands.arguments import Parser
 from everclip.errors import ConfigError, EverclipError, MissingError
 from everclip.reporting.console import set_up_logging, tell_error, tell_on_stderr, terminal
-from everclip.reporting.plain import plain
+from everclip.reporting.plain import duration, plain
 from everclip.reporting.stored import run_folders
 from everclip.runs import again, lock
 from everclip.runs.folder import RunFolder
@@ -62,13 +62,6 @@ class Row:
         number = self.sessions if self.of is None else min(self.sessions, self.of - 1)
         total = "" if self.of is None else f"/{self.of - 1}"
         return f"session {number}{total}" + ("" if self.eta is None else f", {duration(self.eta)} left")
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def read_sweeps(place: Path) -> list[Sweep]:

@@ -6,8 +6,9 @@ import io
 import logging
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.theme import Theme
 from typing_extensions import override
 
-from everclip.reporting.plain import plain
+from everclip.reporting.plain import duration, plain
 
 
 class _Highlighter(RegexHighlighter):
@@ -53,6 +54,7 @@ class _Plain(logging.Formatter):
 
 
 log = logging.getLogger("everclip")
+MINUTE = 60.0
 terminal = _Console(
     markup=False,
     emoji=False,
@@ -163,9 +165,18 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 class StepProgress:
-    """A progress bar over the steps of one phase; nothing without a terminal, or above log level info."""
+    """How far the steps of one phase are: a bar, or without a terminal a line a minute, at log level info.
 
-    def __init__(self, title: str, steps: int) -> None:
+    Args:
+        title: of the phase.
+        steps: all of them.
+        clock: seconds.
+    """
+
+    def __init__(self, title: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._title, self._steps, self._clock = title, steps, clock
+        self._done, self._begun = 0, clock()
+        self._told = self._begun
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -183,13 +194,14 @@ class StepProgress:
         """Removes the bar."""
         self._bar.stop()
 
-    @property
-    def visible(self) -> bool:
-        """Whether anyone looks; reading a loss from a device costs a synchronisation."""
-        return not self._bar.disable
-
-    def advance(self, loss: float | None) -> None:
+    def advance(self, loss: float) -> None:
         """One step done."""
-        self._bar.advance(self._task)
-        if loss is not None:
-            self._bar.update(self._task, loss=f"{loss:.3f}")
+        self._done += 1
+        self._bar.update(self._task, advance=1, loss=f"{loss:.3f}")
+        now = self._clock()
+        pace = (now - self._begun) / self._done
+        late = now + pace - self._told >= MINUTE  # at the end of the next step
+        if self._bar.disable and late and self._done < self._steps:
+            left = duration(pace * (self._steps - self._done))
+            log.info("%s: step %d/%d, loss %.3f, %s left", self._title, self._done, self._steps, loss, left)
+            self._told = now

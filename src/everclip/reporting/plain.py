@@ -30,3 +30,10 @@ def file_name(text: str) -> str:
     """A name for a file or folder that is inside the folder it is put in, whatever the text; other for other texts."""
     name = re.sub(r"[^\w.+=-]", "_", text).lstrip(".")[:100]
     return name if text and name == text else f"{name}_{json_sha256(text)[:8]}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
