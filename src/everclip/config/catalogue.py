@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
+from typing import Any, cast
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -26,8 +26,11 @@ def read_option(group: str, name: str, dataset: str | None = None) -> DictConfig
     node = loaded[group] if group == "method" else loaded
     assert isinstance(node, DictConfig)
     if group == "sequence" and "defaults" in node:
-        default_dataset = node.pop("defaults")[0].dataset
-        node.dataset = read_option("sequence/dataset", dataset or default_dataset)
+        first = node.pop("defaults")[0]
+        if isinstance(first, str):
+            node = cast(DictConfig, OmegaConf.merge(read_option(group, first), node))
+        else:
+            node.dataset = read_option("sequence/dataset", dataset or first.dataset)
     return node
 
 
@@ -94,9 +97,9 @@ def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
         if "run" in options:
             return "a finished run"
         return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
-    if "domains" in options and isinstance(options["domains"][0], dict):
+    if options.get("domains") and isinstance(options["domains"][0], dict):
         return f"data sets {', '.join(map(_dataset, options['domains']))}"
-    if "defaults" in OmegaConf.load(conf_dir() / group / f"{name}.yaml"):
+    if "dataset" in options and "defaults" in OmegaConf.load(conf_dir() / group / f"{name}.yaml"):
         return f"the data set chosen as sequence/dataset={'|'.join(option_names('sequence/dataset'))}"
     if "dataset" in options:
         return f"data set {_dataset(options['dataset'])}"
