@@ -26,6 +26,7 @@ def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert sequences["mtil_order2"]["needs"].startswith("data sets stanford_cars, food101, ")
     assert sequences["few_shot"]["options"]["dataset"] == "shapes"
     assert "sequence/dataset=caltech101|cifar10|" in sequences["few_shot"]["needs"]
+    assert sequences["dil_domainnet"]["options"]["candidates"] == "union"  # of the option it is built on
     assert sequences["shapes_mtil"]["needs"] == ""
 
 
@@ -41,6 +42,12 @@ def test_every_sequence_says_what_it_is() -> None:
         entry = catalogue.describe("sequence", name)
         assert entry["summary"], name
         assert "_target_" not in str(entry), name
+
+
+@pytest.mark.parametrize("group", ["method", "backbone", "table"])
+def test_no_two_options_have_the_same_summary(group: str) -> None:
+    summaries = [catalogue.describe(group, name)["summary"] for name in catalogue.option_names(group)]
+    assert sorted(set(summaries)) == sorted(summaries)
 
 
 def test_one_kind_as_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,16 +10,6 @@ from pathlib import Path
 from tests.conftest import SMALL
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-IMPORTS = """
-import torch
-from torch import Tensor
-
-from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method
-from everclip.modules.class_rows import ClassRows
-from everclip.types import Batch, ClassSet, Session
-
-"""
 
 
 def block(language: str) -> str:
@@ -28,7 +18,7 @@ def block(language: str) -> str:
 
 
 def test_the_method_of_the_readme_runs_without_a_fork(tmp_path: Path, cache_dir: Path) -> None:
-    (tmp_path / "my_package.py").write_text(IMPORTS + block("python"))
+    (tmp_path / "my_package.py").write_text(block("python"))
     (tmp_path / "my_conf" / "method").mkdir(parents=True)
     (tmp_path / "my_conf" / "method" / "text_bias.yaml").write_text(block("yaml"))
     places = [f"paths.outputs={tmp_path}/outputs", f"paths.cache={cache_dir}", f"--config-dir={tmp_path}/my_conf"]
