@@ -58,7 +58,7 @@ def everclip(
         ("sequence.style=oil", "sequence.style=oil: must be one of cards, scenes"),
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("optimizer.lr=abc", "optimizer.lr=abc: must be a number"),
-        ("trainer=cpu trainer.devices=abc check=false", "trainer.accelerator=cpu trainer.devices=abc"),
+        ("trainer=cpu trainer.devices=abc check=false", "trainer.devices=abc: must be a number of devices from 1 on"),
         ("trainer=gpu check=false", "trainer.accelerator=gpu .*trainer=auto takes what this machine has"),
         ("trainer=cpu trainer.precision=16-mixed check=false", "trainer.precision=16-mixed needs a GPU"),
         ("method=ncm ++method.foo=1", "method.foo is unknown; Ncm has no options"),

@@ -80,5 +80,5 @@ def test_packages_that_are_named_may_be_built(tmp_path: Path, other_package: Pat
 @pytest.mark.parametrize("content", ["", "a: 1", "backbone: tiny", "- 1", "method: {"])
 def test_what_is_no_configuration_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"config\.yaml (holds no settings of backbone|cannot be read)"):
+    with pytest.raises(ConfigError, match=r"config\.yaml (holds no settings of backbone|cannot be read|is no YAML)"):
         trusted(tmp_path / "config.yaml", ("backbone", "method"))

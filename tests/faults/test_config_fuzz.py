@@ -70,10 +70,10 @@ def draw(dice: random.Random, groups: dict[str, list[str]], names: list[str]) ->
     for _ in range(dice.randint(1, 4)):
         kind = dice.random()
         key = dice.choice(names)
-        if kind < 0.3:
+        if kind < 0.5:
             group = dice.choice(list(groups))
             word = f"{group}={dice.choice(groups[group])}"
-        elif kind < 0.7:
+        elif kind < 0.75:
             word = f"{dice.choice(('', '', '', '+', '++', '~'))}{key}={dice.choice(VALUES)}"
         elif kind < 0.85:
             position = dice.randrange(len(key))

@@ -135,12 +135,13 @@ class LocalRuns:
         last = ""
         try:
             with process:
-                if process.stdout is not None:
-                    threading.Thread(target=_copy, args=(process.stdout, mark), daemon=True).start()
+                copier = threading.Thread(target=_copy, args=(process.stdout or (), mark), daemon=True)
+                copier.start()
                 assert process.stderr is not None
                 for line in process.stderr:
                     sys.stderr.write(mark + line)
                     last = line.strip() or last
+                copier.join()  # leaving closes what it reads
         finally:
             with self._lock:
                 self._live.remove(process)

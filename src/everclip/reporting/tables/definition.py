@@ -196,7 +196,7 @@ class Definition(_Strict):
         own = [column.key for column in self.columns if isinstance(column, Shown)]
         for name in (*(name for name in self.columns if isinstance(name, str)), self.metric):
             if name not in COLUMNS:
-                raise ValueError(f"column {name} is unknown{nearest(name, COLUMNS)}")
+                raise ValueError(f"column {name} is unknown{nearest(name, list(COLUMNS))}")
         lengths = {"sessions": self.sessions, "tasks": len(self.tasks), "parts": len(self.parts)}
         for row in (row for rows in self.rows.values() for row in rows):
             if not (row.each and row.run) and not (row.name and (row.run or row.published)):
