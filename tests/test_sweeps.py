@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
+from everclip.commands import parts
 from everclip.commands import run as cli
 from everclip.errors import ConfigError
 from everclip.reporting.console import as_mirrors, set_up_logging
@@ -243,6 +245,30 @@ def test_a_launcher_that_shares_processes_is_refused(everclip: Everclip) -> None
 def test_a_wrong_value_in_one_job_stops_the_sweep_before_it_begins(everclip: Everclip) -> None:
     code, out, error = everclip("-m", "train.epochs=1,-1")
     assert (code, out, error) == (2, "", "everclip: train.epochs=-1: must be at least 0\n")
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm"])
+def test_missing_data_stop_a_sweep_before_it_begins(everclip: Everclip, tmp_path: Path, launcher: str) -> None:
+    words = ("-m", "seed=0,1", "method=ncm,zscl", "reference=folder", f"reference.root={tmp_path}/none")
+    code, out, error = everclip(*words, f"hydra/launcher={launcher}")
+    expected = f"everclip: reference.root={tmp_path}/none: no such folder; give one that holds pictures\n"
+    assert (code, out, error) == (2, "", expected)
+    assert [path.name for path in (tmp_path / "out puts").iterdir()] == ["multirun.yaml"]  # Hydra's
+
+
+def test_data_of_a_sweep_are_looked_for_once(
+    compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(parts, "make_sequence", lambda config: made.append(config.sequence.name))
+    names = ("shapes_fscil", "shapes_cil")
+    shapes, others = (compose(f"sequence={name}") for name in names)
+    again, held_out = shapes.copy(), shapes.copy()
+    again.seed, held_out.validation = 1, 0.2
+    found: set[str] = set()
+    parts.require_data([shapes, others, again], found)
+    parts.require_data([again, held_out], found)
+    assert made == [*names, names[0]]
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])

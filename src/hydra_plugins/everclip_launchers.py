@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
 
 class _CommandLauncher(Launcher):
-    """Composes all jobs, refuses impossible ones before anything runs, and leaves the rest to a subclass."""
+    """Composes all jobs, refuses impossible ones and missing data, and leaves the rest to a subclass."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._loader = hydra_context.config_loader
         self._config = config
+        self._found: set[str] = set()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs or submits the jobs; their outcomes go to `everclip.sweeps.launchers.OUTCOMES`."""
+        from everclip.digest import json_sha256
         from everclip.reporting.console import set_up_logging
         from everclip.sweeps.launchers import OUTCOMES, Outcome, log, refuse_ranks
         from everclip.sweeps.sweep import Sweep, distinct
@@ -41,9 +43,10 @@ class _CommandLauncher(Launcher):
         set_up_logging(self._config.log_level)
         setup_globals()
         jobs = [self._job(list(words), initial_job_idx + number) for number, words in enumerate(job_overrides)]
-        once = distinct(jobs)
+        once = distinct((job, json_sha256(OmegaConf.to_container(config, resolve=True))) for job, config in jobs)
         if len(once) < len(jobs):
             log.info("%d of %d runs are the same as others and run once", len(jobs) - len(once), len(jobs))
+        self._require_data(jobs)
         sweep = Sweep(Path(self._config.paths.outputs).absolute(), once, os.getcwd())
         codes = self.plan(sweep) if self._config.plan else self.start(sweep)
         OUTCOMES.extend(Outcome(Path(job.folder), codes.get(index, 0)) for index, job in enumerate(sweep.jobs))
@@ -51,10 +54,19 @@ class _CommandLauncher(Launcher):
         returns.return_value = None
         return [returns] * len(jobs)
 
-    def _job(self, overrides: list[str], number: int) -> tuple[Job, str]:
-        """A run, and what all of its settings come to."""
+    def _require_data(self, jobs: Iterable[tuple[Job, DictConfig]]) -> None:
+        """Refuses a sweep whose data are missing; results need none, and with nothing else torch is not imported."""
+        from everclip.reporting.results import read_result
+        from everclip.runs.folder import RunFolder
+
+        if todo := [config for job, config in jobs if read_result(RunFolder(Path(job.folder))) is None]:
+            from everclip.commands.parts import require_data
+
+            require_data(todo, self._found)
+
+    def _job(self, overrides: list[str], number: int) -> tuple[Job, DictConfig]:
+        """A run, and its configuration."""
         from everclip.config.checks import check_values
-        from everclip.digest import json_sha256
         from everclip.runs.again import flags_of, quoted
         from everclip.sweeps.sweep import Job
 
@@ -70,8 +82,7 @@ class _CommandLauncher(Launcher):
         words = [*flags_of(sys.argv[1:]), *plain, *ours, f"hydra.run.dir={quoted(folder)}"]
         with open_dict(config):
             del config["hydra"]
-        whole = OmegaConf.to_container(config, resolve=True)
-        return Job(str(folder), words, **resources(trainer)), json_sha256(whole)
+        return Job(str(folder), words, **resources(trainer)), config
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs or submits what is not finished; exit codes of jobs that did not end well, by index."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from hydra.utils import get_object
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from everclip.backbones.base import Backbone
@@ -19,6 +20,7 @@ from everclip.config.checks import check_group
 from everclip.config.schema import INJECTED
 from everclip.data.cache import cached
 from everclip.data.validation import hold_out
+from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
@@ -70,6 +72,26 @@ def settled(config: DictConfig, sequence: TaskSequence) -> DictConfig:
 def make_given(config: DictConfig) -> dict[str, Reference | ClassTexts]:
     """What a method asks for beside the sequence, by the name of its option."""
     return {name: build(name, config.method[name]) for name in INJECTED if name in config.method}
+
+
+def require_data(configs: Iterable[DictConfig], found: set[str]) -> None:
+    """Looks once for each of the data that several runs read, before any of them is started.
+
+    Args:
+        configs: of the runs.
+        found: digests of settings whose data are there; those of these runs are added.
+
+    Raises:
+        EverclipError: as the first run without its data would.
+    """
+    for config in configs:
+        whole: Any = OmegaConf.to_container(config, resolve=True)
+        given = [whole["method"].get(name) for name in INJECTED]
+        digest = json_sha256([whole["sequence"], whole["validation"], given])
+        if digest not in found:
+            make_sequence(config)
+            make_given(config)
+            found.add(digest)
 
 
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
