@@ -15,7 +15,12 @@ from everclip.types import Positive
 
 Compose = Callable[..., DictConfig]
 GROUPS = [(group, name) for group in (*schema.GROUPS, "trainer", "logger", "paths") for name in option_names(group)]
-REQUIRED = {"folder": ["sequence.root=x"], "manifest": ["sequence.file=x.csv"], "from_run": ["backbone.run=x"]}
+REQUIRED = {
+    "folder": ["sequence.root=x"],
+    "manifest": ["sequence.file=x.csv"],
+    "dil_folder": ["sequence.root=x"],
+    "from_run": ["backbone.run=x"],
+}
 EXPERIMENTS = sorted(
     str(path.relative_to(schema.conf_dir() / "experiment").with_suffix(""))
     for path in (schema.conf_dir() / "experiment").rglob("*.yaml")
