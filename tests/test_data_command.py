@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
@@ -10,9 +11,11 @@ import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from everclip.commands import data as data_command
 from everclip.data.datasets.spec import DataSpec, Download, keys, spec
@@ -154,7 +157,9 @@ def test_verify_counts_pictures_per_split_and_class(
     assert "dtd: split mtil: 1 test pictures of 'zigzagged' (class 1), published are 40\n" in out
     one = replace(spec("dtd").splits["mtil"], classes=2, counts={"train": 2, "test": 2}, per_class={"train": (1, 1)})
     known_as(monkeypatch, "dtd", splits={"mtil": one})
-    assert command("verify", "dtd") == (0, "dtd: as published (split mtil)\n", "")
+    code, out, _ = command("verify", "dtd")
+    assert code == 0
+    assert out.endswith("dtd: as published (split mtil); no checksums of its pictures are published\n")
 
 
 def test_verify_compares_checksums(command: Command, tmp_path: Path) -> None:
@@ -165,6 +170,72 @@ def test_verify_compares_checksums(command: Command, tmp_path: Path) -> None:
     assert f"test_batch has MD5 {found}, published is 40351d587109b95175f43aff81a1287e\n" in out
 
 
+def test_verify_tells_another_order_of_arrays(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicas.mnist(tmp_path)
+    raw = tmp_path / "MNIST/raw"
+    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in raw.iterdir()}
+    assert set(md5) == set(spec("mnist").md5)
+    one = replace(spec("mnist").splits["mtil"], counts={"train": 3, "test": 2}, per_class={})
+    known_as(monkeypatch, "mnist", splits={"mtil": one}, md5=md5)
+    as_published = (0, "mnist: as published (split mtil)\n", "")
+    assert command("verify", "mnist") == as_published
+    images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    (raw / f"{labels.name}.gz").write_bytes(gzip.compress(labels.read_bytes(), 1))
+    labels.unlink()
+    assert command("verify", "mnist") == as_published  # however it is gzipped
+    content = images.read_bytes()
+    images.write_bytes(content[:16] + content[-784:] + content[16:-784])
+    code, out, _ = command("verify", "mnist")
+    assert (code, len(out.splitlines())) == (2, 1)
+    assert out.startswith(f"mnist: {images} has MD5 ")
+
+
+@pytest.mark.parametrize("key", ["cifar10", "cifar100", "mnist"])
+def test_what_is_read_from_other_files_than_the_published_says_so(
+    key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert spec(key).identified
+    getattr(replicas, key)(tmp_path)
+    import_module(f"everclip.data.datasets.{key}").load(root=str(tmp_path))
+    first, *others = spec(key).md5
+    (said,) = caplog.messages
+    assert said.startswith(f"{spec(key).title}: {spec(key).folder(tmp_path) / first} has MD5 ")
+    assert f", and {len(others)} more such files; results may differ" in said
+
+
+def test_verify_finds_what_is_cut_off_or_there_twice(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicas.cub200(tmp_path)
+    one = replace(spec("cub200").splits["official"], classes=2, counts={"train": 2, "test": 2}, per_class={})
+    known_as(monkeypatch, "cub200", splits={"official": one})
+    assert len(command("verify", "cub200")[1].splitlines()) == 1
+    first, second = tmp_path / "CUB_200_2011/images/001.Black_footed_Albatross", "002.Laysan_Albatross"
+    content = (first / "b.jpg").read_bytes()
+    (first / "a.jpg").write_bytes(content + bytes(10))  # whole, with something after its end
+    (first.parent / second / "a.jpg").write_bytes(content)
+    code, out, _ = command("verify", "cub200")
+    same = f"one is {first.parent / second}/a.jpg, the same as {first}/b.jpg"
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            f"cub200: note: split official: 1 training pictures are there twice, byte for byte; {same}",
+            "cub200: note: split official: 1 pictures are of another class than the same picture elsewhere, byte for "
+            f"byte; {same}",
+            "cub200: as published (split official); no checksums of its pictures are published",
+        ],
+    )
+    Image.new("RGB", (40, 40)).save(first / "a.jpg", "PNG")
+    assert command("verify", "cub200")[0] == 0
+    for file, end in (("a.jpg", 30), ("b.jpg", 100)):
+        (first / file).write_bytes((first / file).read_bytes()[:-end])
+    (first.parent / second / "c d.jpg").write_text("<html>not found</html>")
+    code, out, _ = command("verify", "cub200")
+    assert (code, out.count(" cannot be read as a picture: "), len(out.splitlines())) == (2, 3, 3)
+
+
 def test_verify_deep_opens_every_picture(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replicas.cub200(tmp_path)
     one = replace(spec("cub200").splits["official"], classes=2, counts={"train": 2, "test": 2}, per_class={})
@@ -172,9 +243,10 @@ def test_verify_deep_opens_every_picture(command: Command, tmp_path: Path, monke
     assert command("verify", "cub200", "--deep")[0] == 0
     images = tmp_path / "CUB_200_2011/images"
     cut = images / "001.Black_footed_Albatross/a.jpg"
-    cut.write_bytes(cut.read_bytes()[:-100])
+    content = cut.read_bytes()
+    cut.write_bytes(content[:200] + content[300:])  # both ends are there
     (images / "002.Laysan_Albatross/c d.jpg").write_text("<html>not found</html>")
-    assert command("verify", "cub200")[0] == 0
+    assert str(cut) not in command("verify", "cub200")[1]
     code, out, _ = command("verify", "cub200", "--deep")
     assert code == 2
     assert f"cub200: {cut} cannot be read as a picture" in out

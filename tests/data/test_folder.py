@@ -91,6 +91,15 @@ def test_equal_pictures_in_training_and_in_two_classes_are_named(
     assert "test pictures" not in caplog.text
 
 
+def test_damaged_pictures_are_named_before_they_are_read(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    of_test = sorted((photos / "test").rglob("*.png"))
+    of_test[0].write_bytes(of_test[0].read_bytes()[:45])
+    of_test[1].write_bytes(b"")
+    folder(root=str(photos))
+    said = f"2 damaged pictures end what reads them; {of_test[0]} cannot be read as a picture: "
+    assert said in caplog.text
+
+
 def test_folders_beside_train_and_test_are_named(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (photos / "notes").mkdir()
     folder(root=str(photos))

@@ -18,7 +18,7 @@ from PIL import EpsImagePlugin, Image
 from scipy.io import loadmat, savemat
 
 from everclip.config.trust import trusted
-from everclip.data import class_texts, downloads, references
+from everclip.data import class_texts, downloads, files, references
 from everclip.data.datasets import matlab, mnist
 from everclip.data.images import read_image, upright
 from everclip.data.sequences.manifest import manifest
@@ -157,7 +157,7 @@ def test_damaged_matlab_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_zipped_idx_file_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(5000)))
-    monkeypatch.setattr(mnist, "LIMIT", 4000)
+    monkeypatch.setattr(files, "UNZIPPED", 4000)
     with pytest.raises(DataError, match=r"a\.gz unzips to more than"):
         mnist._array(tmp_path / "a.gz")
     (tmp_path / "b").write_bytes(b"\0\0\x08\xff\0\0")

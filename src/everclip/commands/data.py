@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from everclip.reporting.console import tell_error, terminal
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `everclip-data`; exit code 2 where something is missing or wrong."""
     options = _parse(arguments)
+    logging.getLogger("everclip").addHandler(logging.NullHandler())  # `verify` itself says what readers warn of
     try:
         chosen = [spec(key) for key in _chosen(options.name)]
         if options.command == "status":
@@ -56,7 +58,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         command.add_argument("--root", type=Path, default=root, help=f"where data sets lie (EVERCLIP_DATA; now {root})")
         if name != "status":
             command.add_argument("--split", help="only this split, for example coop or mtil")
-    commands.choices["verify"].add_argument("--deep", action="store_true", help="also open every picture")
+    commands.choices["verify"].add_argument(
+        "--deep", action="store_true", help="open every picture, not only those that seem cut off"
+    )
     return parser.parse_args(arguments)
 
 
@@ -170,18 +174,22 @@ def verify(known: DataSpec, options: argparse.Namespace) -> bool:
             known.require(options.root, _splits(known, options)[0])
         _say(f"{known.key}: not there")
         return True
-    from everclip.data.verification import problems_of  # loads torch, which status and prepare do without
+    from everclip.data.verification import compare  # loads torch, which status and prepare do without
 
-    found = list(problems_of(known, options.root, splits, _watch if options.deep else None))
-    for problem in found:
-        _say(f"{known.key}: {problem}")
-    if not found:
-        _say(f"{known.key}: as published (split{'s' * (len(splits) > 1)} {', '.join(splits)})")
-    return not found
+    found = compare(known, options.root, splits, _watch, options.deep)
+    for text in found.problems:
+        _say(f"{known.key}: {text}")
+    for text in found.notes:
+        _say(f"{known.key}: note: {text}")
+    if not found.problems:
+        where = f"(split{'s' * (len(splits) > 1)} {', '.join(splits)})"
+        unsure = "" if known.identified else "; no checksums of its pictures are published"
+        _say(f"{known.key}: as published {where}{unsure}")
+    return not found.problems
 
 
 def _watch(batches: range) -> Iterable[int]:
-    return track(batches, "opening pictures", console=terminal, transient=True, disable=not terminal.is_terminal)
+    return track(batches, "looking at pictures", console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 COMMANDS = {"status": status, "prepare": prepare, "verify": verify}

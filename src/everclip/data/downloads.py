@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import tarfile
 import tempfile
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from everclip.data.files import check_regular
+from everclip.data.files import check_regular, file_md5
 from everclip.errors import DataError, MissingError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -92,12 +91,6 @@ def _append(url: str, part: Path, progress: Progress, timeout: float) -> None:
                 progress(have, total)
     if have < total:
         raise ConnectionError(f"{have} of {total} bytes came")
-
-
-def file_md5(path: Path) -> str:
-    """MD5 of a file, in hex: what the publishers of data sets give."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def is_archive(name: str) -> bool:

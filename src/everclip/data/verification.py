@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import numpy as np
 
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec, Part, Split
-from everclip.data.downloads import file_md5
-from everclip.data.images import FileImages, read_image
+from everclip.data.images import FileImages
+from everclip.data.pictures import damage, shared
 from everclip.errors import DataError, MissingError
 from everclip.types import Samples
 
@@ -21,32 +23,43 @@ AT_ONCE = 256
 Watch = Callable[[range], Iterable[int]]
 
 
-def problems_of(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch | None) -> Iterator[str]:
-    """What is not as published, one text each.
+@dataclass
+class Findings:
+    """What a comparison found, one text each.
+
+    Attributes:
+        problems: what is not as published, or cannot be read.
+        notes: pictures that are equal, as those of some publishers are.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch, deep: bool) -> Findings:
+    """Compares what is there with what is published.
 
     Args:
         spec: of the data set.
         root: of the data.
         splits: those to check; their files are there.
-        watch: passes batches of pictures through, showing progress, to open every picture; None to open none.
+        watch: passes batches of pictures through, showing progress.
+        deep: opens every picture, not only those that do not begin and end as they must.
     """
-    for name, published in (spec.md5 or {}).items():
-        path = spec.folder(root) / name
-        if path.exists() and (found := file_md5(path)) != published:
-            yield f"{path} has MD5 {found}, published is {published}"
+    found = Findings(problems=spec.differing(root))
     paths: dict[Path, None] = {}
     for name in splits:
         try:
             data = import_module(f"everclip.data.datasets.{spec.key}").load(root=str(root), split=name)
+            found.problems += [f"split {name}: {problem}" for problem in _counts(data, spec.splits[name])]
+            parts = {"training": data.train, "validation": data.val, "test": data.test}
+            files = {part: images for part, images in parts.items() if isinstance(images, FileImages)}
+            paths |= dict.fromkeys(path for images in files.values() for path in images.paths)
+            found.notes += [f"split {name}: {text}" for text in shared(files)]
         except (DataError, MissingError) as error:
-            yield f"split {name}: {error}"
-            continue
-        yield from (f"split {name}: {problem}" for problem in _counts(data, spec.splits[name]))
-        for part in (data.train, data.val, data.test):
-            if isinstance(part, FileImages):
-                paths |= dict.fromkeys(part.paths)
-    if watch is not None:
-        yield from _unreadable(list(paths), watch)
+            found.problems.append(f"split {name}: {error}")
+    found.problems += _damaged(list(paths), watch, deep)
+    return found
 
 
 def _counts(data: LabelledImages, published: Split) -> Iterator[str]:
@@ -66,15 +79,7 @@ def _counts(data: LabelledImages, published: Split) -> Iterator[str]:
             yield f"{per_class[label]} {part} pictures of {data.names[label]!r} (class {label}), published are {range_}"
 
 
-def _unreadable(paths: list[Path], watch: Watch) -> Iterator[str]:
+def _damaged(paths: list[Path], watch: Watch, deep: bool) -> Iterator[str]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in watch(range(0, len(paths), AT_ONCE)):
-            yield from filter(None, pool.map(_problem, paths[start : start + AT_ONCE]))
-
-
-def _problem(path: Path) -> str:
-    try:
-        read_image(path)
-    except DataError as error:
-        return str(error)
-    return ""
+            yield from filter(None, pool.map(partial(damage, deep=deep), paths[start : start + AT_ONCE]))

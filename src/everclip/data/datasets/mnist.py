@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +11,11 @@ from numpy.typing import NDArray
 
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.layouts import check_labels
-from everclip.data.datasets.spec import spec
-from everclip.data.files import check_regular
+from everclip.data.datasets.spec import spec, there
+from everclip.data.files import unzipped
 from everclip.data.images import ArrayImages
 from everclip.digest import json_sha256
 from everclip.errors import DataError
-
-LIMIT = 2**28  # bytes of an unzipped file
 
 
 def load(*, root: str, split: Literal["mtil"] = "mtil") -> LabelledImages:
@@ -37,7 +33,7 @@ def load(*, root: str, split: Literal["mtil"] = "mtil") -> LabelledImages:
 
 
 def _images(folder: Path, part: str, classes: int) -> ArrayImages:
-    paths = [_there(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
+    paths = [there(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
     pictures, numbers = map(_array, paths)
     labels = np.asarray(numbers, np.int64)
     check_labels(labels, classes, folder / f"{part}-labels-idx1-ubyte")
@@ -47,24 +43,12 @@ def _images(folder: Path, part: str, classes: int) -> ArrayImages:
     return ArrayImages(rgb, labels, json_sha256(["mnist", part, list(pictures.shape)]), paths)
 
 
-def _there(path: Path) -> Path:
-    return path if path.exists() else path.with_name(f"{path.name}.gz")
-
-
 def _array(path: Path) -> NDArray[Any]:
     """The bytes of an IDX file: two zeros, type 8 (unsigned byte), the number of axes, big-endian lengths, values."""
     if path.suffix != ".gz":
         content: NDArray[Any] = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
     else:
-        try:
-            check_regular(path)
-            with gzip.open(path) as file:
-                unzipped = file.read(LIMIT + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} cannot be unzipped: {error}") from error
-        if len(unzipped) > LIMIT:
-            raise DataError(f"{path} unzips to more than {LIMIT >> 20} MB")
-        content = np.frombuffer(unzipped, np.uint8)
+        content = np.frombuffer(unzipped(path), np.uint8)
     if len(content) < 4 or content[:3].tolist() != [0, 0, 8]:
         raise DataError(f"{path} is no IDX file of unsigned bytes")
     start = 4 + 4 * int(content[3])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
-from everclip.errors import MissingError
+from everclip.data.files import content_md5
+from everclip.errors import DataError, MissingError
 
 Part = Literal["train", "val", "test"]
 HERE = Path(__file__).parent
+
+log = logging.getLogger("everclip")
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class DataSpec:
         splits: the first is the default.
         downloads: what can be fetched without asking anyone.
         steps: what a person must do instead, or besides.
-        md5: of files below the folder, as published.
+        md5: of what is in files below the folder (unzipped), as published.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -93,7 +97,7 @@ class DataSpec:
     splits: Mapping[str, Split]
     downloads: tuple[Download, ...] = ()
     steps: str = ""
-    md5: Mapping[str, str] | None = None
+    md5: Mapping[str, str] = field(default_factory=dict)
 
     def folder(self, root: Path) -> Path:
         """Where the data set lies below the root, or belongs if it is not there."""
@@ -105,7 +109,7 @@ class DataSpec:
         return [self.folder(root) / name for name in (*self.needs, *self.splits[split].files)]
 
     def require(self, root: Path, split: str) -> Path:
-        """The data set's folder, once everything expected is in it.
+        """The data set's folder, once everything expected is in it; warns of files that are not the published ones.
 
         Raises:
             MissingError: names the first that is not there, and the remedy.
@@ -113,7 +117,29 @@ class DataSpec:
         for path in self.expected(root, split):
             if not present(path):
                 raise MissingError(f"{self.title}: {path} is not there; {self.remedy}")
+        if differing := self.differing(root):
+            more = f", and {len(differing) - 1} more such files" if differing[1:] else ""
+            log.warning(
+                "%s: %s%s; results may differ from those on the published files", self.title, differing[0], more
+            )
         return self.folder(root)
+
+    def differing(self, root: Path) -> list[str]:
+        """What is said of each file that is there but not as published."""
+        said = []
+        for name, published in self.md5.items():
+            path = there(self.folder(root) / name)
+            try:
+                if path.exists() and (found := content_md5(path)) != published:
+                    said.append(f"{path} has MD5 {found}, published is {published}")
+            except DataError as error:
+                said.append(str(error))
+        return said
+
+    @property
+    def identified(self) -> bool:
+        """Whether the checksums tell all that is read, so that nothing in it can be changed or out of order."""
+        return set(self.needs) <= set(self.md5)
 
     @property
     def remedy(self) -> str:
@@ -123,7 +149,12 @@ class DataSpec:
 
 def present(path: Path) -> bool:
     """Whether a file or folder is there, gzipped or not."""
-    return path.exists() or path.with_name(f"{path.name}.gz").exists()
+    return there(path).exists()
+
+
+def there(path: Path) -> Path:
+    """The file or folder itself or, where that is not there, the gzipped file."""
+    return path if path.exists() else path.with_name(f"{path.name}.gz")
 
 
 @cache

@@ -13,7 +13,7 @@ from everclip.data.images import FileImages
 from everclip.data.sequences import domain_incremental
 from everclip.data.sequences.folder import Share, read_folders
 from everclip.data.sequences.multi_domain import Candidates
-from everclip.data.sequences.own_pictures import read_names, warn_of_shared
+from everclip.data.sequences.own_pictures import read_names, warn_of_mistakes
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -80,7 +80,7 @@ def domain_folders(
     for domain, (*parts, own) in read.items():
         numbers = np.array([classes.index(class_name) for class_name in own], dtype=np.int64)
         train, test = (FileImages(part.paths, numbers[part.labels], top) for part in parts)
-        warn_of_shared(train, test)
+        warn_of_mistakes(train, test)
         drawn.append(LabelledImages(domain, shown, tuple(templates), train, test))
     title = name or f"dil_{top.resolve().name}"
     return domain_incremental.build(title, drawn, shots=shots, candidates=candidates, seed=seed)

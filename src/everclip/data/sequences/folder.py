@@ -14,7 +14,7 @@ from everclip.data.images import FileImages
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import SUFFIXES, divide, leave_out, read_names, warn_of_shared
+from everclip.data.sequences.own_pictures import SUFFIXES, divide, leave_out, read_names, warn_of_mistakes
 from everclip.errors import DataError, MissingError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -70,7 +70,7 @@ def folder(
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     shown = read_names(names, classes)
-    warn_of_shared(train, test)
+    warn_of_mistakes(train, test)
     order = by_name(class_order, classes, shown)
     protocol = Protocol(base_classes, way, shots, base_shots, max_classes, order, seed)
     return class_incremental.build(name or f"folder_{top.resolve().name}", protocol, train, test, shown, templates)

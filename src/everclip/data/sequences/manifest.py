@@ -17,7 +17,7 @@ from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.folder import Share
 from everclip.data.sequences.multi_domain import Candidates
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import divide, leave_out, read_names, read_text, warn_of_shared
+from everclip.data.sequences.own_pictures import divide, leave_out, read_names, read_text, warn_of_mistakes
 from everclip.errors import ConfigError, DataError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -105,7 +105,7 @@ def manifest(
         for absent in sorted(set(range(len(classes))) - set(part.labels.tolist())):
             raise DataError(f"{path}: class {classes[absent]!r} has no {title} picture")
     shown = read_names(names, classes)
-    warn_of_shared(train, test)
+    warn_of_mistakes(train, test)
     called = name or f"manifest_{path.stem}"
     if rows[0].domain:
         if (base_classes, way, base_shots, class_order) != (None, None, None, "identity"):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
-from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
 
 from everclip.data.files import read_bytes
 from everclip.data.images import FileImages
+from everclip.data.pictures import damage, shared
 from everclip.data.sequences.shots import choose_test
 from everclip.errors import ConfigError, DataError, MissingError
 
@@ -121,39 +120,13 @@ def divide(images: FileImages, share: float, seed: int) -> tuple[FileImages, Fil
     return images.subset(np.setdiff1d(np.arange(len(images)), chosen)), images.subset(chosen)
 
 
-def warn_of_shared(train: FileImages, test: FileImages) -> None:
-    """Warns of pictures that are equal byte for byte; reads only files that have the size of another.
+def warn_of_mistakes(train: FileImages, test: FileImages) -> None:
+    """Warns of pictures that are damaged, or equal byte for byte; reads the ends of most files only.
 
     Raises:
         DataError: a file cannot be read.
     """
-    paths = [*train.paths, *test.paths]
-    labels = [*train.labels.tolist(), *test.labels.tolist()]
-    try:
-        sizes = [path.stat().st_size for path in paths]
-        count = Counter(sizes)
-        known: dict[bytes, list[int]] = {}
-        for number, path in enumerate(paths):
-            if count[sizes[number]] > 1:
-                known.setdefault(_sha256(path), []).append(number)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-    pairs = [(other, first) for first, *others in known.values() for other in others]
-    for text, found in {
-        "%d test pictures are training pictures too, byte for byte; one is %s, the same as %s": [
-            (a, b) for a, b in pairs if b < len(train) <= a
-        ],
-        "%d training pictures are there twice, byte for byte; one is %s, the same as %s": [
-            (a, b) for a, b in pairs if a < len(train)
-        ],
-        "%d pictures are of another class than the same picture elsewhere, byte for byte; one is %s, the same as %s": [
-            (a, b) for a, b in pairs if labels[a] != labels[b]
-        ],
-    }.items():
-        if found:
-            log.warning(text, len(found), paths[found[0][0]], paths[found[0][1]])
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").digest()
+    if damages := [said for path in (*train.paths, *test.paths) if (said := damage(path))]:
+        log.warning("%d damaged pictures end what reads them; %s", len(damages), damages[0])
+    for text in shared({"training": train, "test": test}):
+        log.warning("%s", text)
