@@ -20,6 +20,7 @@ REQUIRED = {
     "manifest": ["sequence.file=x.csv"],
     "dil_folder": ["sequence.root=x"],
     "from_run": ["backbone.run=x"],
+    "file": ["backbone.model=x.json", "backbone.weights=random"],
 }
 EXPERIMENTS = sorted(
     str(path.relative_to(schema.conf_dir() / "experiment").with_suffix(""))

@@ -64,6 +64,14 @@ def test_open_clip_alone_computes_the_features_of_a_run(
         torch.testing.assert_close(found, expected, rtol=0, atol=3e-6)
     as_backbone = OpenClip(model="everclip-tiny", weights=str(output / "open_clip_model.safetensors"))
     assert as_backbone.provenance["sha256"] == from_run(run=str(run.path)).provenance["sha256"]
+    own = OpenClip(model=str(output / "open_clip_config.json"), weights=str(output / "open_clip_model.safetensors"))
+    model, images = everclip.load(run.path), torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(own.encode_image(images), model.method.encode_image(images), rtol=0, atol=3e-6)
+        texts = own.encode_text(own.tokenize(TEXTS))
+    torch.testing.assert_close(texts, features_of(model)[1], rtol=0, atol=3e-6)
+    for fact in ("quick_gelu", "mean", "std", "interpolation"):
+        assert own.provenance[fact] == as_backbone.provenance[fact]
 
 
 @pytest.mark.xdist_group("lora")

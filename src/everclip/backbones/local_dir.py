@@ -25,7 +25,7 @@ def local_dir(backbone: OpenClip) -> dict[str, bytes]:
     """
     state = {name: value.detach().cpu().contiguous().clone() for name, value in backbone.model.state_dict().items()}
     config = {
-        "model_cfg": open_clip.get_model_config(backbone.provenance["model"]),  # says whether it has QuickGELU
+        "model_cfg": backbone.config,  # says whether it has QuickGELU
         "preprocess_cfg": asdict(backbone.preprocess),
         "everclip": backbone.provenance,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -23,12 +24,14 @@ from everclip.backbones.base import Backbone, Tower
 from everclip.backbones.blocks import attend_to_self, fuse_activations, run_block, run_block_naively
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
+from everclip.backbones.own_models import names_file, read_model
 from everclip.backbones.sharded import run_sharded, shard
-from everclip.backbones.weights import check_weights, create, create_meta, silent
-from everclip.digest import state_sha256
+from everclip.backbones.weights import check_weights, create, create_meta, silent, tokenizer_of
+from everclip.digest import json_sha256, state_sha256
 from everclip.errors import ConfigError
 
 END_OF_TEXT = 49407
+PREPARATION = ("mean", "std", "interpolation", "resize_mode", "fill_color")  # of pictures, besides their size
 RECOMPUTE_FROM = 2**18  # values in the residual stream of an edited text pass
 
 
@@ -36,7 +39,8 @@ class OpenClip(Backbone):
     """An open_clip model behind the `Backbone` interface, with its own preprocessing and tokenizer.
 
     Args:
-        model: an open_clip model name (`open_clip.list_models()`) or `everclip-tiny`.
+        model: an open_clip model name (`open_clip.list_models()`), `everclip-tiny`, or the path of a configuration
+            (`.json`, see `read_model`) for a model of one's own.
         weights: a pre-trained tag of that model, the path of a local checkpoint (`.pt`, `.safetensors`), `embedded`
             (weights shipped with Everclip), or `random` (only when asked for by this name).
         tag: the pre-trained tag whose preprocessing and activation the weights have; for a file of such weights, or
@@ -51,6 +55,9 @@ class OpenClip(Backbone):
     def __init__(self, *, model: str, weights: str, tag: str | None = None, load: bool = True) -> None:
         super().__init__()
         embedded.register_configs()
+        given, own, published = model, names_file(model), {}
+        if own:
+            model, published = read_model(model)
         if model not in open_clip.list_models():
             raise ConfigError(f"backbone.model={model} is no open_clip model; list: open_clip.list_models()")
         tags = open_clip.list_pretrained_tags_by_model(model)
@@ -63,14 +70,14 @@ class OpenClip(Backbone):
         self.model.requires_grad_(False)
         fuse_activations(self.model)
         with silent():
-            self.tokenizer = open_clip.get_tokenizer(model)
+            self.tokenizer = tokenizer_of(model)
         self._run_block: Callable[..., Tensor] = run_block
         self._tokenize = lru_cache(maxsize=16)(self._tokenize_anew)  # prompts ask for the same texts in every step
         self.train(False)
 
         visual, text = self.model.visual, self._text
-        published = open_clip.get_pretrained_cfg(model, tag) if tag else {}
-        kept = {key: published[key] for key in ("mean", "std", "interpolation", "resize_mode") if published.get(key)}
+        published = open_clip.get_pretrained_cfg(model, tag) if tag else published
+        kept = {key: published[key] for key in PREPARATION if published.get(key)}
         preprocess = PreprocessCfg(**{**visual.preprocess_cfg, **kept})
         pipeline = image_transform_v2(preprocess, is_train=False).transforms
         self._resize = Compose([*(t for t in pipeline if not isinstance(t, ToTensor | Normalize)), PILToTensor()])
@@ -79,19 +86,25 @@ class OpenClip(Backbone):
         self.image_size = size if isinstance(size, int) else size[0]
         self.register_buffer("mean", torch.tensor(preprocess.mean), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std), persistent=False)
-        self.embed_dim = open_clip.get_model_config(model)["embed_dim"]
+        self.config: dict[str, Any] = open_clip.get_model_config(model)
+        self.embed_dim = self.config["embed_dim"]
         self.vision = _tower(visual)
         self.text = _tower(text)
         self.provenance = {
-            "model": model,
+            "model": given,
             "weights": weights,
             "tag": tag,
-            "sha256": state_sha256(self.model.state_dict()) if load else None,
-            "quick_gelu": bool(open_clip.get_model_config(model).get("quick_gelu", False)),
+            "sha256": self._sha256(own) if load else None,
+            "quick_gelu": bool(self.config.get("quick_gelu", False)),
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
             "interpolation": preprocess.interpolation,
         }
+
+    def _sha256(self, own: bool) -> str:
+        """What features follow from: the weights, and of a model of one's own what its file makes of them."""
+        weights = state_sha256(self.model.state_dict())
+        return json_sha256([weights, self.config, asdict(self.preprocess)]) if own else weights
 
     @property
     def _text(self) -> Any:

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -116,6 +116,12 @@ def is_here(model: str, tag: str) -> bool:
     if repository:
         return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
     return Path("~/.cache/clip", Path(str(published.get("url"))).name).expanduser().is_file()
+
+
+@cache
+def tokenizer_of(model: str) -> Any:
+    """A model's tokenizer, made once in a process."""
+    return open_clip.get_tokenizer(model)
 
 
 def _explained(model: str, weights: str, load: Callable[[], Any]) -> Any:

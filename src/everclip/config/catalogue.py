@@ -96,6 +96,8 @@ def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
     if group == "backbone":
         if "run" in options:
             return "a finished run"
+        if options["model"] == "???":
+            return "a configuration and weights of your own"
         return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
     if options.get("domains") and isinstance(options["domains"][0], dict):
         return f"data sets {', '.join(map(_dataset, options['domains']))}"
