@@ -55,9 +55,8 @@ class OpenClip(Backbone):
     def __init__(self, *, model: str, weights: str, tag: str | None = None, load: bool = True) -> None:
         super().__init__()
         embedded.register_configs()
-        given, own, published = model, names_file(model), {}
-        if own:
-            model, published = read_model(model)
+        given, own = model, names_file(model)
+        model, published = read_model(model) if own else (model, dict[str, Any]())
         if model not in open_clip.list_models():
             raise ConfigError(f"backbone.model={model} is no open_clip model; list: open_clip.list_models()")
         tags = open_clip.list_pretrained_tags_by_model(model)

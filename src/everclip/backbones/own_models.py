@@ -12,7 +12,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from everclip.backbones.weights import FAULTS, tokenizer_of
+from everclip.backbones.weights import FAULTS, silent, tokenizer_of
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
 
@@ -64,7 +64,7 @@ def _register(name: str, model: dict[str, Any]) -> None:
 
 def _try(name: str, preprocess: dict[str, Any]) -> None:
     """Makes a model without storage, its tokens and a picture for it; open_clip checks little before that."""
-    with torch.device("meta"):
+    with silent(), torch.device("meta"):
         model = open_clip.create_model(name, load_weights=False, device="meta", force_preprocess_cfg=preprocess)
     prepared = PreprocessCfg(**model.visual.preprocess_cfg)
     if not len(prepared.mean) == len(prepared.std) == 3:
