@@ -99,7 +99,8 @@ class Sweep:
         """Takes over what an earlier start of the same sweep noted."""
         if self.path.is_file():
             earlier = {job.folder: job for job in Sweep.read(self.path).jobs}
-            self.jobs = [replace(job, slurm=earlier[job.folder].slurm) for job in self.jobs]
+            own = [_moved(job, self.path.parents[1].absolute()).folder for job in self.jobs]
+            self.jobs = [replace(job, slurm=earlier[place].slurm) for job, place in zip(self.jobs, own, strict=True)]
 
 
 def _moved(job: Job, outputs: Path) -> Job:
