@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +23,11 @@ from everclip.data.images import ArrayImages, ConcatSamples, FileImages
 from everclip.data.sequences.multi_domain import Shifted
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
-from everclip.training.phases import Budget, Training, Wish
+from everclip.training.phases import Budget, Training
 from everclip.training.schedules import Schedule
 from everclip.types import Batch, Draw, Phase, Samples
 from tests.methods.test_cpe_clip import make_session
+from tests.unwatched import Unwatched
 
 KEY = (0, 1, 2, 3)
 NOISE = np.random.Generator(np.random.PCG64(0))
@@ -165,21 +165,6 @@ class Recorder(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         self.batches.append(batch)
         return {"nothing": self.weight}
-
-
-class Unwatched:
-    """Lets a phase run unseen."""
-
-    wish = Wish.NONE
-
-    def start(self, steps: int, steps_per_epoch: int) -> None:
-        pass
-
-    def ready(self) -> None:
-        pass
-
-    def after_step(self, losses: dict[str, float], lr: float, state: Any, wish: Wish) -> None:
-        pass
 
 
 @pytest.mark.parametrize("augmented", [True, False])

@@ -13,8 +13,8 @@ from everclip.config.build import build
 from everclip.config.catalogue import option_names
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.images import ArrayImages, FileImages
+from everclip.data.sequences import domain_incremental
 from everclip.data.sequences.domain_folders import domain_folders
-from everclip.data.sequences.domain_incremental import domain_incremental
 from everclip.data.sequences.manifest import manifest
 from everclip.data.validation import hold_out
 from everclip.errors import ConfigError, DataError, MissingError
@@ -41,20 +41,20 @@ def domain(name: str, train: list[int], test: list[int], names: tuple[str, ...] 
 
 def test_a_class_is_new_once_and_then_returns() -> None:
     drawn = [domain("x", [0, 0, 2], [0, 2]), domain("y", [0, 1, 2], [1, 2]), domain("z", [1], [0])]
-    sequence = domain_incremental(name="d", domains=drawn)
+    sequence = domain_incremental.build("d", drawn)
     assert [(s.new.ids, s.returning.ids, s.seen.ids) for s in sequence.sessions] == [
         ((0, 2), (), (0, 2)), ((1,), (0, 2), (0, 2, 1)), ((), (1,), (0, 2, 1)),
     ]  # fmt: skip
     assert sequence.sessions[1].classes.names == ("a", "c", "b")
     assert [task.classes.ids for task in sequence.tasks] == [(0, 1, 2)] * 3
-    known = domain_incremental(name="d", domains=drawn, candidates="domain")
+    known = domain_incremental.build("d", drawn, candidates="domain")
     assert [task.classes.ids for task in known.tasks] == [(0, 2), (1, 2), (0,)]
     assert sequence.evaluated(0) == [0, 1, 2]
 
 
 def test_which_classes_return_is_part_of_the_fingerprint() -> None:
     one, other = (
-        domain_incremental(name="d", domains=[domain("x", first, [0]), domain("y", [0, 1], [0])]).fingerprint()
+        domain_incremental.build("d", [domain("x", first, [0]), domain("y", [0, 1], [0])]).fingerprint()
         for first in ([0, 1], [0, 0])
     )
     assert one != other
@@ -75,12 +75,12 @@ def test_which_classes_return_is_part_of_the_fingerprint() -> None:
 )
 def test_domains_that_do_not_fit_are_refused(drawn: list[LabelledImages], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        domain_incremental(name="d", domains=drawn)
+        domain_incremental.build("d", drawn)
 
 
 def test_a_search_holds_out_pictures_of_returning_classes() -> None:
     drawn = [domain("x", [0, 0, 1, 1], [0]), domain("y", [0, 0, 1, 1], [0])]
-    searched = hold_out(domain_incremental(name="d", domains=drawn), 0.5)
+    searched = hold_out(domain_incremental.build("d", drawn), 0.5)
     assert [(task.samples.labels.tolist(), task.classes.ids) for task in searched.tasks] == [([0, 1], (0, 1))] * 2
 
 

@@ -27,6 +27,7 @@ from everclip.methods.cpe_clip import CpeClip
 from everclip.training.engine import Engine
 from everclip.training.phases import Budget, Wish
 from everclip.types import Batch, ClassSet, Draw, Indices, Prepare, Samples, Session
+from tests.unwatched import Unwatched
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cpe_clip_official.json").read_text())
 # float32 figures of two programs differ by rounding; the official run itself differs from float64 by up to 9e-5.
@@ -144,15 +145,7 @@ def run_official_schedule(
         seen["before"] = trained(method)
         return CpeClip.loss(method, batch)
 
-    class Recorder:
-        wish = Wish.NONE
-
-        def start(self, steps: int, steps_per_epoch: int) -> None:
-            pass
-
-        def ready(self) -> None:
-            pass
-
+    class Recorder(Unwatched):
         def after_step(self, losses: dict[str, float], lr: float, state: Any, wish: Wish) -> None:
             after = trained(method)
             update = {name: after[name] - seen["before"][name] for name in NAMES}

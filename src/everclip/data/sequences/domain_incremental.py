@@ -10,37 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.sequences.multi_domain import Candidates
-from everclip.data.sequences.shots import ShotDraw, choose_shots
+from everclip.data.sequences.multi_domain import Candidates, check_titles
+from everclip.data.sequences.shots import choose_shots
 from everclip.errors import ConfigError, DataError
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
-from everclip.types import ClassSet, Positive, Session, Task, TaskSequence, Templates
-
-
-def domain_incremental(
-    *,
-    name: str,
-    domains: Sequence[LabelledImages],
-    shots: Positive | None = None,
-    candidates: Candidates = "union",
-    draw: ShotDraw = "seeded",
-    templates: Templates | None = None,
-    seed: int = 0,
-) -> TaskSequence:
-    """One session per domain.
-
-    Args:
-        name: of the sequence.
-        domains: in order of their sessions; all number and name the same classes, of which one may lack some.
-        shots: training pictures per class and domain, None for all; a class with fewer gives all it has.
-        candidates: see `build`.
-        draw: see `choose_shots`.
-        templates: of the prompts, None for those of the first domain.
-        seed: of the choice of shots.
-    """
-    shown = [replace(domain, templates=tuple(templates)) for domain in domains] if templates else domains
-    return build(name, shown, shots=shots, candidates=candidates, draw=draw, seed=seed)
+from everclip.types import ClassSet, Session, Task, TaskSequence
 
 
 def build(
@@ -49,7 +24,6 @@ def build(
     *,
     shots: int | None = None,
     candidates: Candidates = "union",
-    draw: ShotDraw = "seeded",
     seed: int = 0,
     held_out: Task | None = None,
 ) -> TaskSequence:
@@ -57,10 +31,10 @@ def build(
 
     Args:
         name: of the sequence.
-        domains: see `domain_incremental`.
-        shots: training pictures per class and domain, None for all of them.
+        domains: in order of their sessions; all number and name the same classes, of which one may lack some. Prompts
+            have the templates of the first.
+        shots: training pictures per class and domain, None for all; a class with fewer gives all it has.
         candidates: what a test picture is compared with: the `union` of all classes, or those of its own `domain`.
-        draw: see `choose_shots`.
         seed: of the choice of shots.
         held_out: classes outside the sequence.
 
@@ -68,9 +42,7 @@ def build(
         ConfigError: two domains of one name, or none; other classes.
         DataError: a class of a domain's test pictures is never trained.
     """
-    titles = [domain.name for domain in domains]
-    if not titles or len(set(titles)) < len(titles):
-        raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
+    check_titles(domains)
     first = domains[0]
     for domain in domains[1:]:
         if domain.names != first.names:
@@ -79,7 +51,7 @@ def build(
     seen: list[int] = []
     sessions, tasks = [], []
     for index, domain in enumerate(domains):
-        train = domain.train.subset(choose_shots(domain.train.labels, shots, seed, draw))
+        train = domain.train.subset(choose_shots(domain.train.labels, shots, seed))
         present = sorted(set(train.labels.tolist()))
         again, new = [c for c in present if c in seen], [c for c in present if c not in seen]
         seen += new

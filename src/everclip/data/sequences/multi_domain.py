@@ -54,6 +54,17 @@ class Shifted(Samples):
         return self._source.version()
 
 
+def check_titles(domains: Sequence[LabelledImages]) -> None:
+    """Domains are told apart by their names.
+
+    Raises:
+        ConfigError: two of one name, or none.
+    """
+    titles = [domain.name for domain in domains]
+    if not titles or len(set(titles)) < len(titles):
+        raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
+
+
 def multi_domain(
     *,
     name: str,
@@ -116,9 +127,7 @@ def build(
     Raises:
         ConfigError: two domains of one name, or none.
     """
-    titles = [domain.name for domain in domains]
-    if not titles or len(set(titles)) < len(titles):
-        raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
+    check_titles(domains)
     classes: list[ClassSet] = []
     for domain in domains:
         first = sum(len(before) for before in classes)
