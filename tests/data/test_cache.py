@@ -131,20 +131,6 @@ def test_pictures_ready_in_memory_are_left_alone(tmp_path: Path, backbone: OpenC
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def everything() -> list[type[Samples]]:
-    """All kinds of samples."""
-    found, waiting = [], [Samples]
-    while waiting:
-        waiting += (members := waiting.pop().__subclasses__())
-        found += [member for member in members if member.__module__.startswith("everclip.")]
-    return found
-
-
-@pytest.mark.parametrize("kind", everything(), ids=lambda kind: kind.__name__)
-def test_every_kind_of_samples_tells_when_its_files_change(kind: type[Samples]) -> None:
-    assert "version" in vars(kind)
-
-
 @pytest.mark.parametrize("kind", ["disk", "memory"])
 @pytest.mark.parametrize("wrap", [lambda files: files, lambda files: ConcatSamples([Shifted(files, 3)])])
 def test_pictures_overwritten_by_others_of_the_same_size_are_decoded_again(

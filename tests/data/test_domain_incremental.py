@@ -140,6 +140,10 @@ def test_folders_of_domains_become_a_sequence(domains: Path) -> None:
     assert [len(task.samples) for task in sequence.tasks] == [2, 4, 2]
     chosen = domain_folders(root=str(domains), domains=["sketch", "art"], exclude=["dog"], candidates="domain")
     assert [session.classes.names for session in chosen.sessions] == [("cat",)] * 2
+    without = domain_folders(root=str(domains), exclude=["dog"])  # which one domain does not have anyway
+    assert without.sessions[0].seen.names == ("cat",)
+    with pytest.raises(ConfigError, match="each once"):
+        domain_folders(root=str(domains), domains=["art", "art"])
     with pytest.raises(MissingError, match="has no folder 'clipart'; it has art, photo, sketch"):
         domain_folders(root=str(domains), domains=["clipart"])
 
@@ -162,6 +166,11 @@ def test_published_lists_divide_a_domain(domains: Path) -> None:
     (domains / "art_test.txt").write_text("art/cat/3.png 7\n")
     with pytest.raises(DataError, match=r"art_test\.txt, line 1"):
         domain_folders(root=str(domains), domains=["art"], lists="{domain}_{split}.txt")
+    (domains / "art_test.txt").write_text(f"{domains}/art/cat/3.png 6\n")
+    with pytest.raises(DataError, match=r"art_test\.txt, line 1"):
+        domain_folders(root=str(domains), domains=["art"], lists="{domain}_{split}.txt")
+    with pytest.raises(ConfigError, match=r"must be a name with \{domain\} and \{split\}"):
+        domain_folders(root=str(domains), lists="{class}.txt")
 
 
 def test_a_list_may_name_domains(domains: Path) -> None:
@@ -177,11 +186,26 @@ def test_a_list_may_name_domains(domains: Path) -> None:
     assert (sequence.name, sequence.protocol) == ("manifest_list", "domain_incremental")
     assert [(s.name, len(s.new), len(s.returning)) for s in sequence.sessions] == [("sketch", 2, 0), ("art", 0, 2)]
     assert [s.name for s in manifest(file=written(*lines), domains=["art"], exclude=["dog"]).sessions] == ["art"]
+    few = ["photo/train/cat/0.png,cat,train,photo", "photo/train/cat/1.png,cat,test,photo"]
+    alone = manifest(file=written(*lines, *few), domains=["photo"], candidates="union")
+    assert [task.classes.names for task in alone.tasks] == [("cat",)]  # no chosen domain has another class
+    (domains / "list.csv").write_text("path,label,domain\n" + "\n".join(
+        f"{place}/{label}/{i}.png,{label},{domain}"
+        for domain, place in (("art", "art"), ("photo", "photo/train"))
+        for label in (("cat", "dog") if domain == "art" else ("cat",)) for i in range(4)
+    ))  # fmt: skip
+    drawn = manifest(file=str(domains / "list.csv"), test_share=0.25)
+    assert [task.samples.labels.tolist() for task in drawn.tasks] == [[0, 1], [0]]  # a share of every domain's class
+    with pytest.raises(ConfigError, match="leaves no picture"):
+        manifest(file=written(*lines), exclude=["cat", "dog"])
+    (domains / "plain.csv").write_text("path,label\nart/cat/0.png,cat\nart/cat/1.png,cat\n")
+    with pytest.raises(ConfigError, match="has no column domain"):
+        manifest(file=str(domains / "plain.csv"), candidates="domain")
     with pytest.raises(ConfigError, match="'oil' is no domain"):
         manifest(file=written(*lines), domains=["oil"])
     with pytest.raises(DataError, match="line 10: a domain for every picture"):
         manifest(file=written(*lines, "photo/test/cat/0.png,cat,test,"))
-    with pytest.raises(DataError, match="domain 'photo' has 0 training and 1 test pictures"):
+    with pytest.raises(DataError, match="domain photo has 0 training and 1 test pictures"):
         manifest(file=written(*lines, "photo/test/cat/0.png,cat,test,photo"))
     with pytest.raises(ConfigError, match=r"'dogs' is no class of .*; did you mean 'dog'"):
         manifest(file=written(*lines), exclude=["dogs"])

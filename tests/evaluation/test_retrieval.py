@@ -32,6 +32,9 @@ class Numbers(Samples):
     def fingerprint(self) -> str:
         return "numbers"
 
+    def version(self) -> str:
+        return self.fingerprint()
+
 
 def make_task(captions: Sequence[Sequence[int]]) -> Task:
     pairs = CaptionedImages(Numbers(len(captions)), [[str(number) for number in own] for own in captions])

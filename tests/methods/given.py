@@ -69,3 +69,6 @@ class Features(Samples):
 
     def fingerprint(self) -> str:
         return "golden"
+
+    def version(self) -> str:
+        return self.fingerprint()

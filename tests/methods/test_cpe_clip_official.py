@@ -50,6 +50,9 @@ class TensorImages(Samples):
     def fingerprint(self) -> str:
         return "golden"
 
+    def version(self) -> str:
+        return self.fingerprint()
+
 
 def golden_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The random weights of the golden run, by the recipe kept with them."""

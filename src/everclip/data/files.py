@@ -27,15 +27,15 @@ def check_regular(path: Path) -> int:
     return found.st_size
 
 
-def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """The content of a file that is small, as lists are.
 
     Raises:
         OSError: it cannot be read.
         DataError: it is no regular file, or a larger one.
     """
-    if (size := check_regular(path)) > limit:
-        raise DataError(f"{path} has {size >> 20} MB, where at most {limit >> 20} MB are expected")
+    if (size := check_regular(path)) > LIMIT:
+        raise DataError(f"{path} has {size >> 20} MB, where at most {LIMIT >> 20} MB are expected")
     return path.read_bytes()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 
@@ -30,6 +33,12 @@ def damage(path: Path, deep: bool = False) -> str:
     except DataError as error:
         return str(error)
     return ""
+
+
+def damages(paths: Sequence[Path], deep: bool = False) -> list[str]:
+    """What `damage` says of files, without those that are whole."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(filter(None, pool.map(partial(damage, deep=deep), paths)))
 
 
 def _has_both_ends(path: Path) -> bool:

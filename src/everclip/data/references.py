@@ -114,7 +114,7 @@ def _read_texts(path: Path, column: str) -> list[str]:
     if not path.is_file():
         raise MissingError(f"reference.captions={path}: no such file; give a .txt, .csv or .tsv file with captions")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             texts = _cells(path, file, column) if path.suffix in (".csv", ".tsv") else file.read().splitlines()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"reference.captions={path} cannot be read: {error}") from error

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import numpy as np
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec, Part, Split
 from everclip.data.images import FileImages
-from everclip.data.pictures import damage, shared
+from everclip.data.pictures import damages, shared
 from everclip.errors import DataError, MissingError
 from everclip.types import Samples
 
@@ -80,6 +77,5 @@ def _counts(data: LabelledImages, published: Split) -> Iterator[str]:
 
 
 def _damaged(paths: list[Path], watch: Watch, deep: bool) -> Iterator[str]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in watch(range(0, len(paths), AT_ONCE)):
-            yield from filter(None, pool.map(partial(damage, deep=deep), paths[start : start + AT_ONCE]))
+    for start in watch(range(0, len(paths), AT_ONCE)):
+        yield from damages(paths[start : start + AT_ONCE], deep)

@@ -64,5 +64,6 @@ def _pixels(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
     """Common, predicted and true pixels (B, 3, C) of each class, where the target (B, H, W) is not negative."""
     known = target >= 0
     kinds = ((known & (predicted == target), target), (known, predicted), (known, target))
-    rows = [F.one_hot(torch.where(kind, value, classes).flatten(1), classes + 1) for kind, value in kinds]
-    return torch.stack(rows, dim=1).sum(dim=2)[:, :, :classes].int()
+    # Summed one by one: a pixel has a value for every class until then.
+    rows = [F.one_hot(torch.where(kind, value, classes).flatten(1), classes + 1).sum(dim=1) for kind, value in kinds]
+    return torch.stack(rows, dim=1)[:, :, :classes].int()

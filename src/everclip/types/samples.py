@@ -103,9 +103,9 @@ class Samples(ABC):
     def fingerprint(self) -> str:
         """Hex digest of what identifies the samples, without decoding pictures."""
 
+    @abstractmethod
     def version(self) -> str:
         """Hex digest that changes whenever the samples do; unlike the fingerprint, with times of files as well."""
-        return self.fingerprint()
 
     @property
     def pictures(self) -> Samples:

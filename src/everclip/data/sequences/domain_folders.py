@@ -11,9 +11,9 @@ from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.layouts import Item, listed, read_items
 from everclip.data.images import FileImages
 from everclip.data.sequences import domain_incremental
-from everclip.data.sequences.folder import Share, read_folders
+from everclip.data.sequences.folder import Share, class_folders, folders, read_folders
 from everclip.data.sequences.multi_domain import Candidates
-from everclip.data.sequences.own_pictures import read_names, warn_of_mistakes
+from everclip.data.sequences.own_pictures import leave_out, read_names, warn_of_mistakes
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -61,26 +61,28 @@ def domain_folders(
     top = Path(root).expanduser()
     if not top.is_dir():
         raise MissingError(f"sequence.root={top}: no such folder")
-    found = [entry.name for entry in sorted(top.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
-    chosen = found if domains is None else list(domains)
-    if absent := [domain for domain in chosen if domain not in found]:
-        raise MissingError(f"sequence.domains: {top} has no folder {absent[0]!r}; it has {', '.join(found[:10])}")
     if lists is not None and exclude:
         raise ConfigError("sequence.exclude leaves folders out, but sequence.lists names the pictures")
     try:
-        read = {
-            domain: read_folders(top / domain, test_share, test_seed, exclude) if lists is None
-            else _listed(top, domain, lists) for domain in chosen
-        }  # fmt: skip
+        found = folders(top)
+        chosen = found if domains is None else list(domains)
+        if absent := [domain for domain in chosen if domain not in found]:
+            raise MissingError(f"sequence.domains: {top} has no folder {absent[0]!r}; it has {', '.join(found[:10])}")
+        if lists is None:
+            leave_out(exclude, sorted({own for domain in chosen for own in class_folders(top / domain)}), str(top))
+            read = [(domain, *read_folders(top / domain, test_share, test_seed, exclude)) for domain in chosen]
+        else:
+            read = [(domain, *_listed(top, domain, lists)) for domain in chosen]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-    classes = sorted({own for *_, of_domain in read.values() for own in of_domain})
+    classes = sorted({own for *_, of_domain in read for own in of_domain})
     shown = tuple(read_names(names, classes))
     drawn = []
-    for domain, (*parts, own) in read.items():
+    for domain, *parts, own in read:
         numbers = np.array([classes.index(class_name) for class_name in own], dtype=np.int64)
         train, test = (FileImages(part.paths, numbers[part.labels], top) for part in parts)
-        warn_of_mistakes(train, test)
+        if lists is None:  # published pictures are what `everclip-data verify` is for
+            warn_of_mistakes(train, test)
         drawn.append(LabelledImages(domain, shown, tuple(templates), train, test))
     title = name or f"dil_{top.resolve().name}"
     return domain_incremental.build(title, drawn, shots=shots, candidates=candidates, seed=seed)
@@ -88,23 +90,29 @@ def domain_folders(
 
 def _listed(top: Path, domain: str, lists: str) -> Domain:
     """A domain as its lists divide it; classes by their number, with the names of their folders."""
-    folders: dict[int, str] = {}
+    names: dict[int, str] = {}
 
     def parse(line: str) -> Item:
         path, number = line.rsplit(maxsplit=1)
         picture = top / path
-        if ".." in Path(path).parts or folders.setdefault(int(number), picture.parent.name) != picture.parent.name:
+        outside = Path(path).is_absolute() or ".." in Path(path).parts
+        if outside or names.setdefault(int(number), picture.parent.name) != picture.parent.name:
             raise ValueError(path)
         return picture, int(number)
 
-    files = [top / lists.format(domain=domain, split=split) for split in ("train", "test")]
+    try:
+        files = [top / lists.format(domain=domain, split=split) for split in ("train", "test")]
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(f"sequence.lists={lists}: must be a name with {{domain}} and {{split}} in it") from error
     if absent := [file for file in files if not file.is_file()]:
         raise MissingError(f"sequence.lists: {absent[0]} is not there")
     items = [read_items(file, parse) for file in files]
-    order = sorted(folders)
+    if len(set(names.values())) < len(names):
+        raise DataError(f"{files[0]}: a class folder has two numbers")
+    order = sorted(names)
     place = {number: position for position, number in enumerate(order)}
     train, test = (
         listed([(path, place[number]) for path, number in part], len(order), top, domain, file)
         for part, file in zip(items, files, strict=True)
     )
-    return train, test, [folders[number] for number in order]
+    return train, test, [names[number] for number in order]

@@ -40,7 +40,7 @@ def build(
 
     Raises:
         ConfigError: two domains of one name, or none; other classes.
-        DataError: a class of a domain's test pictures is never trained.
+        DataError: a domain without training or test pictures, or tested on a class that none trains.
     """
     check_titles(domains)
     first = domains[0]
@@ -51,6 +51,10 @@ def build(
     seen: list[int] = []
     sessions, tasks = [], []
     for index, domain in enumerate(domains):
+        if not len(domain.train) or not len(domain.test):
+            raise DataError(
+                f"domain {domain.name} has {len(domain.train)} training and {len(domain.test)} test pictures"
+            )
         train = domain.train.subset(choose_shots(domain.train.labels, shots, seed))
         present = sorted(set(train.labels.tolist()))
         again, new = [c for c in present if c in seen], [c for c in present if c not in seen]

@@ -66,6 +66,7 @@ def folder(
     """
     top = Path(root).expanduser()
     try:
+        leave_out(exclude, class_folders(top), str(top))
         train, test, classes = read_folders(top, test_share, test_seed, exclude)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -79,35 +80,48 @@ def folder(
 def read_folders(
     top: Path, test_share: float, test_seed: int, exclude: Sequence[str] = ()
 ) -> tuple[FileImages, FileImages, list[str]]:
-    """Training pictures, test pictures and class folders, see `folder`."""
-    if not top.is_dir():
-        raise MissingError(f"sequence.root={top}: no such folder")
+    """Training pictures, test pictures and class folders, see `folder`; what is not there need not be excluded."""
     parts = [top / split for split in ("train", "test")]
-    if not any(_folders(part) for part in parts if part.is_dir()):
+    if not _divided(top):
         classes = _classes(top, exclude)
         return *divide(_images(top, classes, top, exclude), test_share, test_seed), classes
     for part in parts:
         if not part.is_dir():
             raise MissingError(f"sequence.root={top}: no folder {part}; expected train/<class>/* and test/<class>/*")
-    if unused := [name for name in _folders(top) if top / name not in parts and _folders(top / name)]:
+    if unused := [name for name in folders(top) if top / name not in parts and folders(top / name)]:
         log.warning(
             "%s: train and test are used, but not %s (sequence=manifest chooses freely)", top, ", ".join(unused)
         )
     classes = _classes(parts[0], exclude)
-    if alone := sorted(set(_folders(parts[1])) - {*classes, *exclude}):
+    if alone := sorted(set(folders(parts[1])) - {*classes, *exclude}):
         raise DataError(f"{parts[1] / alone[0]} has no training folder {parts[0] / alone[0]}")
     train, test = (_images(part, classes, top, exclude) for part in parts)
     return train, test, classes
 
 
-def _folders(path: Path) -> list[str]:
+def class_folders(top: Path) -> list[str]:
+    """The class folders of a root that is laid out as `folder` wants it.
+
+    Raises:
+        MissingError: no such folder.
+    """
+    if not top.is_dir():
+        raise MissingError(f"sequence.root={top}: no such folder")
+    return folders(top / "train" if _divided(top) and (top / "train").is_dir() else top)
+
+
+def _divided(top: Path) -> bool:
+    """Whether there are class folders in `train/` or `test/`."""
+    return any(folders(top / split) for split in ("train", "test") if (top / split).is_dir())
+
+
+def folders(path: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _classes(path: Path, exclude: Sequence[str]) -> list[str]:
-    found = _folders(path)
-    leave_out(exclude, found, str(path))
-    classes = [name for name in found if name not in exclude]
+    classes = [name for name in folders(path) if name not in exclude]
     if not classes:
         raise MissingError(f"sequence.root: {path} holds no class folders")
     return classes

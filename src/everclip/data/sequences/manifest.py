@@ -92,28 +92,33 @@ def manifest(
         raise DataError(f"{path} cannot be read as a list: {error}") from error
     leave_out(exclude, sorted({row.label for row in rows}), str(path))
     rows = [row for row in rows if row.label not in exclude]
+    if not rows:
+        raise ConfigError(f"sequence.exclude leaves no picture of {path}")
+    by_domain = _by_domain(path, rows, domains, candidates)
+    rows = [row for own in by_domain.values() for row in own] or rows
     classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdecimal() else -1, label))
     images = FileImages(
         [row.path for row in rows], np.array([classes.index(row.label) for row in rows], dtype=np.int64), top
     )
-    if rows[0].split:
-        is_test = np.array([row.split == "test" for row in rows])
-        train, test = images.subset(np.flatnonzero(~is_test)), images.subset(np.flatnonzero(is_test))
-    else:
-        train, test = divide(images, test_share, test_seed)
-    for part, title in ((train, "training"), (test, "test")):
-        for absent in sorted(set(range(len(classes))) - set(part.labels.tolist())):
-            raise DataError(f"{path}: class {classes[absent]!r} has no {title} picture")
     shown = read_names(names, classes)
-    warn_of_mistakes(train, test)
     called = name or f"manifest_{path.stem}"
-    if rows[0].domain:
+    if by_domain:
         if (base_classes, way, base_shots, class_order) != (None, None, None, "identity"):
             raise ConfigError(
                 f"sequence.base_classes, way, base_shots, class_order: {path} has a column domain instead"
             )
-        drawn = _domains(path, rows, domains, (train, test), shown, templates)
+        drawn, start = [], 0
+        for domain, own in by_domain.items():
+            pair = _parts(images.subset(range(start, start + len(own))), own, test_share, test_seed)
+            warn_of_mistakes(*pair)
+            drawn.append(LabelledImages(domain, tuple(shown), tuple(templates), *pair))
+            start += len(own)
         return domain_incremental.build(called, drawn, shots=shots, candidates=candidates, seed=seed)
+    train, test = _parts(images, rows, test_share, test_seed)
+    for part, title in ((train, "training"), (test, "test")):
+        for absent in sorted(set(range(len(classes))) - set(part.labels.tolist())):
+            raise DataError(f"{path}: class {classes[absent]!r} has no {title} picture")
+    warn_of_mistakes(train, test)
     order = by_name(class_order, classes, shown)
     protocol = Protocol(base_classes, way, shots, base_shots, class_order=order, seed=seed)
     if groups := _sessions(path, rows, classes):
@@ -163,28 +168,29 @@ def _read(path: Path, top: Path) -> list[Row]:
     return rows
 
 
-def _domains(
-    path: Path,
-    rows: Sequence[Row],
-    order: Sequence[str] | None,
-    parts: tuple[FileImages, FileImages],
-    names: Sequence[str],
-    templates: Sequence[str],
-) -> list[LabelledImages]:
-    """The training and test pictures of each domain."""
-    found = {row.path: row.domain for row in rows}
-    chosen = list(dict.fromkeys(found.values())) if order is None else list(order)
-    if unknown := sorted(set(chosen) - set(found.values())):
-        raise ConfigError(f"sequence.domains: {unknown[0]!r} is no domain of {path}")
-    drawn = []
-    for domain in chosen:
-        train, test = (
-            part.subset([i for i, picture in enumerate(part.paths) if found[picture] == domain]) for part in parts
-        )
-        if not len(train) or not len(test):
-            raise DataError(f"{path}: domain {domain!r} has {len(train)} training and {len(test)} test pictures")
-        drawn.append(LabelledImages(domain, tuple(names), tuple(templates), train, test))
-    return drawn
+def _by_domain(
+    path: Path, rows: Sequence[Row], order: Sequence[str] | None, candidates: Candidates
+) -> dict[str, list[Row]]:
+    """The lines of each domain, in order of their sessions; empty without a column of domains."""
+    if not rows[0].domain:
+        if (order, candidates) != (None, "union"):
+            raise ConfigError(f"sequence.domains, candidates: {path} has no column domain")
+        return {}
+    there = dict.fromkeys(row.domain for row in rows)
+    chosen = list(there) if order is None else list(order)
+    if unknown := sorted(set(chosen) - set(there)):
+        raise ConfigError(f"sequence.domains: {unknown[0]!r} is no domain of {path}; it has {', '.join(there)}")
+    if len(set(chosen)) < len(chosen) or not chosen:
+        raise ConfigError(f"sequence.domains={chosen}: must be one or more, each once")
+    return {domain: [row for row in rows if row.domain == domain] for domain in chosen}
+
+
+def _parts(images: FileImages, rows: Sequence[Row], test_share: float, test_seed: int) -> tuple[FileImages, FileImages]:
+    """Training and test pictures as the list says, or else a part of each class."""
+    if not rows[0].split:
+        return divide(images, test_share, test_seed)
+    is_test = np.array([row.split == "test" for row in rows])
+    return images.subset(np.flatnonzero(~is_test)), images.subset(np.flatnonzero(is_test))
 
 
 def _sessions(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> list[list[int]]:

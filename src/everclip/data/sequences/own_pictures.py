@@ -12,7 +12,7 @@ import numpy as np
 
 from everclip.data.files import read_bytes
 from everclip.data.images import FileImages
-from everclip.data.pictures import damage, shared
+from everclip.data.pictures import damages, shared
 from everclip.data.sequences.shots import choose_test
 from everclip.errors import ConfigError, DataError, MissingError
 
@@ -126,7 +126,7 @@ def warn_of_mistakes(train: FileImages, test: FileImages) -> None:
     Raises:
         DataError: a file cannot be read.
     """
-    if damages := [said for path in (*train.paths, *test.paths) if (said := damage(path))]:
-        log.warning("%d damaged pictures end what reads them; %s", len(damages), damages[0])
+    if found := damages([*train.paths, *test.paths]):
+        log.warning("%d damaged pictures end what reads them; %s", len(found), found[0])
     for text in shared({"training": train, "test": test}):
         log.warning("%s", text)
