@@ -20,6 +20,7 @@ ARGV = ["/bin/everclip", "-m", "--config-dir", "my conf", "method=m", "~logger"]
         ("outputs/s/m/b/d/seed0", {}, """everclip method=m 'x='"'"'a b'"'"''"""),
         ("outputs/s/m/b/d/seed0", {"command": ARGV, "overrides": ["a=1"]}, "everclip --config-dir 'my conf' a=1"),
         ("moved/s/m/b/d/seed0", {"overrides": ["paths.outputs=outputs", "a=1"]}, "everclip a=1 paths.outputs=moved"),
+        ("o/x", {"overrides": ["restart=true", "a=1", "+force=true"]}, "everclip a=1 hydra.run.dir=o/x"),
         ("o/x", {"overrides": ["a=1"]}, "everclip a=1 hydra.run.dir=o/x"),
         ("/elsewhere/s/m/b/d/seed0", {"overrides": []}, "everclip paths.outputs=/elsewhere"),
         ("/else where/x", {"overrides": []}, """everclip 'hydra.run.dir='"'"'/else where/x'"'"''"""),
@@ -46,4 +47,16 @@ def test_the_runs_of_moved_outputs_are_where_their_list_is(tmp_path: Path) -> No
     old.rename(new)
     (job,) = Sweep.read(new / made.path.relative_to(old)).jobs
     assert job.folder == f"{new}/{place}"
+    assert Sweep.read(new / made.path.relative_to(old)).jobs == [job]
     assert job.words == ["seed=0", f"paths.outputs={quoted(new)}", f"hydra.run.dir={quoted(new / place)}"]
+
+
+def test_runs_that_have_not_begun_were_not_moved(tmp_path: Path) -> None:
+    """Two places of one sweep, of which only one is there yet."""
+    jobs = [Job(f"{tmp_path}/o/on{n}/s/m/b/d/seed0", [f"paths.outputs={tmp_path}/o/on{n}"]) for n in (1, 2)]
+    sweep = Sweep(tmp_path / "o" / "on1", jobs, "/")
+    sweep.note({1: {"slurm": "7_1"}})
+    assert Sweep.read(sweep.path).jobs == sweep.jobs
+    again = Sweep(tmp_path / "o" / "on1", jobs, "/")
+    again.keep_notes()
+    assert [job.slurm for job in again.jobs] == [None, "7_1"]

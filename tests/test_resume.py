@@ -287,6 +287,7 @@ def test_a_hang_up_saves_and_goes_on(run: Run, finished: Run, tmp_path: Path, mo
     start: Any = Monitor.start
     request = StopRequest()
     handlers = [(number, signal.getsignal(number)) for number in (*SIGNALS, signal.SIGHUP)]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a test run under nohup ignores it
     request.install()
 
     def save(self: Runner, *arguments: Any, **words: Any) -> None:
@@ -307,6 +308,17 @@ def test_a_hang_up_saves_and_goes_on(run: Run, finished: Run, tmp_path: Path, mo
         for number, handler in handlers:
             signal.signal(number, handler)
     assert saved == [1]
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+    handlers = [(number, signal.getsignal(number)) for number in (*SIGNALS, signal.SIGHUP)]
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        StopRequest().install()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
 
 
 BLOCKED = """
@@ -369,3 +381,24 @@ def test_memory_that_runs_out_is_met_by_smaller_micro_batches(
     first, second = (load_session(f.checkpoint(2))[0] for f in (whole, helped))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
+
+
+def test_a_run_begun_anew_says_that_it_runs_and_goes_on_when_put_back(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue starts the very same command again: it must not remove what the start before has done."""
+    states: list[str | None] = []
+    first = run("method=ncm", "max_sessions=1")
+    original: Any = execute._run
+
+    def watched(config: Any, hydra: Any, folder: RunFolder, *others: Any) -> None:
+        states.append(folder.state)
+        states.append("kept" if folder.checkpoint(0).is_file() else "removed")
+        original(config, hydra, folder, *others)
+
+    monkeypatch.setattr(execute, "_run", watched)
+    run("method=ncm", "max_sessions=1", "restart=true")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run("method=ncm", "max_sessions=1", "restart=true")
+    assert states == ["running", "removed", "running", "kept"]
+    assert first.state == "finished"

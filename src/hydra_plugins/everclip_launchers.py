@@ -59,7 +59,8 @@ class _CommandLauncher(Launcher):
         from everclip.reporting.results import read_result
         from everclip.runs.folder import RunFolder
 
-        if todo := [config for job, config in jobs if read_result(RunFolder(Path(job.folder))) is None]:
+        once = {job.folder: config for job, config in jobs}
+        if todo := [config for folder, config in once.items() if read_result(RunFolder(Path(folder))) is None]:
             from everclip.commands.parts import require_data
 
             require_data(todo, self._found)

@@ -35,7 +35,7 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     grows = f", and {max(later):,} more in each later session" if any(later) else ""
     folder = RunFolder(Path(hydra.runtime.output_dir))
     state = folder.state or "not started"
-    if folder.read_sessions():
+    if folder.begun:
         confirm(config, folder, sequence)
     for title, text in {
         "method": f"{hydra.runtime.choices.method}: {trained:,} trainable of {total + base:,} parameters{grows}",

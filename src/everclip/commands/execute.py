@@ -54,9 +54,9 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopR
 
 
 def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: int, request: StopRequest) -> None:
-    with _working_in(folder, rank, list(hydra.overrides.task), force=config.force) as leave:
-        if config.restart and rank == 0:
-            folder.clear()
+    again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # put back into the queue: it goes on
+    force, restart = config.force and not again, config.restart and not again
+    with _working_in(folder, rank, list(hydra.overrides.task), force=force, restart=restart) as leave:
 
         def end(reason: EverclipError | Preempted) -> None:
             leave("preempted" if isinstance(reason, Preempted) else "failed", str(reason))
@@ -151,7 +151,7 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
 def _refuse_other_origin(folder: RunFolder, facts: dict[str, Any]) -> None:
     """Compares a run that was begun earlier with what there is now, see `require_same`."""
     begun = folder.read_run()
-    if not (folder.progress.is_file() or folder.read_sessions() or folder.checkpoint(0).is_file()):
+    if not folder.begun:
         return
     require_same(folder, begun, facts)
     for key, what in (("commit", "code of commit"), ("threads", "this number of threads, which moves roundings:")):
@@ -161,7 +161,7 @@ def _refuse_other_origin(folder: RunFolder, facts: dict[str, Any]) -> None:
 
 @contextmanager
 def _working_in(
-    folder: RunFolder, rank: int, overrides: list[str], *, force: bool
+    folder: RunFolder, rank: int, overrides: list[str], *, force: bool, restart: bool
 ) -> Iterator[Callable[[str, str | None], None]]:
     """Holds the run folder, writes its log and keeps its state: running, then finished, preempted or failed.
 
@@ -182,6 +182,8 @@ def _working_in(
 
     try:
         folder.sweep()
+        if restart:
+            folder.clear()
         state, reason = "failed", None
         try:  # a signal may come at once
             folder.update_run(state="running", attempts=attempts, overrides=overrides, command=sys.argv)

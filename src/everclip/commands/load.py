@@ -29,7 +29,8 @@ class AdaptedModel:
     Attributes:
         method: with the stored state.
         classes: all classes seen up to that session.
-        facts: the checkpoint's: session, digest, backbone, sequence, records of the earlier sessions.
+        facts: the checkpoint's: session, digest, backbone, sequence, and `follows`, a digest of the records of the
+            sessions before (format 3: `records`, these themselves).
     """
 
     def __init__(self, method: Method, classes: ClassSet, facts: dict[str, Any]) -> None:
@@ -105,7 +106,8 @@ def checkpoint_of(run_folder: Path, session: int) -> Path:
     numbers = list(stored)
     wanted = numbers[session] if -len(numbers) <= session < 0 else session
     if wanted not in stored:
-        raise MissingError(f"{folder.path} holds no checkpoint of session {session}; there are {len(stored)}")
+        there = ", ".join(map(str, numbers)) or "none"
+        raise MissingError(f"{folder.path} holds no checkpoint of session {session}; stored are {there}")
     return stored[wanted]
 
 

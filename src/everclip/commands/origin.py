@@ -126,6 +126,8 @@ def confirm(config: DictConfig, folder: RunFolder, sequence: TaskSequence | None
 
 def _weights_may_differ(config: DictConfig, begun: Mapping[str, Any]) -> bool:
     """Whether settings name the weights' file, and it is not known to be as it was."""
+    if _known(begun.get("weights")) is None:  # nothing to compare with
+        return False
     if (recorded := begun.get("inputs")) is None:
         return bool(_named(config, "backbone"))
     texts = _texts(OmegaConf.to_container(config.backbone, resolve=True))

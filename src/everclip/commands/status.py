@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from everclip.reporting.console import set_up_logging, tell_error, tell_on_stder
 from everclip.reporting.plain import duration, plain
 from everclip.reporting.stored import run_folders
 from everclip.runs import again, lock
+from everclip.runs.again import without_once
 from everclip.runs.folder import RunFolder
 from everclip.sweeps.launchers import LocalRuns
 from everclip.sweeps.slurm import log_path, queued
@@ -196,7 +197,7 @@ def show(sweep: Sweep, rows: Sequence[Row]) -> None:
 
 def command(job: Job) -> str:
     """The command of a run, for a shell."""
-    return f"everclip {shlex.join(word for word in job.words if not word.startswith('hydra.run.dir='))}"
+    return shlex.join(["everclip", *job.words])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -233,6 +234,8 @@ def rerun(sweep: Sweep, rows: Sequence[Row], wanted: Sequence[str], *, launch: b
         ConfigError: one to start may do more than run methods of everclip, and is not trusted.
     """
     chosen = [index for index, row in enumerate(rows) if row.state in wanted]
+    for index in chosen:
+        sweep.jobs[index] = replace(sweep.jobs[index], words=without_once(sweep.jobs[index].words))
     if launch:
         if not trust:
             _refuse_code(sweep, chosen)
@@ -253,7 +256,7 @@ def _refuse_code(sweep: Sweep, chosen: Sequence[int]) -> None:
     for index in chosen:
         job = sweep.jobs[index]
         inside = Path(job.folder).resolve().is_relative_to(sweep.path.parents[1].resolve())
-        words = [word for word in job.words if not _is_harmless(word, job.folder)]
+        words = [word for word in job.words if not _is_harmless(word, job.folder, sweep.path.parents[1])]
         if reason := reason or ("" if inside else f"writes to {job.folder}") or (f"says {words[0]}" if words else ""):
             raise ConfigError(
                 f"{sweep.path}: a command {reason}, which may run code; --rerun alone prints the commands, and if you "
@@ -261,12 +264,21 @@ def _refuse_code(sweep: Sweep, chosen: Sequence[int]) -> None:
             )
 
 
-def _is_harmless(word: str, folder: str) -> bool:
-    """Whether a word of a command chooses or sets something of everclip, and can name no code."""
+def _is_harmless(word: str, folder: str, outputs: Path) -> bool:
+    """Whether a word of a command chooses or sets something of everclip, and can name neither code nor places."""
     key, equals, value = word.partition("=")
-    named = re.fullmatch(r"\+{0,2}[a-z]\w*([./@][\w.]+)*", key) is not None and equals != ""
-    here = key == "hydra.run.dir" and str(Path(value.strip("'")).absolute()) == folder
-    return named and (here or not key.lstrip("+").startswith("hydra")) and "_target_" not in word and "${" not in value
+    if re.fullmatch(r"\+{0,2}[a-z]\w*([./@][\w.]+)*", key) is None or not equals:
+        return False
+    if place := {"hydra.run.dir": folder, "paths.outputs": str(outputs.absolute())}.get(key):
+        return os.path.abspath(value.strip("'")) == place
+    group, path = re.split(r"[./@]", key.lstrip("+"))[0], re.search(r"(^|[\['\",=])/|\.\.", value)
+    option = "." not in key  # chooses a file of a group, which must be one of everclip's
+    return (
+        group not in ("hydra", "paths", "trust", "eval")
+        and not (option and path)
+        and "_target_" not in word
+        and "${" not in value
+    )
 
 
 if __name__ == "__main__":

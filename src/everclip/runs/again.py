@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,17 @@ def flags_of(words: list[str]) -> list[str]:
     return [word for word in given if word not in ("-m", "--multirun")]
 
 
+def without_once(words: Iterable[str]) -> list[str]:
+    """A command's words but for those that are meant for its first start: they would remove what there is by now."""
+    return [word for word in words if word.lstrip("+").partition("=")[0] not in ("restart", "force")]
+
+
 def command(folder: Path, facts: Mapping[str, Any]) -> str | None:
     """What makes or goes on with a run, called from the current folder; None where its `run.json` does not tell."""
     if "overrides" not in facts:
         return None
     names = [str(facts.get(key)) for key in ("sequence", "method", "backbone", "digest")]
-    kept = [word for word in facts["overrides"] if not word.startswith("paths.outputs=")]
+    kept = [word for word in without_once(facts["overrides"]) if not word.startswith("paths.outputs=")]
     return shlex.join(["everclip", *flags_of(facts.get("command", [])[1:]), *kept, *_place(folder.absolute(), names)])
 
 

@@ -88,6 +88,11 @@ class RunFolder:
         """Path of the record of the state from which the phase in training was prepared."""
         return self.path / "checkpoints" / "phase_start.safetensors"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything that a run would go on from."""
+        return self.progress.is_file() or bool(self.read_sessions()) or self.checkpoint(0).is_file()
+
     def remove_progress(self) -> None:
         """Removes the records of a session in training."""
         for path in (self.progress, self.phase_start):

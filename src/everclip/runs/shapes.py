@@ -46,7 +46,11 @@ class RunShape(_Shape):
     weights: _Weights = _Weights()
     versions: dict[str, str | None] = {}
     commit: str | None = None
+    id: str | None = None
     fingerprint: str | None = None
+    contents: str | None = None
+    given: str | None = None
+    inputs: list[Annotated[list[str], Field(min_length=3, max_length=3)]] | None = None
     device: str | None = None
     devices: Whole | None = None
     precision: str | None = None

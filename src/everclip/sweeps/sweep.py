@@ -78,7 +78,8 @@ class Sweep:
             jobs, cwd = content["jobs"], content["cwd"]
             checked = TypeAdapter(tuple[list[Job], str]).validate_json(json.dumps([jobs, cwd]), strict=True)
             sweep = cls(path.parents[1], *checked)
-            sweep.jobs = [_moved(job, path.parents[1].absolute()) for job in sweep.jobs]
+            if (planned := content.get("outputs")) is not None:
+                sweep.jobs = [_moved(job, Path(planned), path.parents[1].absolute()) for job in sweep.jobs]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise MissingError(f"{path} does not list a sweep: {reason}") from error
@@ -87,7 +88,8 @@ class Sweep:
 
     def write(self) -> None:
         """Writes the list."""
-        storage.write_json(self.path, {"cwd": self.cwd, "jobs": [asdict(job) for job in self.jobs]})
+        jobs = [asdict(job) for job in self.jobs]
+        storage.write_json(self.path, {"cwd": self.cwd, "outputs": str(self.path.parents[1].absolute()), "jobs": jobs})
 
     def note(self, facts: Mapping[int, Mapping[str, Any]]) -> None:
         """Writes facts about jobs, by their index."""
@@ -99,16 +101,14 @@ class Sweep:
         """Takes over what an earlier start of the same sweep noted."""
         if self.path.is_file():
             earlier = {job.folder: job for job in Sweep.read(self.path).jobs}
-            own = [_moved(job, self.path.parents[1].absolute()).folder for job in self.jobs]
-            self.jobs = [replace(job, slurm=earlier[place].slurm) for job, place in zip(self.jobs, own, strict=True)]
+            self.jobs = [replace(job, slurm=earlier[job.folder].slurm) for job in self.jobs]
 
 
-def _moved(job: Job, outputs: Path) -> Job:
-    """A run in the outputs that list it, where those that it was planned in are no more: they were moved."""
-    planned = Path(job.folder)
-    if len(planned.parts) <= 6 or planned.parents[4].is_dir():
+def _moved(job: Job, planned: Path, outputs: Path) -> Job:
+    """A run below the outputs that list it now, where those that it was planned below are no more: they were moved."""
+    if planned == outputs or planned.is_dir() or not Path(job.folder).is_relative_to(planned):
         return job
-    folder = outputs.joinpath(*planned.parts[-5:])
+    folder = outputs / Path(job.folder).relative_to(planned)
     kept = [word for word in job.words if not word.startswith(("paths.outputs=", "hydra.run.dir="))]
     words = [*kept, f"paths.outputs={quoted(outputs)}", f"hydra.run.dir={quoted(folder)}"]
     return replace(job, folder=str(folder), words=words)
