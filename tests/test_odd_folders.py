@@ -77,6 +77,8 @@ BREAKS: dict[str, Break] = {
     "cut off": lambda run: (run / "run.json").write_text((run / "run.json").read_text()[:99]),
     "binary": holds("run.json", bytes(range(256))),
     "a list": holds("run.json", "[1, 2]"),
+    "inputs of numbers": says("run.json", inputs=[1]),
+    "contents of a number": says("run.json", contents=1),
     "deep": holds("run.json", DEEP),
     "deep in a key": holds("run.json", '{"check": 1, "x": ' + "[" * 900 + "]" * 900 + "}"),
     "a number without end": holds("run.json", '{"seed": ' + "1" * 9999 + "}"),
@@ -128,6 +130,10 @@ RECORDS: dict[str, Break] = {
     "seconds as text": records(train_seconds="long"),
     "longer curve": says("summary.json", accuracy_per_session=[1.0, 2.0, 3.0]),
     "no average": says("summary.json", average_accuracy=None),
+    "no memory": says("summary.json", peak_memory_mb=None),
+    "no devices": says("run.json", devices=None),
+    "no precision": says("run.json", precision=None),
+    "no speed": records(eval_images_per_second=None),
 }
 # What tells of nothing that is needed is no reason to leave a run out.
 SHOWN: dict[str, Break] = {

@@ -76,6 +76,7 @@ ORIGIN = {"fingerprint": "f" * 64, "weights": {"sha256": "a" * 64}, "commit": "c
             id="code",
         ),
         pytest.param({"versions": {"torch": "2.11"}}, ["ncm (torch 2.15)"] * 2 + ["ncm (torch 2.11)"], id="libraries"),
+        pytest.param({"given": "b" * 64}, ["ncm", "ncm", "ncm"], id="texts that others do not tell of"),
         pytest.param(
             {"weights": {"sha256": "b" * 64}, "precision": "bf16-mixed"},
             ["ncm (weights aaaaaaaa, precision None)"] * 2 + ["ncm (weights bbbbbbbb, precision bf16-mixed)"],
@@ -86,6 +87,12 @@ ORIGIN = {"fingerprint": "f" * 64, "weights": {"sha256": "a" * 64}, "commit": "c
 def test_seeds_of_another_origin_are_a_row_of_their_own(facts: dict[str, Any], names: list[str]) -> None:
     seeds = [make([90.0, 80.0], seed, **ORIGIN) for seed in (0, 1)]
     assert labels_of([*seeds, make([60.0, 50.0], 2, **ORIGIN | facts)]) == names
+
+
+@pytest.mark.parametrize(("fact", "name"), [("given", "texts"), ("contents", "contents")])
+def test_what_runs_read_besides_tells_them_apart(fact: str, name: str) -> None:
+    results = [make([90.0], seed, **ORIGIN | {fact: digit * 64}) for seed, digit in enumerate("aab")]
+    assert labels_of(results) == [f"ncm ({name} {digit * 8})" for digit in "aab"]
 
 
 def test_another_number_of_sessions_is_a_row_of_its_own(tmp_path: Path) -> None:

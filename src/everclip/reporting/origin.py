@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from everclip.reporting.results import Result
 
 
+LATER = ("contents", "texts")  # compared only among runs that say them; older versions did not
+
+
 def differences(results: Sequence[Result]) -> list[str]:
     """By result, in what data, weights, code or number of sessions tell it from others of its digest; often nothing."""
     by_digest: dict[str, list[int]] = defaultdict(list)
@@ -22,11 +25,12 @@ def differences(results: Sequence[Result]) -> list[str]:
     words = [""] * len(results)
     for positions in by_digest.values():
         facts = [_facts(results[position]) for position in positions]
+        every = dict.fromkeys(name for own in facts for name in own)
         names = [
-            name for name in dict.fromkeys(n for own in facts for n in own) if len({f.get(name) for f in facts}) > 1
+            name for name in every if len({own.get(name) for own in facts if name in own or name not in LATER}) > 1
         ]
-        if "data" in names and follows_seed([results[position] for position in positions]):
-            names.remove("data")
+        if follows_seed([results[position] for position in positions]):
+            names = [name for name in names if name not in ("data", "contents")]
         for position, own in zip(positions, facts, strict=True):
             words[position] = ", ".join(f"{name} {own.get(name)}" for name in names)
     return words
@@ -53,10 +57,13 @@ def _facts(result: Result) -> dict[str, str]:
     run = result.run
     facts = {
         "data": run.get("fingerprint"),
+        "contents": run.get("contents"),
+        "texts": run.get("given"),
         "weights": (run.get("weights") or {}).get("sha256"),
         "commit": run.get("commit"),
         "precision": run.get("precision"),
         "sessions": len(result.curve),
         **(run.get("versions") or {}),
     }
-    return {name: re.sub("[0-9a-f]{40,}", lambda found: found[0][:8], str(value)) for name, value in facts.items()}
+    known = {name: str(value) for name, value in facts.items() if value is not None or name not in LATER}
+    return {name: re.sub("[0-9a-f]{40,}", lambda found: found[0][:8], value) for name, value in known.items()}

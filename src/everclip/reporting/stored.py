@@ -20,6 +20,8 @@ from everclip.runs.shapes import FIGURES, misfit
 from everclip.storage import YAML, check_yaml
 
 log = logging.getLogger("everclip")
+COSTS = ("trainable_parameters", "total_parameters", "train_seconds", "eval_seconds", "peak_memory_mb")
+MACHINE = ("device", "devices", "precision")
 FACTS = ("method", "backbone", "sequence", "seed", "digest", "overrides")
 
 
@@ -148,9 +150,11 @@ def _check_sessions(run: Run) -> None:
         DataError: they are not those of the summary, or do not fit together.
     """
     protocol = run.result.protocol
-    needed = (f"average_{protocol.entry}", f"last_{protocol.entry}", "trainable_parameters", "train_seconds")
-    if missing := [key for key in needed if run.summary.get(key) is None]:
+    scores = (f"average_{protocol.entry}", f"last_{protocol.entry}")
+    if missing := [key for key in (*scores, *COSTS) if run.summary.get(key) is None]:
         raise DataError(f"summary.json lacks {', '.join(missing)}")
+    if missing := [key for key in MACHINE if run.facts.get(key) is None]:
+        raise DataError(f"run.json lacks {', '.join(missing)}")
     if len(run.records) != len(run.result.curve):
         raise DataError(
             f"sessions.jsonl is missing or damaged: {len(run.records)} of the {len(run.result.curve)} sessions that "
@@ -159,7 +163,8 @@ def _check_sessions(run: Run) -> None:
     keys = [*(measure.key for measure in protocol.line), *(f"{part}_{protocol.entry}" for part in ("base", "novel"))]
     for record in run.records:
         problem = misfit({key: record.get(key) for key in keys}, FIGURES)
-        problem = problem or ("" if record.get(protocol.entry) is not None else f"no {protocol.entry}")
+        for key in (protocol.entry, "eval_images_per_second"):
+            problem = problem or ("" if record.get(key) is not None else f"no {key}")
         if problem:
             raise DataError(f"sessions.jsonl: session {record['index']}: {problem}")
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from everclip.config.identity import changes_results
 from everclip.digest import json_sha256
 from everclip.errors import MissingError
-from everclip.reporting.origin import data_seed
+from everclip.reporting.origin import LATER, data_seed
 from everclip.reporting.results import Result
 from everclip.reporting.stored import FACTS, Odd, read_run, run_folders
 from everclip.reporting.tables.composed import Composer
@@ -150,6 +150,8 @@ def sort_runs(results: Sequence[Result], experiments: Sequence[Experiment]) -> S
 Grouping = Callable[[Experiment, Result], str]
 CHECKS: tuple[tuple[str, Grouping, Callable[[dict[str, Any]], Any]], ...] = (
     ("data fingerprint", lambda e, result: e.data + data_seed(result.folder), lambda run: run.get("fingerprint")),
+    ("contents", lambda e, result: e.data + data_seed(result.folder), lambda run: run.get("contents")),
+    ("texts", lambda e, _: e.digest, lambda run: run.get("given")),
     ("weights", lambda e, _: e.backbone, lambda run: (run.get("weights") or {}).get("sha256")),
     ("commit", lambda e, _: e.digest, lambda run: run.get("commit")),
     ("versions", lambda e, _: e.digest, lambda run: run.get("versions")),
@@ -170,6 +172,12 @@ def _agreeing(
     for key in dict.fromkeys(keys):
         members = [pair for pair, own in zip(found, keys, strict=True) if own == key]
         newest_first = sorted((result for _, result in members), key=_start, reverse=True)
+        if name in LATER:
+            kept += [pair for pair in members if fact(pair[1].run) is None]
+            members = [pair for pair in members if fact(pair[1].run) is not None]
+            newest_first = [result for result in newest_first if fact(result.run) is not None]
+            if not members:
+                continue
         winner = Counter(json_sha256(fact(result.run)) for result in newest_first).most_common(1)[0][0]
         (value, *_) = [fact(result.run) for result in newest_first if json_sha256(fact(result.run)) == winner]
         for experiment, result in members:
