@@ -26,7 +26,7 @@ from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.own_models import names_file, read_model
 from everclip.backbones.sharded import run_sharded, shard
-from everclip.backbones.weights import check_weights, create, create_meta, silent, tokenizer_of
+from everclip.backbones.weights import check_weights, create, create_meta, tokenizer_of
 from everclip.digest import json_sha256, state_sha256
 from everclip.errors import ConfigError
 
@@ -68,8 +68,7 @@ class OpenClip(Backbone):
             self.model: Any = create(model, weights) if load else create_meta(model, weights)
         self.model.requires_grad_(False)
         fuse_activations(self.model)
-        with silent():
-            self.tokenizer = tokenizer_of(model)
+        self.tokenizer = tokenizer_of(model)
         self._run_block: Callable[..., Tensor] = run_block
         self._tokenize = lru_cache(maxsize=16)(self._tokenize_anew)  # prompts ask for the same texts in every step
         self.train(False)

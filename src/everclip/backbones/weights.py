@@ -121,7 +121,8 @@ def is_here(model: str, tag: str) -> bool:
 @cache
 def tokenizer_of(model: str) -> Any:
     """A model's tokenizer, made once in a process."""
-    return open_clip.get_tokenizer(model)
+    with silent():
+        return open_clip.get_tokenizer(model)
 
 
 def _explained(model: str, weights: str, load: Callable[[], Any]) -> Any:

@@ -84,7 +84,7 @@ class Method(nn.Module):
     all_parameters_used: ClassVar[bool] = True
     shardable: bool = True
     couples_batch: bool = False
-    classes_return: ClassVar[bool] = True
+    classes_return: bool = True
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class Gda(Method):
         self.weight, self.weights, self.views = weight, tuple(sorted(weights)), views
         self.synthesise = unseen == "neighbours"
         self.neighbours, self.text_weight = neighbours, text_weight
-        self.classes_return = precision == "pooled"  # type: ignore[misc]  # the other needs all features of a class
+        self.classes_return = precision == "pooled"  # the other needs all features of a class
         self.register_buffer("features", torch.empty(0, backbone.embed_dim))
         self.register_buffer("chosen", torch.tensor(weight or 0.0, dtype=torch.float64))
 
@@ -150,7 +150,7 @@ class Gda(Method):
             near = features[(features @ row).topk(count).indices]
             means.append((near.sum(dim=0) + self.text_weight * row) / (count + self.text_weight))
             precisions += shrunk_precision((near - row).T @ (near - row), count)
-        return torch.stack(means), precisions / len(text) * len(row) / (count - 1)
+        return torch.stack(means), precisions / len(text) * text.shape[1] / (count - 1)
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:

@@ -238,7 +238,7 @@ class Engine:
         def extract(
             samples: Samples, encode: Encode, *, as_trained: bool = False, number: int = 0
         ) -> tuple[Tensor, Tensor]:
-            shown = Draw((self._seed, session, number), view=view) if as_trained else None
+            shown = Draw((self._seed, session, number), view=view) if as_trained and view is not None else None
             passes = EnginePasses(self, method, shown)
             features = passes.samples(samples, lambda batch: encode(batch.images))
             return features, torch.from_numpy(samples.labels).to(features.device)

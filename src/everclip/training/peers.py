@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from functools import partial
 from typing import Any
 
 from everclip.errors import EverclipError, PeerLostError, Preempted
+
+log = logging.getLogger("everclip")
 
 FIRST = "EVERCLIP_FIRST_PROCESS"  # of the run, for those that it starts
 INTERVAL = 0.2  # seconds between looks
@@ -63,6 +66,7 @@ class Peers:
         if not self._watching or not isinstance(error.__cause__ or error, RuntimeError):
             return error
         if stop is not None:  # the others have left already
+            log.warning("after the wish to stop: %s: %s", type(error).__name__, error)
             return Preempted(stop)
         deadline = time.monotonic() + 5 * INTERVAL
         while self._lost is None and time.monotonic() < deadline:
