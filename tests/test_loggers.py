@@ -261,12 +261,12 @@ def wandb_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     """W&B as it finds a user who is not logged in, and an online server that is none."""
     import wandb
 
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SERVICE"):
+    wandb.teardown()  # before the environment is kept: it names the service that this ends
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
-    wandb.teardown()
     yield
     wandb.teardown()
 
