@@ -91,6 +91,7 @@ def test_check_says_what_would_run_and_leaves_nothing(everclip: Command, tmp_pat
     assert code == 0
     assert "406,272 trainable of 150,027,009 parameters" in out
     assert "60 + 8 x 5 classes, 2000 test pictures" in out
+    assert "keeps     1.6 MB after the last session, in memory and in its checkpoint" in out
     assert "not started" in out
     assert list((tmp_path / "outputs").iterdir()) == []
 
@@ -100,6 +101,12 @@ def test_check_says_what_is_left_of_a_shortened_run(everclip: Command) -> None:
     assert code == 0
     assert "60 + 5 classes, 1300 test pictures" in out
     assert "later, at most 3 steps a session" in out
+
+
+def test_check_counts_what_arrives_unevenly(everclip: Command) -> None:
+    code, out, _ = everclip("check=true", "method=conpet")
+    assert code == 0
+    assert f"16,384 trainable of 6,510,433 parameters, and {65 * 97:,} more in session 1, {5 * 97} in the last" in out
 
 
 @pytest.mark.parametrize("name", ["run", "list", "table", "report", "status", "data", "export"])

@@ -66,13 +66,21 @@ def test_what_comes_with_a_session_is_counted_before(trained: Trained, tiny: Cal
     method = build("method", OmegaConf.load(trained.folder.path / "config.yaml").method, tiny())
     if method.num_trainable() == 0:  # all comes with the sessions; else parts may take turns
         counted = [record["trainable_parameters"] for record in trained.folder.read_sessions()]
-        assert counted[0] == method.num_arriving(0, 6)
-        assert counted[1] == counted[0] + method.num_arriving(1, 2)
+        assert counted[0] == method.num_arriving([6])
+        assert counted[1] == counted[0] + method.num_arriving([6, 2])
 
 
 def resized_images(trained: Trained) -> Tensor:
     samples = trained.watched.sequence.tasks[0].samples
     return samples.read(range(0, 24, 2), trained.method.backbone.resize).images
+
+
+def test_what_a_checkpoint_holds_is_counted_before(trained: Trained, tiny: Callable[[], OpenClip]) -> None:
+    method = build("method", OmegaConf.load(trained.folder.path / "config.yaml").method, tiny())
+    sessions = trained.watched.sequence.sessions
+    held = sum(tensor.nbytes for tensor in weights(trained.folder).values())
+    counted = method.kept_bytes([6, 2], sum(len(session.train) for session in sessions))
+    assert counted == pytest.approx(held, rel=0.05, abs=50_000), "what grows says so: everclip.methods.base.Growing"
 
 
 def some_images(trained: Trained) -> Tensor:

@@ -139,6 +139,16 @@ def test_a_growing_selector_keeps_its_rows(tiny: Tiny, selector: str) -> None:
     assert method.scores(IMAGES).shape == (6, 3)
 
 
+@pytest.mark.parametrize(("mode", "selector"), [("dynamic", "classes"), ("dynamic", "experts"), ("static", "classes")])
+def test_what_comes_with_a_session_is_counted_before(tiny: Tiny, mode: str, selector: str) -> None:
+    method = make(tiny, mode=mode, selector=selector)
+    counted, sizes = method.num_trainable(), [3, 2, 2]
+    for number, session in enumerate((*sessions(), third_session())):
+        method.begin_session(session, no_extract)
+        counted += method.num_arriving(sizes[: number + 1])
+        assert method.num_trainable() == counted
+
+
 def test_rows_of_an_expert_add_their_probabilities(tiny: Tiny) -> None:
     method = make(tiny)
     first_session(method)

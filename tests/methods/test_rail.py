@@ -159,3 +159,18 @@ def test_a_protocol_has_the_official_settings(
     assert Rail(GivenFeatures(torch.zeros(1, 4)), form=form).adapter.ridge == ridge  # type: ignore[arg-type]
     assert (config.hydra.runtime.choices.sequence, config.sequence.shots) == (sequence, shots)
     assert (config.backbone.model, config.train.augment) == ("ViT-B-16-quickgelu", "crop")
+
+
+@pytest.mark.parametrize(("width", "hidden_dim"), [(128, 3750), (512, 15000), (768, 15000)])
+def test_random_features_follow_a_narrow_width(width: int, hidden_dim: int) -> None:
+    with torch.device("meta"):
+        rail = Rail(GivenFeatures(torch.zeros(1, width)), hidden_dim=None)
+    assert rail.adapter.projection.shape == (width, hidden_dim)
+    assert rail.kept_bytes([60, 5], 1000) == 4 * width * hidden_dim + 8 * hidden_dim * (hidden_dim + 65) + 8 * 65
+
+
+@pytest.mark.parametrize("words", ["file backbone.model=mine.json", "from_run backbone.run=mine"])
+def test_random_features_follow_the_width_of_a_model_of_ones_own(
+    words: str, compose: Callable[..., DictConfig]
+) -> None:
+    assert compose("method=rail", *f"backbone={words}".split()).method.hidden_dim is None

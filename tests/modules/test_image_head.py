@@ -22,7 +22,7 @@ from tests.methods.test_cpe_clip import make_session, no_extract
 )
 def test_a_linear_layer_for_100_classes_on_vit_b16(make: Callable[..., Method]) -> None:
     method = make(OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False), head="linear")
-    assert method.num_arriving(0, 50) == 50 * 768 + 50
+    assert method.num_arriving([50]) == 50 * 768 + 50
     for index in (0, 1):
         new = ClassSet(tuple(range(50 * index, 50 * index + 50)), tuple(f"thing {number}" for number in range(50)))
         method.begin_session(replace(make_session(index), new=new), no_extract)

@@ -30,9 +30,11 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
     most = "" if config.train.max_steps is None else f", at most {config.train.max_steps} steps a session"
-    base, *later = (method.num_arriving(number, size) for number, size in enumerate(sizes))
+    base, *later = (method.num_arriving(sizes[: number + 1]) for number in range(len(sizes)))
     trained = method.num_trainable() + base
-    grows = f", and {max(later):,} more in each later session" if any(later) else ""
+    each = "each later session" if len(set(later)) == 1 else f"session 1, {later[-1]:,} in the last" if later else ""
+    grows = f", and {later[0]:,} more in {each}" if any(later) else ""
+    kept = method.kept_bytes(sizes, sum(len(session.train) for session in sessions))
     folder = RunFolder(Path(hydra.runtime.output_dir))
     state = folder.state or "not started"
     if folder.begun:
@@ -43,6 +45,7 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
         "sequence": f"{sequence.name}: {_runs(sizes)} classes, {test} {judges} pictures, order {sequence.class_order}",
         "training": f"{training.base.epochs} epochs of batch {training.base.batch_size} in the base session, "
         f"{training.later.epochs} of batch {training.later.batch_size} later{most}",
+        "keeps": f"{kept / 1e6:,.1f} MB after the last session, in memory and in its checkpoint",
         "folder": f"{hydra.runtime.output_dir} ({state})",
     }.items():
         log.info("%-9s %s", title, text)

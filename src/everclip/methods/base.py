@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,14 @@ Preparation = Callable[[Extract], Phase]
 def prepared(phase: Phase | Preparation, extract: Extract) -> Phase:
     """The phase itself, or what its preparation makes of the method's present state."""
     return phase if isinstance(phase, Phase) else phase(extract)
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A method, or a part of one, whose parameters or buffers grow as classes and pictures come."""
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """Bytes of its own tensors beyond those of a new one, after so many classes and training pictures."""
 
 
 class Method(nn.Module):
@@ -183,10 +191,23 @@ class Method(nn.Module):
         """Number of trained values, counted from the parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def num_arriving(self, session: int, num_new: int) -> int:
-        """Number of trained values that a session with so many new classes adds to those there are before it."""
+    def num_arriving(self, sizes: Sequence[int]) -> int:
+        """Number of trained values that a session adds to those there are before it.
+
+        Args:
+            sizes: new classes of every session, up to this one.
+        """
         grown = [m for m in self.modules() if isinstance(m, ClassRows) and isinstance(m.rows, nn.Parameter)]
-        return num_new * sum(rows.rows.shape[1] for rows in grown)
+        return sizes[-1] * sum(rows.rows.shape[1] for rows in grown)
+
+    def kept_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """Bytes that a new method will hold, and write to a checkpoint, after so many classes and training pictures.
+
+        Counted are what it trains and what is its own; a part that grows says how (`Growing`).
+        """
+        state = self.state_dict(keep_vars=True).items()
+        begun = sum(value.nbytes for name, value in state if value.requires_grad or not name.startswith("backbone."))
+        return begun + sum(m.grown_bytes(sizes, num_images) for m in self.modules() if isinstance(m, Growing))
 
 
 class Rehearsal(Method):

@@ -88,6 +88,10 @@ class Codyra(Method):
             update.reset(self.gate)
         self.step.zero_()
 
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`: the updates of earlier sessions, if no gate is zero."""
+        return (len(sizes) - 1) * sum(p.nbytes for update in self.updates for p in (update.down, update.up))
+
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.logits(batch.images, self.classes)

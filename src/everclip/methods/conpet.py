@@ -165,6 +165,19 @@ class Conpet(Rehearsal):
         new = random_of_each(labels, self.draws, self.per_class) if self.per_class else torch.arange(len(labels))
         self.numbers = torch.cat([self.numbers, session.offset + new.to(self.numbers.device)])
 
+    @override
+    def num_arriving(self, sizes: Sequence[int]) -> int:
+        if not self.dynamic or len(sizes) == 1:
+            return 0
+        rows = sizes if self.rows_of == "classes" else [1] * len(sizes)
+        return sum(rows if len(sizes) == 2 else rows[-1:]) * self.selector.rows.shape[1]
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        arriving = sum(self.num_arriving(sizes[: number + 1]) for number in range(len(sizes)))
+        earlier = (len(sizes) - 1) * self.experts.earlier.shape[1] if self.dynamic else 0
+        return (arriving + earlier) * self.selector.rows.itemsize
+
     def _scorers(self, classes: ClassSet) -> dict[int, tuple[list[int], Classifier]]:
         """Every expert that has some of the classes: which, and its classifier of them."""
         make = super().classifier

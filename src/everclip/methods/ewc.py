@@ -14,6 +14,7 @@ default strength, but neither its limit of 1e-4 on the importance nor its mean o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -82,6 +83,10 @@ class Ewc(Method):
         self.anchor = weights
         if len(self.pull):
             self.anchor = torch.where(self.fisher > 0, self.pull / self.fisher, weights)
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        return sum(parameter.nbytes for parameter in self.tuned) * (2 if self.variant == "separate" else 1)
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:

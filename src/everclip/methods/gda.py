@@ -88,6 +88,10 @@ class Gda(Method):
         if self.synthesise:
             self.features = torch.cat([self.features, features.float()])
 
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        return self.synthesise * self.views * num_images * self.features.shape[1] * self.features.itemsize
+
     def _choose(self, session: Session, features: Tensor, labels: Tensor, extract: Extract) -> float:
         """The weight with the most pictures right."""
         classes, scale = session.classes, self.backbone.logit_scale

@@ -13,6 +13,7 @@ Only the factored form exists; `everclip.modules.lora.fold` makes plain weights 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -97,11 +98,15 @@ class Osft(Method):
             keep = keep[number:]
 
     @override
-    def num_arriving(self, session: int, num_new: int) -> int:
-        if session:  # later sessions split the same weights anew
+    def num_arriving(self, sizes: Sequence[int]) -> int:
+        if len(sizes) > 1:  # later sessions split the same weights anew
             return 0
         shares = zip(self.matrices, self.shares(0), strict=True)
         return sum((m.size - round(share * m.size)) * (m.rows + m.columns + 1) for m, share in shares)
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`: the factors."""
+        return sum(m.size * (m.rows + m.columns + 1) * m.high_scale.itemsize for m in self.matrices)
 
     def shares(self, session: int) -> list[float]:
         """The share of its directions that a session fixes, of every matrix."""

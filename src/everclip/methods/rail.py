@@ -14,6 +14,7 @@ changes no prediction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -37,7 +38,8 @@ class Rail(Method):
         backbone: stays frozen.
         form: `primal` keeps a matrix of `hidden_dim` squared and no features; `dual` keeps one feature per picture and
             solves a system of that many equations, for few shots.
-        hidden_dim: random features of the primal form.
+        hidden_dim: random features of the primal form; None: 15,000 for a backbone of width 512 or more, in proportion
+            for a narrower one.
         gamma: of the dual form's kernel.
         ridge: weight of the penalty; None: 0.1 for `primal`, 0.001 for `dual`, as in the official code.
         adapter_weight: share of the adapter in the scores of pictures that zero-shot CLIP takes for a learned class.
@@ -50,7 +52,7 @@ class Rail(Method):
         backbone: Backbone,
         *,
         form: Literal["primal", "dual"] = "primal",
-        hidden_dim: Positive = 15000,
+        hidden_dim: Positive | None = 15000,
         gamma: Annotated[float, Field(gt=0)] = 0.1,
         ridge: Annotated[float, Field(gt=0)] | None = None,
         adapter_weight: Annotated[float, Field(ge=0, le=1)] = 0.8,
@@ -58,6 +60,7 @@ class Rail(Method):
         super().__init__(backbone)
         ridge = RIDGE[form] if ridge is None else ridge
         width = backbone.embed_dim
+        hidden_dim = round(15000 * min(1, width / 512)) if hidden_dim is None else hidden_dim
         primal = form == "primal"
         self.adapter = RecursiveRidge(width, hidden_dim, ridge) if primal else KernelRidge(width, gamma, ridge)
         self.adapter_weight = adapter_weight
@@ -72,6 +75,10 @@ class Rail(Method):
         features, labels = extract(session.train, self.encode_image, as_trained=True)
         self.adapter.fit(features, session.seen.columns(labels), len(session.seen))
         self.ids = torch.tensor(session.seen.ids, device=labels.device)
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`; the adapter says its own."""
+        return sum(sizes) * self.ids.itemsize
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:

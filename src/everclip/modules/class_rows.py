@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,10 @@ class ClassRows(nn.Module):
     def _hold(self, ids: Tensor, rows: Tensor) -> None:
         self.rows = nn.Parameter(rows) if isinstance(self.rows, nn.Parameter) else rows
         self.ids = ids
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        return sum(sizes) * (self.ids.itemsize + self.rows.shape[1] * self.rows.itemsize)
 
     def of(self, classes: ClassSet) -> Tensor:
         """The rows (len(classes), D) in the order of `classes`.

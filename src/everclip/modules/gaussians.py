@@ -61,6 +61,10 @@ class ClassGaussians(nn.Module):
                 self.counts = torch.cat([self.counts, self.counts.new_tensor([len(own)])])
                 self.means = torch.cat([self.means, mean[None]])
 
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        return sum(sizes) * (self.ids.itemsize + self.counts.itemsize + self.means.shape[1] * self.means.itemsize)
+
     def rows(self, ids: Sequence[int]) -> Tensor:
         """Means (C, E) of these classes; of one without features, 0."""
         place = {class_id: row for row, class_id in enumerate(self.ids.tolist())}

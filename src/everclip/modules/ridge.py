@@ -11,6 +11,7 @@ N new inputs, M inputs so far, E their width, D random features, C classes so fa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,8 +59,13 @@ class RecursiveRidge(nn.Module):
             reach = hidden @ self.inverse
             inner = torch.eye(len(part), dtype=torch.float64, device=reach.device) + reach @ hidden.T
             gain = torch.cholesky_solve(reach, torch.linalg.cholesky(inner)).T  # the new inverse times `hidden`
-            self.inverse = self.inverse - gain @ reach
+            self.inverse.addmm_(gain, reach, alpha=-1)  # in place: it may be most of the memory
             self.weights = self.weights + gain @ (target - hidden @ self.weights)
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        hidden_dim = len(self.weights)
+        return hidden_dim * (hidden_dim + sum(sizes)) * self.weights.itemsize
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Regressed class indicators (B, C) of inputs (B, E)."""
@@ -108,6 +114,11 @@ class KernelRidge(nn.Module):
         system.diagonal().add_(self.ridge)
         target = F.one_hot(self.columns, num_classes).double()
         self.weights = torch.cholesky_solve(target, torch.linalg.cholesky(system))
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        row = self.inputs.shape[1] * self.inputs.itemsize + self.columns.itemsize + sum(sizes) * self.weights.itemsize
+        return num_images * row
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Regressed class indicators (B, C) of inputs (B, E)."""
