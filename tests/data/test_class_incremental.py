@@ -127,7 +127,7 @@ def test_templates_and_shots_of_a_class_incremental_sequence(make_dataset: MakeD
 def test_pictures_beside_the_shots_are_validation_and_unlabelled(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(4, train=6)
 
-    def made(**beside: int) -> TaskSequence:
+    def made(**beside: int | str) -> TaskSequence:
         protocol = Protocol(2, 2, shots=2, base_shots=2, **beside)  # type: ignore[arg-type]  # keywords of one test
         return build("made", protocol, dataset.train, dataset.test, dataset.names, dataset.templates)
 
@@ -141,6 +141,10 @@ def test_pictures_beside_the_shots_are_validation_and_unlabelled(make_dataset: M
         assert sorted(pixels) == np.flatnonzero(np.isin(dataset.train.labels, session.new.ids)).tolist()
     assert plain.sessions[0].samples().keys() == {"train"}
     assert len({made(**beside).fingerprint() for beside in ({}, {"validation": 1}, {"unlabelled": 1})}) == 3
+    rest = made(validation=1, unlabelled="rest").sessions[1]
+    assert rest.unlabelled is not None
+    assert np.bincount(rest.unlabelled.labels).tolist() == [0, 0, 3, 3]
+    assert made(validation=4, unlabelled="rest").sessions[0].unlabelled is None
     with pytest.raises(DataError, match="'made 0' has 3 pictures beside those it is trained on, unlabelled=4"):
         made(validation=1, unlabelled=4)
 

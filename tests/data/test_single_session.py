@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from everclip.config.build import build
@@ -14,8 +15,14 @@ from everclip.config.catalogue import option_names
 from everclip.config.checks import check_group
 from everclip.config.identity import choices, digest
 from everclip.data.sequences.shots import choose_shots
-from everclip.data.sequences.single_session import base_to_novel, few_shot
-from everclip.types import TaskSequence
+from everclip.data.sequences.single_session import base_to_novel, few_shot, transductive
+from everclip.data.validation import hold_out
+from everclip.errors import ConfigError, DataError
+from everclip.methods.finetune import Finetune
+from everclip.methods.ncm import Ncm
+from everclip.methods.zero_shot import ZeroShot
+from everclip.training.evaluation import check_fit
+from everclip.types import Samples, TaskSequence
 from tests.data.conftest import MakeDataset, candidates
 
 Compose = Callable[..., DictConfig]
@@ -42,6 +49,54 @@ def test_base_to_novel_halves_the_classes(classes: int, base: int, make_dataset:
     assert set(of_novel.samples.labels) == set(range(base, classes))
     assert list(sequence.evaluated(0)) == [0, 1]
     assert [candidates(sequence, 0, task) for task in (0, 1)] == [of_base.classes, of_novel.classes]
+
+
+def pixels(samples: Samples | None) -> list[int]:
+    """The pictures, which are their numbers in the data set."""
+    assert samples is not None
+    return samples.read(range(len(samples)), lambda image: torch.zeros(3, 2, 2)).images.flatten(1)[:, 0].tolist()
+
+
+def test_pictures_beside_the_shots_come_without_labels(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(5, train=8)
+    session = few_shot(dataset=dataset, shots=2, unlabelled="rest").sessions[0]
+    train, rest = pixels(session.train), pixels(session.unlabelled)
+    assert (len(train), sorted(train + rest)) == (10, list(range(40)))
+    assert rest != sorted(rest, key=lambda number: (number % 5, number))  # a sorted order would tell the classes
+    assert train == pixels(few_shot(dataset=dataset, shots=2).sessions[0].train)
+    assert session.classes == session.new
+    some = few_shot(dataset=dataset, shots=2, unlabelled=3, seed=2).sessions[0].unlabelled
+    assert np.bincount(np.array(pixels(some)) % 5).tolist() == [3] * 5
+
+
+def test_without_shots_no_class_has_labels(make_dataset: MakeDataset) -> None:
+    sequence = few_shot(dataset=make_dataset(5, train=8), shots=0, unlabelled="rest")
+    session = sequence.sessions[0]
+    assert (len(session.train), len(session.classes), session.num_samples) == (0, 0, 40)
+    assert session.without_labels == session.new == candidates(sequence, 0, 0)
+    with pytest.raises(ConfigError, match=r"shots=0 and sequence\.unlabelled=0 leave no pictures"):
+        few_shot(dataset=make_dataset(5), shots=0)
+    with pytest.raises(DataError, match="with labels, of which session made has none"):
+        hold_out(sequence, 0.2)
+    check_fit(ZeroShot, sequence, "none")
+    with pytest.raises(ConfigError, match="Ncm learns classes from pictures with labels, but few_shot_made has none"):
+        check_fit(Ncm, sequence, "none")
+
+
+def test_transductive_classes_have_labels_or_pictures_without(make_dataset: MakeDataset) -> None:
+    sequence = transductive(dataset=make_dataset(10, train=4))
+    session, (of_labelled, of_hidden) = sequence.sessions[0], sequence.tasks
+    assert session.classes.ids == of_labelled.classes.ids == (0, 2, 3, 4, 5, 9)  # the code's for MNIST and this seed
+    assert session.without_labels.ids == of_hidden.classes.ids == (1, 6, 7, 8)
+    assert sorted(pixels(session.train)) == [n for n in range(40) if n % 10 in session.classes.ids]
+    assert sorted(pixels(session.unlabelled)) == [n for n in range(40) if n % 10 in session.without_labels.ids]
+    assert [candidates(sequence, 0, task) for task in sequence.evaluated(0)] == [session.new, session.new]
+    assert transductive(dataset=make_dataset(10, train=4), unlabelled=2).fingerprint() != sequence.fingerprint()
+    check_fit(Finetune, sequence, "none")  # names are enough to score a class by
+    with pytest.raises(ConfigError, match="transductive_made has none of 'made 1'"):
+        check_fit(Ncm, sequence, "none")
+    with pytest.raises(ConfigError, match=r"sequence\.labelled=0\.05 of 10 classes is none"):
+        transductive(dataset=make_dataset(10), labelled=0.05)
 
 
 def test_base_classes_get_the_pictures_that_coop_draws_for_all(make_dataset: MakeDataset) -> None:

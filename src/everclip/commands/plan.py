@@ -168,7 +168,7 @@ def seconds(
         session: index.
     """
     measured = records[min(session, len(records) - 1)]
-    pictures = len(sequence.sessions[session].train) / measured["train_images"]
+    pictures = sequence.sessions[session].num_samples / measured["train_images"]
     steps, measured_steps = (training.length(sequence.sessions[i]).steps for i in (session, measured["index"]))
     trained = pictures * measured["train_seconds"] + steps / max(1, measured_steps) * left.get(measured["index"], 0.0)
     tested = sum(len(sequence.tasks[task].samples) for task in sequence.evaluated(session))

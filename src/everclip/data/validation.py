@@ -22,7 +22,7 @@ def hold_out(sequence: TaskSequence, share: float) -> TaskSequence:
         share: of each class's samples, rounded up, but one stays for training.
 
     Raises:
-        DataError: a class has a single sample.
+        DataError: a class has a single sample, or a session none with labels.
     """
     sessions, tasks = [], []
     for session in sequence.sessions:
@@ -37,6 +37,8 @@ def hold_out(sequence: TaskSequence, share: float) -> TaskSequence:
 def _choose(session: Session, share: float) -> Indices:
     """Positions of the samples that are held out of a session's."""
     labels, chosen = session.train.labels, []
+    if not len(labels):
+        raise DataError(f"validation judges by training pictures with labels, of which session {session.name} has none")
     for label in np.unique(labels).tolist():
         own = np.flatnonzero(labels == label)
         if len(own) < 2:

@@ -76,6 +76,7 @@ class Method(nn.Module):
             names, which come as `session.memory`; or `all` sessions so far, in which case `session.train` holds them.
         open_vocabulary: whether classes that were never trained on can be scored.
         any_objective: whether it learns whatever a session's objective asks for; else it learns class labels.
+        needs_labels: whether a session must have pictures with labels.
         takes_clips: whether a sample may be a clip, whose features are the mean over its frames.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
         shardable: whether frozen weights may be divided among processes: nothing but passes through the backbone reads
@@ -88,6 +89,7 @@ class Method(nn.Module):
     sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"
     open_vocabulary: bool = True
     any_objective: ClassVar[bool] = False
+    needs_labels: bool = True
     takes_clips: ClassVar[bool] = True
     all_parameters_used: ClassVar[bool] = True
     shardable: bool = True

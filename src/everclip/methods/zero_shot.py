@@ -16,6 +16,7 @@ class ZeroShot(Method):
     """The frozen backbone."""
 
     any_objective = True
+    needs_labels = False
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:

@@ -197,6 +197,11 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
             )
         if objective is not None and objective.patches and augment != "none":
             raise ConfigError(f"train.augment={augment} moves pictures away from their masks; use train.augment=none")
+        if session.without_labels and method.needs_labels and not (method.open_vocabulary and session.classes):
+            raise ConfigError(
+                f"{name} learns classes from pictures with labels, but {sequence.name} has none of "
+                f"{session.without_labels.names[0]!r}; choose another sequence, or a method that learns without labels"
+            )
         if session.returning and not method.classes_return:
             raise ConfigError(f"{name} learns a class in one session, but {sequence.name} has the same again in others")
         if session.train.num_frames is not None and not method.takes_clips:

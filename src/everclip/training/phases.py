@@ -74,9 +74,9 @@ class Training:
         return self.base if session.is_base else self.later
 
     def repeats(self, session: Session) -> float:
-        """How often a picture of a session comes."""
+        """How often a labelled picture of a session comes."""
         length = self.length(session)
-        return min(length.epochs, length.steps * length.batch_size / len(session.train))
+        return min(length.epochs, length.steps * length.batch_size / max(len(session.train), 1))
 
     def length(self, session: Session, phase: Phase | None = None) -> Length:
         """How long a phase of a session lasts; None: one that says nothing of it."""

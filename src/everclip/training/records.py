@@ -50,7 +50,7 @@ def record_of(
         "name": session.name,
         "new_classes": len(session.new),
         "seen_classes": len(session.seen),
-        "train_images": len(session.train),
+        "train_images": session.num_samples,
         **read_protocol(sequence.protocol).session(table),
         "zero_shot_accuracy": evaluation.held_out,
         "tasks": tasks,

@@ -1,6 +1,6 @@
 """The concepts that everything else is written in: classes, samples, sessions, tasks, phases."""
 
-from everclip.types.classes import ClassSet, ClassTexts, Positive, Template, Templates
+from everclip.types.classes import NO_CLASSES, ClassSet, ClassTexts, Positive, Template, Templates
 from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
 from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView, View
 from everclip.types.sequence import Session, Task, TaskSequence
@@ -8,6 +8,7 @@ from everclip.types.training import Draws, ParameterGroup, Phase
 
 __all__ = [
     "NO_CLASS",
+    "NO_CLASSES",
     "Batch",
     "ClassSet",
     "ClassTexts",

@@ -24,6 +24,8 @@ class Session:
         seen: all classes up to and including this session, in order of appearance.
         train: what may be trained on.
         unlabelled: more to train on, whose labels and texts a method does not see; None where the sequence has none.
+        without_labels: new classes of which `train` has no sample; where there are any, `unlabelled` is of these alone,
+            else of the classes of `train`.
         returning: classes of earlier sessions that `train` has samples of again.
         validation: with labels, to judge a method's own choices by, never to train on; None where there is none.
         memory: samples of earlier sessions that the method kept, in the order of `Method.kept`; None if it keeps none.
@@ -45,13 +47,21 @@ class Session:
     augmented: bool = False
     objective: Objective | None = None
     unlabelled: Samples | None = None
+    without_labels: ClassSet = NO_CLASSES
     validation: Samples | None = None
     returning: ClassSet = NO_CLASSES
 
     @property
     def classes(self) -> ClassSet:
-        """The classes of `train`: those that return, and the new ones."""
-        return ClassSet.union([self.returning, self.new]) if self.returning else self.new
+        """The classes of `train`: those that return, and the new ones that have labels."""
+        hidden = self.without_labels.ids
+        new = self.new.select([i for i, c in enumerate(self.new.ids) if c not in hidden]) if hidden else self.new
+        return ClassSet.union([self.returning, new]) if self.returning else new
+
+    @property
+    def num_samples(self) -> int:
+        """How many there are to train on, with labels and without."""
+        return len(self.train) + (0 if self.unlabelled is None else len(self.unlabelled))
 
     @property
     def is_base(self) -> bool:
@@ -142,8 +152,9 @@ class TaskSequence:
 
         def beside(session: Session) -> list[object]:
             found: dict[str, object] = {n: s.fingerprint() for n, s in session.samples().items() if n != "train"}
-            if session.returning:
-                found["returning"] = session.returning.ids
+            for name in ("returning", "without_labels"):
+                if classes := getattr(session, name):
+                    found[name] = classes.ids
             return [found] if found else []
 
         tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -16,11 +16,11 @@ from pydantic import Field
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.sequences import orders
 from everclip.data.sequences.orders import ClassOrder
-from everclip.data.sequences.shots import choose_shots, require_shots
+from everclip.data.sequences.shots import Unlabelled, choose_shots, choose_unlabelled, require_shots
 from everclip.errors import ConfigError, DataError
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
-from everclip.types import ClassSet, Positive, Samples, Session, Task, TaskSequence, Templates
+from everclip.types import ClassSet, Indices, Positive, Samples, Session, Task, TaskSequence, Templates
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Protocol:
         seed: of the choice of shots.
         groups: the classes of each session as numbers in the data set; instead of counts and order if there are any.
         validation: training pictures per class that are not trained on, as `Session.validation`.
-        unlabelled: training pictures per class, of those that are left then, as `Session.unlabelled`.
+        unlabelled: training pictures per class, of those that are left then, as `Session.unlabelled`; or the `rest`.
     """
 
     base_classes: int | None
@@ -49,7 +49,7 @@ class Protocol:
     seed: int = 0
     groups: Sequence[list[int]] = ()
     validation: int = 0
-    unlabelled: int = 0
+    unlabelled: Unlabelled = 0
 
     def sessions_of(self, names: Sequence[str]) -> list[list[int]]:
         """The classes of each session, as numbers in the data set.
@@ -76,6 +76,7 @@ def class_incremental(
     shots: Positive | None = None,
     base_shots: Positive | None = None,
     class_order: ClassOrder = "identity",
+    unlabelled: Unlabelled = 0,
     templates: Templates | None = None,
     seed: int = 0,
 ) -> TaskSequence:
@@ -89,6 +90,7 @@ def class_incremental(
         shots: training pictures per class after session 0, None for all.
         base_shots: training pictures per class of session 0, None for all.
         class_order: see `orders.resolve`.
+        unlabelled: more training pictures per class whose labels are not shown, or the `rest` of them.
         templates: of the prompts, None for the data set's.
         seed: of the choice of shots.
 
@@ -103,7 +105,9 @@ def class_incremental(
         if later < steps or later % steps:
             raise ConfigError(f"sequence.steps={steps}: {later} classes do not divide into so many sessions")
         way = later // steps
-    protocol = Protocol(base_classes or way, way, shots, base_shots, class_order=class_order, seed=seed)
+    protocol = Protocol(
+        base_classes or way, way, shots, base_shots, class_order=class_order, seed=seed, unlabelled=unlabelled
+    )
     shown = templates or dataset.templates
     return build(f"cil_{dataset.name}", protocol, dataset.train, dataset.test, dataset.names, shown)
 
@@ -147,32 +151,32 @@ def build(
         require_shots(own.labels, shots, names)
         session_name = "base" if index == 0 else f"session_{index:02d}"
         chosen = choose_shots(own.labels, shots, protocol.seed)
-        left = own.subset(np.setdiff1d(np.arange(len(own)), chosen))
-        validation, left = _take(left, new, "validation", protocol)
-        unlabelled, _ = _take(left, new, "unlabelled", protocol)
         session = Session(
             index, session_name, new, everything.select(seen), own.subset(chosen), objective=LabelObjective()
         )
-        sessions.append(replace(session, validation=validation, unlabelled=unlabelled))
+        sessions.append(replace(session, **_beside(own, chosen, new, protocol)))
         tasks.append(Task(session_name, new, test.subset(test.indices_of(new)), Classification(), index))
     order = orders.describe(protocol.class_order)
     return TaskSequence(name, tuple(sessions), tuple(tasks), held_out=held_out, class_order=order)
 
 
-def _take(
-    left: Samples, classes: ClassSet, role: Literal["validation", "unlabelled"], protocol: Protocol
-) -> tuple[Samples | None, Samples]:
-    """A session's pictures of a role, None if the protocol asks for none, and those that are left then.
+def _beside(own: Samples, chosen: Indices, classes: ClassSet, protocol: Protocol) -> dict[str, Any]:
+    """What a session gets of its classes' pictures beside those `chosen` to train on, by name.
 
     Raises:
         DataError: a class does not have enough of them.
     """
-    count: int = getattr(protocol, role)
-    if not count:
-        return None, left
-    for class_id, name in zip(classes.ids, classes.names, strict=True):
-        there = int((left.labels == class_id).sum())
-        if there < count:
-            raise DataError(f"class {name!r} has {there} pictures beside those it is trained on, {role}={count}")
-    taken = choose_shots(left.labels, count, protocol.seed)
-    return left.subset(taken), left.subset(np.setdiff1d(np.arange(len(left)), taken))
+    beside: dict[str, Any] = {}
+    for name, count in (("validation", protocol.validation), ("unlabelled", protocol.unlabelled)):
+        if count == 0:
+            continue
+        left = np.setdiff1d(np.arange(len(own)), chosen)
+        for class_id, title in zip(classes.ids, classes.names, strict=True):
+            there = int((own.labels[left] == class_id).sum())
+            if count != "rest" and there < count:
+                raise DataError(f"class {title!r} has {there} pictures beside those it is trained on, {name}={count}")
+        taken = choose_unlabelled(own.labels, chosen, count, protocol.seed)
+        if len(taken):
+            beside[name] = own.subset(taken)
+        chosen = np.concatenate([chosen, taken])
+    return beside

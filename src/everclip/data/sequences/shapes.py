@@ -15,6 +15,7 @@ from everclip.data.images import ArrayImages
 from everclip.data.sequences import class_incremental, domain_incremental, multi_domain
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder
+from everclip.data.sequences.shots import Unlabelled
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification
@@ -81,6 +82,7 @@ def class_incremental_shapes(
     style: str = "scenes",
     class_order: ClassOrder = "identity",
     num_classes: Positive = 100,
+    unlabelled: Unlabelled = 0,
     templates: Templates = ("a photo of a {}.",),
     seed: int = 0,
 ) -> TaskSequence:
@@ -97,6 +99,7 @@ def class_incremental_shapes(
         style: rendering style, a key of `everclip.data.drawing.shapes.STYLES`.
         class_order: see `orders.resolve`.
         num_classes: how many of the 100 classes to use, the first ones.
+        unlabelled: more training pictures per class whose labels are not shown, or the `rest` of them.
         templates: of the prompts.
         seed: of the pictures.
 
@@ -109,7 +112,7 @@ def class_incremental_shapes(
         style=style, seed=seed,
     )  # fmt: skip
     held_out = _held_out(templates, seed=seed, style=style, cache=Path(cache_dir))
-    protocol = Protocol(base_classes, way, shots, class_order=class_order, seed=seed)
+    protocol = Protocol(base_classes, way, shots, class_order=class_order, seed=seed, unlabelled=unlabelled)
     return class_incremental.build(name, protocol, dataset.train, dataset.test, dataset.names, templates, held_out)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from everclip.errors import DataError
 from everclip.types import Indices
 
 ShotDraw = Literal["seeded", "coop"]
+Unlabelled = Annotated[int, Field(ge=0)] | Literal["rest"]  # pictures per class, or all that are left
 
 
 def choose_shots(labels: Indices, shots: int | None, seed: int, draw: ShotDraw = "seeded") -> Indices:
@@ -38,6 +40,21 @@ def choose_shots(labels: Indices, shots: int | None, seed: int, draw: ShotDraw =
         keys = np.random.Generator(np.random.PCG64([seed, int(label)])).random(len(own))
         parts.append(np.sort(own[np.argsort(keys)[:shots]]))
     return np.concatenate(parts)
+
+
+def choose_unlabelled(labels: Indices, chosen: Indices, count: Unlabelled, seed: int) -> Indices:
+    """Positions of the pictures that come without their labels, in random order: a sorted one would tell them.
+
+    Args:
+        labels: (N,) of the pictures.
+        chosen: positions of those that have another use.
+        count: per class, of the others; all of a class that has fewer.
+        seed: of choice and order.
+    """
+    left = np.setdiff1d(np.arange(len(labels)), chosen)
+    if count != "rest" and len(left):
+        left = left[choose_shots(labels[left], count, seed)]
+    return np.random.Generator(np.random.PCG64([seed, 2])).permutation(left)
 
 
 def require_shots(labels: Indices, shots: int | None, names: Sequence[str]) -> None:
