@@ -47,7 +47,7 @@ class TrainConfig:
     batch_size: int = number(32, 1)
     max_steps: int | None = number(None, 1)
     gradient_clip: float | None = number(None, 0)
-    augment: str = choice("none", "none", "flip", "crop", "crop_flip")
+    augment: str = choice("none", "none", "flip", "crop", "crop_flip", "half_crop_flip")
     base: BaseBudget = field(default_factory=BaseBudget)
 
 
