@@ -11,6 +11,7 @@ import json
 import pickle
 from collections.abc import Iterable
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,31 @@ def imagenet_r(root: Path, folder: str = "imagenet-r") -> None:
         for stem in (*stems, *others):
             put(root / folder / wnid / f"{stem}.jpg", jpeg(0))
     put(root / folder / "README.txt", "classes of ImageNet-R")
+
+
+def wnids_of(relative: str) -> list[str]:
+    """The classes of ImageNet that `imagenet_a` or `imagenet_r` has, as timm lists them."""
+    return files("timm.data").joinpath("_info", f"{relative}_synsets.txt").read_text().split()
+
+
+def imagenet_v2(root: Path, folder: str = "imagenetv2/imagenetv2-matched-frequency-format-val") -> None:
+    """Two pictures of every class, in folders named by its number."""
+    for label in range(1000):
+        for name in ("b.jpeg", "a.jpeg"):
+            put(root / folder / str(label) / name, jpeg(0))
+
+
+def imagenet_sketch(root: Path, folder: str = "imagenet-sketch/images") -> None:
+    """One picture of every class."""
+    for wnid in split_lines("imagenet", "wnids.txt"):
+        put(root / folder / wnid / "sketch_0.JPEG", jpeg(0))
+
+
+def imagenet_a(root: Path, folder: str = "imagenet-adversarial/imagenet-a") -> None:
+    """One picture of every class."""
+    for wnid in wnids_of("imagenet_a"):
+        put(root / folder / wnid / "0.000116_digital clock _ digital clock_0.865662.jpg", jpeg(0))
+    put(root / folder / "README.txt", "classes of ImageNet-A")
 
 
 def fgvc_aircraft(root: Path, folder: str = "fgvc_aircraft") -> None:

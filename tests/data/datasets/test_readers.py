@@ -16,8 +16,10 @@ from torchvision.transforms import PILToTensor
 
 from everclip.data.datasets import imagenet100
 from everclip.data.datasets.base import LabelledImages
+from everclip.data.datasets.imagenet_folders import names_of, wnids
 from everclip.data.datasets.spec import keys, spec
 from everclip.data.images import FileImages
+from everclip.errors import DataError
 from everclip.types import Samples
 from tests.data.datasets import replicas
 
@@ -242,8 +244,31 @@ def test_imagenet_r_is_split_by_the_published_list(tmp_path: Path) -> None:
     assert [published[file] for file in files] == [153, 76, 184]
 
 
+def test_relatives_of_imagenet_have_its_classes_or_some_of_them(tmp_path: Path) -> None:
+    every, some = wnids(), replicas.wnids_of("imagenet_a")
+    replicas.imagenet_v2(tmp_path)
+    replicas.imagenet_sketch(tmp_path)
+    replicas.imagenet_a(tmp_path)
+    replicas.imagenet_r(tmp_path, "imagenet-rendition/imagenet-r")
+    v2, sketch, adversarial = (load(f"imagenet_{key}", tmp_path) for key in ("v2", "sketch", "a"))
+    renditions = load("imagenet_r", tmp_path, "test_only")
+    v2_folder, sketch_folder = tmp_path / "imagenetv2", tmp_path / "imagenet-sketch/images"
+    name = "imagenetv2-matched-frequency-format-val/{}/{}.jpeg"
+    assert items(v2.test, v2_folder)[18:22] == [(name.format(n, s), n) for n in (9, 10) for s in "ab"]  # not 9, 90, 900
+    assert items(sketch.test, sketch_folder) == [(f"{wnid}/sketch_0.JPEG", n) for n, wnid in enumerate(every)]
+    assert v2.names == sketch.names == names_of(every)
+    assert adversarial.test.labels.tolist() == list(range(200))
+    assert adversarial.names == names_of(some)
+    assert renditions.names == names_of(replicas.wnids_of("imagenet_r"))
+    assert len(renditions.test) == 6201
+    assert [len(data.train) for data in (v2, sketch, adversarial, renditions)] == [0] * 4
+    (tmp_path / "imagenet-adversarial/imagenet-a" / every[0]).mkdir()
+    with pytest.raises(DataError, match=r"imagenet-a has folders of 201 classes of ImageNet; ImageNet-A has 200"):
+        load("imagenet_a", tmp_path)
+
+
 def test_every_data_set_has_a_reader_and_every_split_a_template() -> None:
-    assert len(keys()) == 19
+    assert len(keys()) == 22
     for key in keys():
         known = spec(key)
         load_ = import_module(f"everclip.data.datasets.{key}").load

@@ -10,6 +10,7 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from everclip.data.datasets.base import LabelledImages, split_lines
 from everclip.data.datasets.layouts import class_folders, listed
 from everclip.data.datasets.spec import DataSpec
+from everclip.errors import DataError
 
 
 def wnids() -> list[str]:
@@ -35,3 +36,36 @@ def train_and_val(spec: DataSpec, root: Path, split: str, chosen: Sequence[str])
         for part in ("train", "val")
     )
     return LabelledImages(spec.key, names_of(chosen), spec.splits[split].templates, train, test)
+
+
+def only_test(
+    spec: DataSpec, root: Path, chosen: Sequence[str], folders: Sequence[str] | None = None
+) -> LabelledImages:
+    """The chosen classes, all of their pictures for testing.
+
+    Args:
+        spec: of the data set, with a split `test_only`.
+        root: of the data.
+        chosen: the classes by their WordNet ids, label order.
+        folders: of the classes, None where they have these names.
+
+    Raises:
+        MissingError: a class's folder is not there or empty.
+    """
+    place = spec.require(root, "test_only")
+    items = class_folders(place, folders or chosen, spec.title)
+    train, test = (listed(part, len(chosen), place, spec.title, place) for part in ([], items))
+    return LabelledImages(spec.key, names_of(chosen), spec.splits["test_only"].templates, train, test)
+
+
+def wnids_in(tree: Path, classes: int, title: str) -> list[str]:
+    """The classes of a tree that has some of ImageNet's, sorted.
+
+    Raises:
+        DataError: there are more or fewer.
+    """
+    known = set(wnids())
+    found = sorted(path.name for path in tree.iterdir() if path.name in known)
+    if len(found) != classes:
+        raise DataError(f"{tree} has folders of {len(found)} classes of ImageNet; {title} has {classes}")
+    return found

@@ -1,4 +1,4 @@
-"""ImageNet-R from `imagenet-r/<wnid>/`, with the split of CODA-Prompt (see `data/splits/README.md`)."""
+"""ImageNet-R from `imagenet-r/<wnid>/`: CODA-Prompt's split (see `data/splits/README.md`), or all of it for testing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Literal
 
 from everclip.data.datasets.base import LabelledImages, split_lines
-from everclip.data.datasets.imagenet_folders import names_of
+from everclip.data.datasets.imagenet_folders import names_of, only_test
 from everclip.data.datasets.layouts import class_folders, listed
 from everclip.data.datasets.spec import spec
 
 
-def load(*, root: str, split: Literal["sorted", "coda"] = "sorted") -> LabelledImages:
+def load(*, root: str, split: Literal["sorted", "coda", "test_only"] = "sorted") -> LabelledImages:
     """ImageNet-R below `root`: renditions of 200 classes of ImageNet.
 
     The split's test pictures are listed; all others are for training.
 
     Args:
         root: of the data.
-        split: the same pictures, but the classes numbered in sorted order or as CODA-Prompt has it: its class orders
-            are permutations of those numbers.
+        split: `sorted` and `coda`: the same pictures, but the classes numbered in sorted order or as CODA-Prompt has it
+            (its class orders are permutations of those numbers); `test_only`: all pictures, none for training.
 
     Raises:
         MissingError: a class's folder or a listed picture is not there.
@@ -27,6 +27,8 @@ def load(*, root: str, split: Literal["sorted", "coda"] = "sorted") -> LabelledI
     known = spec("imagenet_r")
     folder = known.require(Path(root), split)
     lines = split_lines("imagenet_r", "test.txt")
+    if split == "test_only":
+        return only_test(known, Path(root), sorted(line.split()[0] for line in lines))
     ordered = lines if split == "coda" else sorted(lines)
     held_out = {wnid: stems for wnid, *stems in (line.split() for line in ordered)}
     test_items = [
