@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +17,22 @@ from everclip.config.build import build
 from everclip.config.catalogue import option_names
 from everclip.config.checks import check_group
 from everclip.config.identity import choices, digest
+from everclip.data.datasets import oxford_pets
+from everclip.data.images import FileImages
 from everclip.data.sequences.shots import choose_shots
 from everclip.data.sequences.single_session import base_to_novel, few_shot, transductive
 from everclip.data.validation import hold_out
-from everclip.errors import ConfigError, DataError
+from everclip.errors import ConfigError, DataError, MissingError
 from everclip.methods.finetune import Finetune
 from everclip.methods.ncm import Ncm
 from everclip.methods.zero_shot import ZeroShot
 from everclip.training.evaluation import check_fit
 from everclip.types import Samples, TaskSequence
 from tests.data.conftest import MakeDataset, candidates
+from tests.data.datasets import replicas
 
 Compose = Callable[..., DictConfig]
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_few_shot_is_one_session_of_all_classes(make_dataset: MakeDataset) -> None:
@@ -105,6 +112,107 @@ def test_base_classes_get_the_pictures_that_coop_draws_for_all(make_dataset: Mak
     kept = dataset.train.subset(drawn[dataset.train.labels[drawn] < 3])
     chosen = base_to_novel(dataset=dataset, shots=4, seed=2).sessions[0].train
     assert chosen.fingerprint() == kept.fingerprint()
+
+
+def coop_pets(root: Path, golden: dict[str, list[int]]) -> None:
+    """The pictures and the split file that the official code was run on."""
+    folder = root / "oxford_pets"
+    split = {
+        part: [[f"{part}_{i}.jpg", label, f"class_{label}"] for i, label in enumerate(labels)]
+        for part, labels in golden.items()
+    }
+    replicas.put_pictures(folder / "images", [item[0] for own in split.values() for item in own])
+    replicas.put(folder / "split_zhou_OxfordPets.json", json.dumps(split))
+
+
+def numbers(samples: Samples | None) -> list[int]:
+    assert isinstance(samples, FileImages)
+    return [int(path.stem.split("_")[1]) for path in samples.paths]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("shots", [1, 8])
+def test_sessions_are_those_of_coops_code(seed: int, shots: int, tmp_path: Path) -> None:
+    golden = json.loads((GOLDEN / "coop_single_session.json").read_text())
+    coop_pets(tmp_path, golden["labels"])
+    pets = oxford_pets.load(root=str(tmp_path))
+    whole = few_shot(dataset=pets, shots=shots, seed=seed, validation="few")
+    halves = base_to_novel(dataset=pets, shots=shots, seed=seed, validation="few")
+    found = {
+        part: {
+            "train": numbers(sequence.sessions[0].train),
+            "val": numbers(sequence.sessions[0].validation),
+            "test": numbers(sequence.tasks[0].samples),
+        }
+        for part, sequence in (("all", whole), ("base", halves))
+    }
+    assert found == {part: golden["chosen"][f"seed{seed}_shots{shots}_{part}"] for part in found}
+    assert numbers(halves.tasks[1].samples) == golden["chosen"][f"seed{seed}_shots{shots}_new"]["test"]
+
+
+def test_validation_pictures_are_the_splits_or_else_what_training_leaves(make_dataset: MakeDataset) -> None:
+    plain = make_dataset(3, train=8)
+    given = replace(plain, val=make_dataset(3, train=6, name="val").train)
+    for dataset, shots, validation, count in (
+        (given, 5, "few", 4), (given, 2, "few", 2), (given, 5, "all", 6),
+        (plain, 5, "few", 3), (plain, 2, "few", 2), (plain, 2, "all", 6),
+    ):  # fmt: skip
+        session = few_shot(dataset=dataset, shots=shots, validation=validation).sessions[0]
+        assert session.validation is not None
+        assert np.bincount(session.validation.labels).tolist() == [count] * 3
+    left = few_shot(dataset=plain, shots=5, validation="all", draw="seeded").sessions[0]
+    assert left.validation is not None
+    pictures = [
+        part.read(range(len(part)), lambda image: torch.zeros(3, 2, 2)).images[:, 0, 0, 0]
+        for part in (left.train, left.validation)
+    ]
+    assert sorted(torch.cat(pictures).tolist()) == list(range(24))
+    assert few_shot(dataset=plain).sessions[0].validation is None
+    with pytest.raises(ConfigError, match=r"sequence\.validation=few: made has no validation pictures and no training"):
+        few_shot(dataset=plain, shots=8, validation="few")
+    nothing = replace(plain, train=plain.train.subset([]))
+    with pytest.raises(ConfigError, match="made has no training pictures; it is a target of"):
+        few_shot(dataset=nothing)
+
+
+def test_released_lists_are_read_as_they_are(tmp_path: Path) -> None:
+    """The form that FarinaMatteo/rethinking_fewshot_vlms @ 64ac143 reads, a picture twice where a class has too few."""
+    golden = json.loads((GOLDEN / "coop_single_session.json").read_text())
+    coop_pets(tmp_path, golden["labels"])
+    pets = oxford_pets.load(root=str(tmp_path))
+    chosen = {"train": [7, 59, 7, 20], "val": [22, 3]}
+
+    def write(part: str, change: int = 0) -> Path:
+        path = tmp_path / "oxford_pets/split_fewshot" / f"shot_4-seed_3_{part}.jsonl"
+        lines = [
+            {
+                "_impath": f"oxford_pets/images/{part}_{number}.jpg", "_label": golden["labels"][part][number] + change,
+                "_domain": 0, "_classname": "any",
+            }
+            for number in chosen[part]
+        ]  # fmt: skip
+        replicas.put(path, "".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    options: dict[str, Any] = {"dataset": pets, "shots": 4, "seed": 3, "draw": "released", "validation": "few"}
+    with pytest.raises(MissingError, match=r"oxford_pets/split_fewshot/shot_4-seed_3_train\.jsonl is not there"):
+        few_shot(**options)
+    write("train")
+    write("val")
+    session = few_shot(**options).sessions[0]
+    assert {"train": numbers(session.train), "val": numbers(session.validation)} == chosen
+    base = base_to_novel(**options).sessions[0]
+    assert numbers(base.train) == [n for n in chosen["train"] if golden["labels"]["train"][n] < 3]
+    path = write("train", change=1)
+    with pytest.raises(
+        DataError, match=r"shot_4-seed_3_train\.jsonl, line 1: .*train_7\.jpg is no train picture of class"
+    ):
+        few_shot(**options)
+    path.write_text("[]\n")
+    with pytest.raises(DataError, match=r"line 1: '\[\]' has not the published form"):
+        few_shot(**options)
+    with pytest.raises(ConfigError, match=r"sequence\.draw=released needs sequence\.shots=1, 2, 4, 8 or 16"):
+        few_shot(**(options | {"shots": None}))
 
 
 @pytest.mark.parametrize("protocol", ["few_shot", "base_to_novel"])

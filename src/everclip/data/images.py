@@ -73,7 +73,7 @@ class FileImages(Samples):
             raise DataError(f"{len(paths)} pictures but {len(labels)} labels")
         self.paths = tuple(paths)
         self.labels = labels
-        self._root, self._lists = root, tuple(lists)
+        self.root, self._lists = root, tuple(lists)
         self.files = (*self.paths, *self._lists)
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
@@ -83,14 +83,14 @@ class FileImages(Samples):
 
     def subset(self, indices: Sequence[int] | Indices) -> FileImages:
         chosen = [self.paths[i] for i in indices]
-        return FileImages(chosen, self.labels[np.asarray(indices, np.int64)], self._root, self._lists)
+        return FileImages(chosen, self.labels[np.asarray(indices, np.int64)], self.root, self._lists)
 
     def fingerprint(self) -> str:
-        files = [[path.relative_to(self._root).as_posix(), path.stat().st_size] for path in self.paths]
+        files = [[path.relative_to(self.root).as_posix(), path.stat().st_size] for path in self.paths]
         return json_sha256([files, self.labels.tolist()])
 
     def version(self) -> str:
-        files = [(path.relative_to(self._root).as_posix(), path.stat()) for path in self.paths]
+        files = [(path.relative_to(self.root).as_posix(), path.stat()) for path in self.paths]
         return json_sha256([[name, found.st_size, found.st_mtime_ns] for name, found in files])
 
 
@@ -198,6 +198,28 @@ class Unlabelled(Samples):
 
     def fingerprint(self) -> str:
         return self._source.fingerprint()
+
+    def version(self) -> str:
+        return self._source.version()
+
+
+class Relabelled(Samples):
+    """Samples whose labels are written otherwise: `ids[i]` for label i."""
+
+    def __init__(self, source: Samples, ids: Sequence[int]) -> None:
+        self._source, self._ids = source, np.asarray(ids, dtype=np.int64)
+        self.labels = self._ids[source.labels]
+        self.texts, self.num_frames, self.files = source.texts, source.num_frames, source.files
+
+    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
+        read = self._source.read(indices, prepare, draw)
+        return replace(read, labels=torch.from_numpy(self.labels[np.asarray(indices, dtype=np.int64)]))
+
+    def subset(self, indices: Sequence[int] | Indices) -> Relabelled:
+        return Relabelled(self._source.subset(indices), self._ids.tolist())
+
+    def fingerprint(self) -> str:
+        return json_sha256([self._source.fingerprint(), self._ids.tolist()])
 
     def version(self) -> str:
         return self._source.version()

@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.drawing import shapes
@@ -22,6 +24,7 @@ from everclip.evaluation.classification import Classification
 from everclip.storage import write_npy
 from everclip.types import ClassSet, Positive, Task, TaskSequence, Templates
 
+Count = Annotated[int, Field(ge=0)]
 HELD_OUT_TEST = 10
 DOMAIN_CLASSES = 10
 
@@ -39,35 +42,44 @@ DOMAINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def shapes_dataset(
     *,
     cache_dir: str,
-    train_per_class: Positive = 20,
+    train_per_class: Count = 20,
     test_per_class: Positive = 20,
     num_classes: Positive = 100,
     style: str = "scenes",
     seed: int = 0,
+    name: str = "shapes",
+    kinds: Sequence[str] | None = None,
+    templates: Templates = ("a photo of a {}.",),
+    val_per_class: Count = 0,
 ) -> LabelledImages:
     """The procedural generator as a data set, for protocols that take any.
 
     Args:
         cache_dir: where drawn pictures are kept.
-        train_per_class: training pictures drawn per class.
+        train_per_class: training pictures drawn per class, 0 for a data set to test on.
         test_per_class: test pictures drawn per class.
-        num_classes: how many of the 100 classes to use, the first ones.
+        num_classes: how many of the 100 classes, or of those of these `kinds`, to use: the first ones.
         style: rendering style, a key of `everclip.data.drawing.shapes.STYLES`.
         seed: of the pictures.
+        name: of the data set.
+        kinds: only classes of these shapes, None for all.
+        templates: of the prompts.
+        val_per_class: validation pictures drawn per class.
 
     Raises:
         ConfigError: an unknown style, or more classes than there are.
     """
     if style not in shapes.STYLES:
         raise ConfigError(f"sequence.style={style}: must be one of {', '.join(shapes.STYLES)}")
-    if num_classes > 100:
-        raise ConfigError(f"sequence.num_classes={num_classes}: the generator has 100")
-    names = shapes.all_class_names()[shapes.SEQUENCE_CLASSES][:num_classes]
-    train, test = (
-        draw(names, count, seed=seed, split=split, style=style, cache=Path(cache_dir))
-        for split, count in enumerate((train_per_class, test_per_class))
+    every = shapes.all_class_names()[shapes.SEQUENCE_CLASSES]
+    names = tuple(n for n in every if kinds is None or n.split()[-1] in kinds)
+    if num_classes > len(names):
+        raise ConfigError(f"sequence.num_classes={num_classes}: the generator has {len(names)}")
+    train, test, val = (
+        draw(names[:num_classes], count, seed=seed, split=split, style=style, cache=Path(cache_dir))
+        for split, count in enumerate((train_per_class, test_per_class, val_per_class))
     )
-    return LabelledImages("shapes", names, ("a photo of a {}.",), train, test)
+    return LabelledImages(name, names[:num_classes], tuple(templates), train, test, val=val if len(val) else None)
 
 
 def class_incremental_shapes(
@@ -149,17 +161,14 @@ def multi_domain_shapes(
     if num_classes > DOMAIN_CLASSES:
         raise ConfigError(f"sequence.num_classes={num_classes}: a domain has {DOMAIN_CLASSES}")
     _check_shots(shots, train_per_class)
-    cache = Path(cache_dir)
-    drawn = []
-    for domain in domains:
-        kinds, templates = DOMAINS[domain]
-        members = [n for n in shapes.all_class_names()[shapes.SEQUENCE_CLASSES] if n.split()[-1] in kinds][:num_classes]
-        train, test = (
-            draw(members, count, seed=seed, split=split, style=domain, cache=cache)
-            for split, count in enumerate((train_per_class, test_per_class))
+    drawn = [
+        shapes_dataset(
+            cache_dir=cache_dir, train_per_class=train_per_class, test_per_class=test_per_class, seed=seed, name=domain,
+            num_classes=num_classes, style=domain, kinds=DOMAINS[domain][0], templates=DOMAINS[domain][1],
         )
-        drawn.append(LabelledImages(domain, tuple(members), templates, train, test))
-    held_out = _held_out(("a photo of a {}.",), seed=seed, style="scenes", cache=cache)
+        for domain in domains
+    ]  # fmt: skip
+    held_out = _held_out(("a photo of a {}.",), seed=seed, style="scenes", cache=Path(cache_dir))
     return multi_domain.build(name, drawn, shots=shots, candidates=candidates, seed=seed, held_out=held_out)
 
 
@@ -229,6 +238,8 @@ def draw(
     """`count` pictures of each class, from the cache if they were drawn before; labels count from `first`."""
     identity = json_sha256([shapes.VERSION, list(names), count, seed, split, repr(shapes.STYLES[style])])
     labels = np.repeat(np.arange(first, first + len(names)), count)
+    if not count:
+        return ArrayImages(np.empty((0, shapes.SIZE, shapes.SIZE, 3), np.uint8), labels, identity)
     path = cache / "shapes" / f"{identity[:16]}.npy"
     if path.is_file():
         return ArrayImages(np.load(path, mmap_mode="r"), labels, identity)

@@ -27,13 +27,10 @@ def choose_shots(labels: Indices, shots: int | None, seed: int, draw: ShotDraw =
             set; `coop`: the pictures, in the order, that CoOp's code draws with this seed (KaiyangZhou/Dassl.pytorch
             @ c61a1b5, `generate_fewshot_dataset`).
     """
+    if draw == "coop":
+        return coop_shots(labels, shots, random.Random(seed))
     if shots is None:
         return np.arange(len(labels))
-    if draw == "coop":
-        stream = random.Random(seed)
-        members = [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
-        chosen = [stream.sample(own, shots) if len(own) >= shots else own for own in members]
-        return np.array([position for own in chosen for position in own], dtype=np.int64)
     parts = []
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
@@ -55,6 +52,15 @@ def choose_unlabelled(labels: Indices, chosen: Indices, count: Unlabelled, seed:
     if count != "rest" and len(left):
         left = left[choose_shots(labels[left], count, seed)]
     return np.random.Generator(np.random.PCG64([seed, 2])).permutation(left)
+
+
+def coop_shots(labels: Indices, shots: int | None, stream: random.Random) -> Indices:
+    """The choice of `choose_shots` by CoOp's code, where it has drawn from the stream before."""
+    if shots is None:
+        return np.arange(len(labels))
+    members = [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
+    chosen = [stream.sample(own, shots) if len(own) >= shots else own for own in members]
+    return np.array([position for own in chosen for position in own], dtype=np.int64)
 
 
 def require_shots(labels: Indices, shots: int | None, names: Sequence[str]) -> None:

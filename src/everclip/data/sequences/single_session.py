@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from everclip.data.datasets.base import LabelledImages
+from everclip.data.sequences.few_pictures import FewDraw, Validation, few_pictures
 from everclip.data.sequences.shots import ShotDraw, Unlabelled, choose_shots, choose_unlabelled
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification
@@ -37,7 +38,8 @@ def few_shot(
     *,
     dataset: LabelledImages,
     shots: Annotated[int, Field(ge=0)] | None = 16,
-    draw: ShotDraw = "coop",
+    draw: FewDraw = "coop",
+    validation: Validation = "none",
     unlabelled: Unlabelled = 0,
     templates: Templates | None = None,
     seed: int = 1,
@@ -47,7 +49,8 @@ def few_shot(
     Args:
         dataset: with its official split.
         shots: labelled training pictures per class, None for all; a class with fewer gives all it has.
-        draw: see `choose_shots`.
+        draw: see `few_pictures`.
+        validation: see `few_pictures`.
         unlabelled: more training pictures per class whose labels are not shown, or the `rest` of them.
         templates: of the prompts, None for the data set's.
         seed: of the choice of shots.
@@ -58,15 +61,16 @@ def few_shot(
     if shots == unlabelled == 0:
         raise ConfigError("sequence.shots=0 and sequence.unlabelled=0 leave no pictures; unlabelled=rest gives all")
     classes = _classes(dataset, templates)
-    chosen = choose_shots(dataset.train.labels, shots, seed, draw)
+    few = few_pictures(dataset, shots, seed, draw, validation)
     session = Session(
         0,
         dataset.name,
         classes,
         classes,
-        dataset.train.subset(chosen),
+        few.train,
         objective=LabelObjective(),
-        unlabelled=_unlabelled(dataset.train, chosen, unlabelled, seed),
+        unlabelled=_unlabelled(dataset.train, few.used, unlabelled, seed),
+        validation=few.validation,
         without_labels=classes if shots == 0 else NO_CLASSES,
     )
     task = Task(dataset.name, classes, dataset.test, Classification(), 0)
@@ -77,7 +81,8 @@ def base_to_novel(
     *,
     dataset: LabelledImages,
     shots: Positive | None = 16,
-    draw: ShotDraw = "coop",
+    draw: FewDraw = "coop",
+    validation: Validation = "none",
     templates: Templates | None = None,
     seed: int = 1,
 ) -> TaskSequence:
@@ -86,16 +91,17 @@ def base_to_novel(
     Args:
         dataset: with its official split. Of an odd number of classes, one more is base than novel.
         shots: training pictures per base class, None for all; a class with fewer gives all it has.
-        draw: see `choose_shots`. As in CoOp's code, the choice is made over all classes, then the base classes kept.
+        draw: see `few_pictures`. As in CoOp's code, the choice is made over all classes, then the base classes kept.
+        validation: see `few_pictures`; of the base classes.
         templates: of the prompts, None for the data set's.
         seed: of the choice of shots.
     """
     classes = _classes(dataset, templates)
     half = (len(classes) + 1) // 2
     base, novel = classes.select(range(half)), classes.select(range(half, len(classes)))
-    drawn = dataset.train.subset(choose_shots(dataset.train.labels, shots, seed, draw))
-    train = drawn.subset(drawn.indices_of(base))
-    session = Session(0, "base", base, base, train, objective=LabelObjective())
+    few = few_pictures(dataset, shots, seed, draw, validation)
+    session = Session(0, "base", base, base, few.train, objective=LabelObjective(), validation=few.validation)
+    session = session.map(lambda samples: samples.subset(samples.indices_of(base)))
     tasks = [
         Task(title, part, dataset.test.subset(dataset.test.indices_of(part)), Classification("task"), trained)
         for title, part, trained in (("base", base, 0), ("novel", novel, None))
