@@ -160,13 +160,10 @@ def test_validation_pictures_are_the_splits_or_else_what_training_leaves(make_da
         session = few_shot(dataset=dataset, shots=shots, validation=validation).sessions[0]
         assert session.validation is not None
         assert np.bincount(session.validation.labels).tolist() == [count] * 3
-    left = few_shot(dataset=plain, shots=5, validation="all", draw="seeded").sessions[0]
-    assert left.validation is not None
-    pictures = [
-        part.read(range(len(part)), lambda image: torch.zeros(3, 2, 2)).images[:, 0, 0, 0]
-        for part in (left.train, left.validation)
-    ]
-    assert sorted(torch.cat(pictures).tolist()) == list(range(24))
+    parts = few_shot(dataset=plain, shots=2, validation="few", unlabelled="rest").sessions[0].samples()
+    assert {name: len(part) for name, part in parts.items()} == {"train": 6, "validation": 6, "unlabelled": 12}
+    shown = [part.read(range(len(part)), lambda image: torch.zeros(3, 2, 2)).images for part in parts.values()]
+    assert sorted(torch.cat(shown)[:, 0, 0, 0].tolist()) == list(range(24))
     assert few_shot(dataset=plain).sessions[0].validation is None
     with pytest.raises(ConfigError, match=r"sequence\.validation=few: made has no validation pictures and no training"):
         few_shot(dataset=plain, shots=8, validation="few")
