@@ -111,6 +111,16 @@ def test_predictions_depend_on_no_other_picture(trained: Trained) -> None:
     assert torch.equal(shuffled.argmax(1), whole.argmax(1))
 
 
+def test_features_stand_for_pictures_that_nothing_changes(trained: Trained) -> None:
+    if not trained.method.frozen_images:
+        return
+    images, seen = some_images(trained), seen_classes(trained)
+    with torch.no_grad():
+        features = trained.method.backbone.encode_image(images, normalize=False, project=False)
+        assert torch.equal(trained.method.encode_image(features), trained.method.encode_image(images))
+        assert torch.equal(trained.method.logits(features, seen), trained.method.logits(images, seen))
+
+
 def test_a_stored_run_answers_by_name(trained: Trained) -> None:
     torch.manual_seed(7)  # of what would be drawn anew if it were not stored
     model = everclip.load(trained.folder.path)

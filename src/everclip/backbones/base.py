@@ -34,6 +34,7 @@ class Backbone(nn.Module, ABC):
         text: size of the text tower.
         mean: per-channel mean (3,) subtracted by `normalize`, for values in [0, 1].
         std: per-channel standard deviation (3,).
+        separable: whether features before the projection to the joint embedding can be had.
         provenance: model name, weights, their SHA-256 and whatever else identifies the numbers.
         naive: edited passes compute every position of every block with materialised attention, to compare with.
     """
@@ -44,6 +45,7 @@ class Backbone(nn.Module, ABC):
     text: Tower | None
     mean: Tensor
     std: Tensor
+    separable: bool
     provenance: dict[str, Any]
     naive: bool = False
 
@@ -86,10 +88,12 @@ class Backbone(nn.Module, ABC):
         every frame.
 
         Without `project`, the features (B, D) of the image tower that the projection to the joint embedding reads: of
-        the class token, the mean patch or the attention pooling, as the backbone pools, after the last norm.
+        the class token, the mean patch or the attention pooling, as the backbone pools, after the last norm. They may
+        stand in the place of pictures wherever there is no edit: then only what follows them is computed.
 
         Raises:
-            ConfigError: an edit, or features before the projection, of a tower without access to its tokens.
+            ConfigError: an edit of a tower without access to its tokens; features before the projection of one that is
+                not `separable`.
         """
 
     @abstractmethod
@@ -127,7 +131,12 @@ class Backbone(nn.Module, ABC):
         """Text features (N, E) of token ids (N, L), of length 1 if `normalize`."""
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Model input (..., 3, S, S) float32 of raw pictures or clips (..., 3, S, S) uint8."""
+        """Model input (..., 3, S, S) float32 of raw pictures or clips (..., 3, S, S) uint8.
+
+        Features in the place of pictures (see `encode_image`) stay as they are.
+        """
+        if images.is_floating_point():
+            return images
         # In one copy: batches are large, and every temporary of their size costs as much as the arithmetic.
         floats = images.to(torch.float32, copy=True)
         return floats.div_(255).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])

@@ -88,6 +88,7 @@ class OpenClip(Backbone):
         self.embed_dim = self.config["embed_dim"]
         self.vision = _tower(visual)
         self.text = _tower(text)
+        self.separable = self.vision is not None or _ends_linearly(visual)
         self.provenance = {
             "model": given,
             "weights": weights,
@@ -155,7 +156,9 @@ class OpenClip(Backbone):
     def encode_image(
         self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
     ) -> Tensor:
-        if images.ndim == 4:
+        if images.ndim == 2:
+            features = self._project(images) if project else images
+        elif images.ndim == 4:
             features = self._features(images, edit, project)
         elif edit is None:
             features = self._features(images.flatten(0, 1), None, project).unflatten(0, images.shape[:2]).mean(dim=1)
@@ -166,14 +169,28 @@ class OpenClip(Backbone):
 
     def _features(self, images: Tensor, edit: TokenEdit | None, project: bool) -> Tensor:
         """Features (B, E) of pictures, or (B, D) before the projection, of any length."""
-        if edit is None and project:
-            some = images if len(images) else images.new_zeros(1, *images.shape[1:])  # open_clip cannot reshape none
-            return self.model.encode_image(some)[: len(images)]
+        if edit is not None:
+            features = self._encode_edited_image(images, edit)
+            return self._project(features) if project else features
+        some = images if len(images) else images.new_zeros(1, *images.shape[1:])  # open_clip cannot reshape none
+        return (self.model.encode_image if project else self._pool)(some)[: len(images)]
+
+    def _pool(self, images: Tensor) -> Tensor:
+        """Features (B, D) before the projection, by the same arithmetic as open_clip's whole pass."""
         visual = self.model.visual
-        if edit is None and self.vision is not None and not self._reads_class_token:
-            return visual._pool(self.hidden(images, [-1])[0])[0]
-        features = self._encode_edited_image(images, edit or TokenEdit())
-        return features @ visual.proj if project else features
+        if self.vision is not None:
+            return visual._pool(visual.transformer(visual._embeds(images)))[0]
+        if self.separable:
+            return visual.trunk(images)
+        raise ConfigError(
+            f"backbone {self.provenance['model']} gives no image features before its projection, which this method "
+            "needs; use for example backbone=vit_b16_openai"
+        )
+
+    def _project(self, features: Tensor) -> Tensor:
+        """Features (B, E) of those (B, D) before the projection."""
+        visual = self.model.visual
+        return features @ visual.proj if self.vision is not None else visual.head(features)
 
     @property
     def _reads_class_token(self) -> bool:
@@ -288,6 +305,11 @@ class OpenClip(Backbone):
                 prefix = edit.prefix(layer)
                 x = self._run_block(block, x, causal=causal, prefix=prefix, keep=keep, recompute=recompute)
         return x[torch.arange(len(x), device=x.device)[:, None], readout] if self.naive else x
+
+
+def _ends_linearly(visual: Any) -> bool:
+    """Whether a tower is a trunk (of timm) and a linear head, if it has any behind the trunk's own."""
+    return hasattr(visual, "trunk") and all(isinstance(part, nn.Linear | nn.Dropout) for part in visual.head)
 
 
 def _tower(module: Any) -> Tower | None:

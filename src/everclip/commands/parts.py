@@ -49,7 +49,7 @@ def make_training(config: DictConfig) -> Training:
     make_optimizer = partial(build, "optimizer", config.optimizer)
     make_optimizer([nn.Parameter(torch.zeros(1))])
     schedule = build("scheduler", config.scheduler)
-    return Training(base, later, make_optimizer, schedule, config.trainer.log_every, train.augment)
+    return Training(base, later, make_optimizer, schedule, config.trainer.log_every, train.augment, train.views)
 
 
 def make_sequence(config: DictConfig) -> TaskSequence:
@@ -137,5 +137,5 @@ def with_cache(sequence: TaskSequence, backbone: Backbone, config: DictConfig, e
 def engine_settings(config: DictConfig) -> dict[str, Any]:
     """The engine's arguments: device, precision and processes."""
     names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate", "auto_batch")
-    loading = {name: config.data[name] for name in ("num_workers", "eval_batch_size")}
+    loading = {name: config.data[name] for name in ("num_workers", "eval_batch_size", "features")}
     return {name: config.trainer[name] for name in names} | loading | {"seed": config.seed}

@@ -40,7 +40,8 @@ class BaseBudget:
 class TrainConfig:
     """Budget of a session: passes over its pictures, pictures per step over all devices, and a cap on steps.
 
-    augment: how pictures look in training, see `everclip.data.augment.RandomView`.
+    augment: how pictures look in training, see `everclip.data.augment.RandomView`; views: how many such looks a picture
+    has, which passes show in turn; null: another in every pass.
     """
 
     epochs: int = number(5, 0)
@@ -48,6 +49,7 @@ class TrainConfig:
     max_steps: int | None = number(None, 1)
     gradient_clip: float | None = number(None, 0)
     augment: str = choice("none", "none", "flip", "crop", "crop_flip", "half_crop_flip")
+    views: int | None = added(number(None, 1), neutral=None)
     base: BaseBudget = field(default_factory=BaseBudget)
 
 
@@ -57,11 +59,14 @@ class DataConfig:
 
     cache: keep decoded and resized pictures on `disk` (under `paths.cache`, for later runs too) or in `memory`. Off
     unless asked for: a large data set would fill a home folder unasked.
+    features: keep what a method's frozen image tower makes of pictures in `memory`, so that each passes it once a run;
+    `off`: as often as it is looked at.
     """
 
     num_workers: int = number(0, 0)
     eval_batch_size: int = number(250, 1)
     cache: str = choice("off", "off", "disk", "memory")
+    features: str = choice("memory", "off", "memory")
 
 
 @dataclass

@@ -82,6 +82,7 @@ class SeededBatches(Sampler[list[int]]):
         parts: micro-batches per step.
         draws: gives the batches instead of shuffled passes; each then depends on (key, step) alone.
         view: how pictures look; None: as in evaluation.
+        views: draws of each picture, which passes show in turn, unless there are `draws`; None: another in every pass.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class SeededBatches(Sampler[list[int]]):
         parts: int = 1,
         draws: Draws | None = None,
         view: View | None = None,
+        views: int | None = None,
     ) -> None:
-        self._draws, self._view = draws, view
+        self._draws, self._view, self._views = draws, view, views
         self._length = draws.steps * batch_size if draws else length
         self._batch_size, self._key = batch_size, tuple(key)
         self._steps, self._start = steps, start
@@ -120,9 +122,12 @@ class SeededBatches(Sampler[list[int]]):
         return share * self._world_size / whole
 
     def draw(self, index: int) -> Draw:
-        """What is random about the samples of micro-batch `index` of the stream: other in each pass."""
+        """What is random about the samples of micro-batch `index` of the stream: other in each pass, or in `views`."""
         step = self._start + index // self._parts
-        return Draw((*self._key, step if self._draws else step // self.steps_per_epoch), view=self._view)
+        if self._draws:
+            return Draw((*self._key, step), view=self._view)
+        epoch = step // self.steps_per_epoch
+        return Draw((*self._key, epoch if self._views is None else epoch % self._views), view=self._view)
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self._drawn(self._draws) if self._draws else self._shuffled():

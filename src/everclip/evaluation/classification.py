@@ -44,7 +44,7 @@ class Classification(Evaluator):
         """
         classes = self.candidates(task, seen)
         classify = model.classifier(classes)
-        predicted = passes.samples(task.samples, lambda batch: classify(batch.images).argmax(dim=-1)).cpu()
+        predicted = passes.samples(task.samples, lambda batch: classify(batch.images).argmax(dim=-1), whole=True).cpu()
         correct = int((predicted == classes.columns(torch.from_numpy(task.samples.labels))).sum())
         session_of = {c: session for session, new in reversed(list(enumerate(seen))) for c in new.ids}
         sessions = torch.tensor([session_of.get(class_id, 0) for class_id in classes.ids])

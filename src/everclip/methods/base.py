@@ -82,6 +82,9 @@ class Method(nn.Module):
         shardable: whether frozen weights may be divided among processes: nothing but passes through the backbone reads
             them, and every batch makes the same passes whatever its pictures are.
         classes_return: whether a class may come again in a later session.
+        frozen_images: whether pictures reach it through `backbone.encode_image` alone, without an edit, and no weight
+            before the projection ever changes. Each then passes the image tower once, and its features (B, D) before
+            the projection come in its place (`data.features`), which `backbone.encode_image` takes like pictures.
         couples_batch: whether the loss depends on how a batch is divided into micro-batches, as it does where pictures
             are compared with each other (over processes `everclip.losses.global_batch` joins a batch again).
     """
@@ -92,6 +95,7 @@ class Method(nn.Module):
     needs_labels: bool = True
     takes_clips: ClassVar[bool] = True
     all_parameters_used: ClassVar[bool] = True
+    frozen_images: bool = False
     shardable: bool = True
     couples_batch: bool = False
     classes_return: bool = True

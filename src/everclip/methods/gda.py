@@ -49,6 +49,7 @@ class Gda(Method):
         text_weight: how many features the text counts for in its mean.
     """
 
+    frozen_images = True
     features: Tensor
     chosen: Tensor
 

@@ -23,6 +23,7 @@ from everclip.types import Batch, ClassSet, Session
 class LinearProbe(Method):
     """A linear head (C, E) without bias on the normalised features of the frozen image tower."""
 
+    frozen_images = True
     open_vocabulary = False
 
     def __init__(self, backbone: Backbone) -> None:

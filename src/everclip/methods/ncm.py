@@ -23,6 +23,7 @@ from everclip.types import ClassSet, Phase, Session
 class Ncm(Method):
     """Class means on the frozen image tower."""
 
+    frozen_images = True
     open_vocabulary = False
 
     def __init__(self, backbone: Backbone) -> None:

@@ -39,6 +39,8 @@ class Prolip(Method):
         label_space: see `LabelSpace`.
     """
 
+    frozen_images = True
+
     def __init__(
         self,
         backbone: Backbone,

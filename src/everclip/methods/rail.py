@@ -45,6 +45,7 @@ class Rail(Method):
         adapter_weight: share of the adapter in the scores of pictures that zero-shot CLIP takes for a learned class.
     """
 
+    frozen_images = True
     ids: Tensor
 
     def __init__(

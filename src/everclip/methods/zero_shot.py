@@ -15,6 +15,7 @@ from everclip.types import Phase, Session
 class ZeroShot(Method):
     """The frozen backbone."""
 
+    frozen_images = True
     any_objective = True
     needs_labels = False
 

@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -21,6 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
 from everclip.errors import ConfigError, MemoryFullError
 from everclip.methods.base import Encode, Extract, Method
+from everclip.training.features import FrozenFeatures, looks_of
 from everclip.training.peers import Peers
 from everclip.training.phases import PhaseModule, PhaseState, Training, Watcher
 from everclip.types import Batch, Draw, Passes, Phase, Samples, Session, View
@@ -38,6 +40,7 @@ class Engine:
         strategy: `auto`, `ddp`, or `fsdp`: as `ddp`, with the frozen weights of the blocks divided among processes.
         precision: as in Lightning, or `auto`: bfloat16 mixed precision on a GPU that has it, float32 elsewhere.
         num_workers: loader processes.
+        features: where features of frozen towers are kept, see `Method.frozen_images`: in `memory`, or `off`.
         eval_batch_size: pictures per forward pass without gradients.
         accumulate: micro-batches per step and process; the step stays the same up to rounding.
         auto_batch: double the micro-batches, and go on, when the device's memory does not hold a step.
@@ -57,6 +60,7 @@ class Engine:
         strategy: str = "auto",
         precision: str = "auto",
         num_workers: int = 0,
+        features: str = "memory",
         eval_batch_size: int = 256,
         accumulate: int = 1,
         auto_batch: bool = False,
@@ -95,6 +99,7 @@ class Engine:
         if self._sharded and self.world_size == 1:
             raise ConfigError("trainer.strategy=fsdp divides weights among processes: trainer.devices=2 or more")
         self._num_workers = num_workers
+        self._features = FrozenFeatures(features == "memory", partial(EnginePasses, self))
         self._eval_batch_size = eval_batch_size
         self._parts = accumulate
         self._auto_batch = auto_batch
@@ -136,19 +141,22 @@ class Engine:
             MemoryFullError: the device's memory does not hold a step.
         """
         budget = training.budget(session)
-        samples = session.train if phase.data is None else phase.data
         length = training.length(session, phase)
         steps, batch_size = length.steps, length.batch_size
         state = resume or PhaseState()
         if state.step >= steps:
             return
+        key, view = (self._seed, session.index, number), training.view(method.backbone.image_size)
+        samples, workers = session.train if phase.data is None else phase.data, self._num_workers
+        if session.objective is None or not session.objective.patches:
+            looks = looks_of(phase, length, len(samples), key, view, training.views)
+            samples, workers = self._instead(samples, method, looks)
         watcher.start(steps - state.step, length.steps_per_epoch)
         method.train()
-        key, view = (self._seed, session.index, number), training.view(method.backbone.image_size)
         while state.step < steps:
             shares: dict[str, Any] = {
                 "steps": steps, "start": state.step, "rank": self.rank, "world_size": self.world_size,
-                "parts": self._parts,
+                "parts": self._parts, "views": training.views,
             }  # fmt: skip
             batches = SeededBatches(len(samples), batch_size, key, **shares, draws=phase.draws, view=view)
             auxiliary = None
@@ -157,7 +165,7 @@ class Engine:
                 shown = view if phase.augment_auxiliary else None
                 stream = SeededBatches(len(phase.auxiliary), beside, (*key, 1), **shares, view=shown)
                 auxiliary = phase.auxiliary, stream
-            loader = make_loader(samples, method.backbone.resize, batches, self._num_workers, auxiliary)
+            loader = make_loader(samples, method.backbone.resize, batches, workers, auxiliary)
             module = PhaseModule(
                 method,
                 phase,
@@ -222,11 +230,28 @@ class Engine:
             use_distributed_sampler=False,
         )
 
-    def batches(self, samples: Samples, method: Method, shown: Draw | None = None) -> Iterable[Batch]:
-        """This process's share of all samples, in order, on the device and normalised; as many batches everywhere."""
+    def batches(
+        self, samples: Samples, method: Method, shown: Draw | None = None, *, whole: bool = False
+    ) -> Iterable[Batch]:
+        """This process's share of all samples, in order, on the device and normalised; as many batches everywhere.
+
+        Args:
+            samples: to be read.
+            method: that they are for.
+            shown: what is random about them.
+            whole: whether features may stand for pictures, see `Passes.samples`.
+        """
+        workers = self._num_workers
+        if whole and shown is None:
+            samples, workers = self._instead(samples, method, [None])
         sampler = OrderedBatches(len(samples), self._eval_batch_size, self.rank, self.world_size, shown)
-        for batch in make_loader(samples, method.backbone.resize, sampler, self._num_workers):
+        for batch in make_loader(samples, method.backbone.resize, sampler, workers):
             yield batch.to(self.device).with_images(method.backbone.normalize)
+
+    def _instead(self, samples: Samples, method: Method, looks: Sequence[Draw | None]) -> tuple[Samples, int]:
+        """Features for pictures where that is right, and how many loader processes the samples need."""
+        encoded = self._features.instead(samples, method, looks)
+        return encoded, self._num_workers if encoded is samples else 0
 
     def inference(self) -> Any:
         """Context of a forward pass in the run's precision."""
@@ -240,7 +265,7 @@ class Engine:
         ) -> tuple[Tensor, Tensor]:
             shown = Draw((self._seed, session, number), view=view) if as_trained and view is not None else None
             passes = EnginePasses(self, method, shown)
-            features = passes.samples(samples, lambda batch: encode(batch.images))
+            features = passes.samples(samples, lambda batch: encode(batch.images), whole=True)
             return features, torch.from_numpy(samples.labels).to(features.device)
 
         return extract
@@ -290,9 +315,9 @@ class EnginePasses:
     def __init__(self, engine: Engine, method: Method, shown: Draw | None = None) -> None:
         self._engine, self._method, self._shown = engine, method, shown
 
-    def samples(self, samples: Samples, function: Callable[[Batch], Tensor]) -> Tensor:
+    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, whole: bool = False) -> Tensor:
         """What a function gives for batches of samples: rows (N, ...) in their order, on every process."""
-        batches = self._engine.batches(samples, self._method, self._shown)
+        batches = self._engine.batches(samples, self._method, self._shown, whole=whole)
         return self._rows(len(samples), map(function, batches))
 
     def texts(self, texts: Sequence[str], function: Callable[[Sequence[str]], Tensor]) -> Tensor:

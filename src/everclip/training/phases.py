@@ -56,6 +56,7 @@ class Training:
         schedule: of the learning rate.
         log_every: steps between logged losses.
         augmentation: of training pictures.
+        views: different ones of each picture, which passes show in turn; None: another in every pass.
     """
 
     base: Budget
@@ -64,6 +65,7 @@ class Training:
     schedule: Schedule
     log_every: int = 10
     augmentation: Augmentation = "none"
+    views: int | None = None
 
     def view(self, size: int) -> View | None:
         """How pictures of the side `size` look in training; None: as in evaluation."""

@@ -141,6 +141,13 @@ class SessionView(Samples):
         self.labels, self.texts, self.num_frames = source.labels, source.texts, source.num_frames
         self.files = source.files
 
+    @property
+    def pictures(self) -> Samples:
+        return self if self._source.pictures is self._source else self.beside(self._source.pictures)
+
+    def with_pictures(self, pictures: Samples) -> SessionView:
+        return self.beside(self._source.with_pictures(pictures))
+
     def close(self) -> None:
         """Ends access."""
         self._closed.append(True)

@@ -1,0 +1,140 @@
+"""Pictures that a method never changes pass its image tower once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from everclip.backbones.open_clip import OpenClip
+from everclip.data.augment import RandomView
+from everclip.data.encoded import EncodedSamples
+from everclip.data.images import ArrayImages
+from everclip.data.loading import SeededBatches
+from everclip.data.pairs import CaptionedImages
+from everclip.methods.zero_shot import ZeroShot
+from everclip.runs.folder import RunFolder
+from everclip.training.checkpoint import load_session
+from everclip.training.engine import Engine
+from everclip.training.features import looks_of
+from everclip.training.phases import Length
+from everclip.types import Draw, Phase, SessionView
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+VIEW = RandomView("crop", 32)
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures the image tower sees at a time."""
+    seen: list[int] = []
+    visual = open_clip.transformer.VisionTransformer
+    embed = visual._embeds
+
+    def count(self: object, images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return embed(self, images)
+
+    monkeypatch.setattr(visual, "_embeds", count)
+    return seen
+
+
+def images() -> ArrayImages:
+    return ArrayImages(PIXELS, np.arange(9) % 3, "random")
+
+
+@pytest.mark.parametrize("frames", [(), (3,)], ids=["pictures", "clips"])
+def test_a_backbone_takes_its_features_for_pictures(frames: tuple[int, ...], tiny: Callable[[], OpenClip]) -> None:
+    backbone = tiny()
+    shown = backbone.normalize(torch.from_numpy(PIXELS[:6]).movedim(-1, 1)).unflatten(0, (-1, *(frames or (1,))))
+    shown = shown if frames else shown[:, 0]
+    features = backbone.encode_image(shown, normalize=False, project=False)
+    assert features.shape == (len(shown), backbone.vision.width)
+    torch.testing.assert_close(backbone.encode_image(features), backbone.encode_image(shown), rtol=1e-5, atol=1e-6)
+    assert torch.equal(backbone.encode_image(features, project=False, normalize=False), features)
+    assert torch.equal(backbone.normalize(features), features)
+
+
+def test_later_passes_start_from_features(passed: list[int], tiny: Callable[[], OpenClip]) -> None:
+    method, given, other = ZeroShot(tiny()), images(), images()
+    shown = {}
+    for keep in ("off", "memory"):
+        passed.clear()
+        extract = Engine(accelerator="cpu", eval_batch_size=4, features=keep).extractor(method, view=VIEW)
+        shown[keep] = [extract(samples, method.encode_image)[0] for samples in (given, other, given)]
+        shown[keep].append(extract(given, method.encode_image, as_trained=True)[0])  # looks otherwise every time
+        assert passed == [4, 4, 1] * (4 if keep == "off" else 3)
+    assert all(map(torch.equal, shown["off"], shown["memory"]))
+
+
+def test_a_model_knows_only_its_own_features(engine: Engine, tiny: Callable[[], OpenClip]) -> None:
+    given, first, second = images(), ZeroShot(tiny()), ZeroShot(tiny())
+    with torch.no_grad():
+        second.backbone.model.visual.conv1.weight.neg_()
+    seen = [engine.extractor(method)(given, method.encode_image)[0] for method in (first, second)]
+    assert not torch.allclose(*seen)
+
+
+def test_texts_and_views_stay_beside_features(engine: Engine, tiny: Callable[[], OpenClip]) -> None:
+    captioned = CaptionedImages(images(), [[f"text {i}", f"other {i}"] for i in range(9)])
+    view, method = SessionView(captioned, 0), ZeroShot(tiny())
+    draw = Draw((0, 1))
+    plain = view.read([4, 7], method.backbone.resize, draw)
+    encoded = engine._features.instead(view, method).read([4, 7], method.backbone.resize, draw)
+    assert encoded.texts == plain.texts
+    assert encoded.labels.equal(plain.labels)
+    assert encoded.indices.tolist() == [4, 7]
+    assert encoded.images.ndim == 2
+
+
+def test_every_view_has_its_features() -> None:
+    views = [torch.arange(9.0)[:, None] + 100 * number for number in range(3)]
+    encoded = EncodedSamples(images(), views)
+    for number in range(3):
+        assert encoded.read([5, 2], lambda _: torch.empty(0), Draw((7, number))).images.tolist() == [
+            [100 * number + 5], [100 * number + 2],
+        ]  # fmt: skip
+    assert encoded.subset([5, 2]).read([1], lambda _: torch.empty(0), Draw((7, 2))).images.tolist() == [[202]]
+
+
+@pytest.mark.parametrize(
+    ("views", "length", "draws", "expected"),
+    [
+        pytest.param(None, Length(1, 4, 3, 3), False, 0, id="another look in every pass"),
+        pytest.param(2, Length(2, 4, 3, 6), False, 2, id="two looks"),
+        pytest.param(8, Length(3, 4, 3, 9), False, 3, id="no more looks than passes"),
+        pytest.param(2, Length(2, 4, 3, 4), False, 0, id="fewer pictures than looks"),
+        pytest.param(2, Length(2, 4, 3, 6), True, 0, id="looks of every step"),
+    ],
+)
+def test_only_what_is_seen_again_is_encoded_before(
+    views: int | None, length: Length, draws: bool, expected: int
+) -> None:
+    phase = Phase(draws=object() if draws else None)  # type: ignore[arg-type]  # never called
+    looks = looks_of(phase, length, 9, (3, 1), VIEW, views)
+    assert looks == [Draw((3, 1, number), view=VIEW) for number in range(expected)] or (looks == () and not expected)
+    assert looks_of(phase, replace(length, steps=3), 9, (3, 1), None, views) == [None]
+    assert looks_of(phase, replace(length, steps=2), 9, (3, 1), None, views) == ()
+
+
+def test_passes_show_the_views_in_turn() -> None:
+    batches = SeededBatches(9, 4, (3, 1), steps=12, view=VIEW, views=2)
+    assert [batches.draw(step).key[-1] for step in range(12)] == [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3
+
+
+def test_training_on_features_is_training_on_pictures(passed: list[int], run: Callable[..., RunFolder]) -> None:
+    words = ("method=linear_probe", "max_sessions=1", "train.base.epochs=4", "train.augment=flip", "train.views=2")
+    stored, seen = {}, {}
+    for keep in ("off", "memory"):
+        passed.clear()
+        folder = run(*words, f"data.features={keep}", folder=keep)
+        stored[keep], seen[keep] = load_session(folder.checkpoint(0))[0], sum(passed)
+    assert stored["off"].keys() == stored["memory"].keys()
+    for name, rows in stored["off"].items():
+        torch.testing.assert_close(stored["memory"][name], rows, rtol=1e-4, atol=1e-5)
+    assert seen["off"] - seen["memory"] == (4 - 2) * 6 * 8
