@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-all test-floors test-slurm chaos audit lint format bench golden golden-portable tables clean
+.PHONY: help run test test-fast test-all contract test-floors test-slurm chaos audit lint format bench golden golden-portable tables clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -28,6 +28,9 @@ test-fast: .venv/dev  ## only the tests that take no more than a few seconds
 
 test-all: .venv/dev lint  ## the test suite and its long forms, as two processes for every method
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not gpu and not data and not slurm'
+
+contract: .venv/dev  ## hold methods of your own to the contract: make contract CONFIG_DIR=my_conf (their code lies beside it)
+	EVERCLIP_TEST_CONFIG_DIR=$(abspath $(CONFIG_DIR)) PYTHONPATH=$(abspath $(CONFIG_DIR)/..) $(BIN)/python -m pytest -m '' tests/contract tests/test_ddp.py::test_two_processes_equal_one
 
 test-floors:  ## a short set of tests with the oldest versions that pyproject.toml allows (downloads them into .venv-floors)
 	test -x .venv-floors/bin/python || $(PYTHON) -m venv .venv-floors

@@ -50,8 +50,11 @@ SMALL = (
 )
 
 
+# `make contract CONFIG_DIR=...`: the methods of a user's configuration files in place of everclip's own.
+OWN = Path(os.environ["EVERCLIP_TEST_CONFIG_DIR"]) if "EVERCLIP_TEST_CONFIG_DIR" in os.environ else None
+NAMES = sorted(path.stem for path in (OWN / "method").glob("*.yaml")) if OWN else option_names("method")
 # With `--dist loadgroup` all tests of a method run in one process and share its small run.
-METHODS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in option_names("method")]
+METHODS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,6 +84,7 @@ def compose_in(place: Path, cache_dir: Path, *overrides: str) -> DictConfig:
     build.register()
     set_up_logging("info")
     places = [f"paths.outputs={place}/outputs", f"paths.cache={cache_dir}"]
+    places += [f"hydra.searchpath=[file://{OWN}]"] if OWN else []
     with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
         composed = hydra_compose("run", [*places, *overrides], return_hydra_config=True)
     with open_dict(composed.hydra):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,62 @@ def test_every_method_names_its_source() -> None:
         entry = catalogue.describe("method", name)
         assert entry["source"], name
         assert entry["summary"].endswith("."), name
+
+
+def test_methods_stand_in_families(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [catalogue.describe("method", name) for name in catalogue.option_names("method")]
+    assert [entry["name"] for entry in entries if not entry["family"]] == []
+    main(["methods"])
+    lines = capsys.readouterr().out.splitlines()
+    names = ("  baselines", "  joint ", "  closed form", "  rail ", "  low-rank updates", "  conpet ", "  prompts")
+    places = [next(number for number, line in enumerate(lines) if line.startswith(name)) for name in names]
+    assert places == sorted(places)
+
+
+OWN = '''"""Nothing: zero-shot CLIP under a name of its own.
+
+Source: nobody.
+"""
+from everclip.methods.zero_shot import ZeroShot
+
+
+class Mine(ZeroShot):
+    def __init__(self, backbone, *, strength: float = 0.5) -> None:
+        super().__init__(backbone)
+'''
+
+
+def test_methods_of_ones_own_are_listed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf/method").mkdir(parents=True)
+    (tmp_path / "conf/method/mine.yaml").write_text(
+        "# @package _global_\nmethod:\n  _target_: own_listed.Mine\n  strength: 0.5\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    with pytest.raises(SystemExit) as stop:
+        main(["methods", "--config-dir", "conf"])
+    assert stop.value.code == 2
+    assert "conf/method/mine.yaml names own_listed.Mine, which cannot be imported" in capsys.readouterr().err
+    (tmp_path / "own_listed.py").write_text(OWN)
+    main(["methods", "--json", "--config-dir", "conf"])
+    methods = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["methods"]}
+    assert "lora" in methods
+    assert methods["mine"] == {
+        "name": "mine",
+        "summary": "Nothing: zero-shot CLIP under a name of its own.",
+        "family": "",
+        "options": {"strength": 0.5},
+        "source": "nobody.",
+        "needs": methods["zero_shot"]["needs"],
+    }
+
+
+def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--config-dir", "nowhere"])
+    assert (stop.value.code, capsys.readouterr().err) == (2, "everclip-list: --config-dir nowhere: no such folder\n")
 
 
 def test_every_sequence_says_what_it_is() -> None:

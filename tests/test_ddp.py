@@ -15,7 +15,7 @@ from hydra.utils import get_object
 from torch.distributed.device_mesh import DeviceMesh
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.config.catalogue import option_names, read_option
+from everclip.config.catalogue import read_option
 from everclip.data.loading import OrderedBatches, SeededBatches
 from everclip.errors import ConfigError
 from everclip.methods.base import Method
@@ -23,7 +23,7 @@ from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
 from everclip.training.checkpoint import load_session
 from everclip.types import Indices
-from tests.conftest import run_in
+from tests.conftest import NAMES, OWN, run_in
 from tests.correct import correct
 from tests.test_kinds import KINDS, run_kind
 from tests.two_processes import DIVIDED, ODD, WORDS, text_gradient
@@ -34,7 +34,7 @@ def one_per_trait(names: Sequence[str]) -> list[str]:
     known: set[tuple[str, object]] = set()
     chosen = []
     for name in names:
-        kind = get_object(read_option("method", name)["_target_"])
+        kind = get_object(read_option("method", name, own=OWN)["_target_"])
         declared = {(trait, getattr(kind, trait)) for trait in Method.__annotations__}
         if not declared <= known:
             chosen.append(name)
@@ -42,8 +42,7 @@ def one_per_trait(names: Sequence[str]) -> list[str]:
     return chosen
 
 
-NAMES = ["cpe_clip", *(name for name in option_names("method") if name != "cpe_clip")]
-FEW = one_per_trait(NAMES)
+FEW = one_per_trait(sorted(NAMES, key=lambda name: name != "cpe_clip"))
 
 
 def methods(names: Sequence[str]) -> pytest.MarkDecorator:

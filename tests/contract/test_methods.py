@@ -24,7 +24,7 @@ from everclip.training.checkpoint import load_session
 from everclip.training.monitor import Monitor
 from everclip.training.runner import Runner
 from everclip.types import ClassSet, Session
-from tests.conftest import METHODS
+from tests.conftest import METHODS, OWN
 from tests.trained import WORDS, Trained
 
 ORDER = [3, 0, 7, 5, 1, 4, 2, 6]  # of the eight classes seen
@@ -32,7 +32,7 @@ ORDER = [3, 0, 7, 5, 1, 4, 2, 6]  # of the eight classes seen
 
 @pytest.mark.parametrize("name", METHODS)
 def test_config_keys_are_the_constructors_keywords(name: str) -> None:
-    node = read_option("method", name)
+    node = read_option("method", name, own=OWN)
     parameters = inspect.signature(get_object(node["_target_"])).parameters
     keywords = {key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert set(node) - {"_target_", NEUTRAL} == keywords
@@ -123,7 +123,8 @@ def test_features_stand_for_pictures_that_nothing_changes(trained: Trained) -> N
 
 def test_a_stored_run_answers_by_name(trained: Trained) -> None:
     torch.manual_seed(7)  # of what would be drawn anew if it were not stored
-    model = everclip.load(trained.folder.path)
+    package = type(trained.method).__module__.partition(".")[0]
+    model = everclip.load(trained.folder.path, trust=[package])
     images, seen = some_images(trained), seen_classes(trained)
     pictures = [to_pil_image(image) for image in resized_images(trained)]
     names = [seen.names[position] for position in ORDER]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 from everclip.commands.arguments import Parser
 from everclip.config.catalogue import describe, option_names
-from everclip.reporting.console import terminal
+from everclip.errors import EverclipError, MissingError
+from everclip.reporting.console import tell_error, terminal
 
 KINDS = {"methods": "method", "backbones": "backbone", "sequences": "sequence", "tables": "table"}
 
@@ -16,20 +22,43 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(prog="everclip-list", description="What there is to choose on the command line.")
     parser.add_argument("kind", nargs="?", type=_plural, choices=list(KINDS), help="only these (default: all)")
     parser.add_argument("--json", action="store_true", help="machine-readable, with all details")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="with what your own configuration files add")
     options = parser.parse_args(arguments)
-    kinds = [options.kind] if options.kind else list(KINDS)
-    found = {kind: [describe(KINDS[kind], name) for name in option_names(KINDS[kind])] for kind in kinds}
+    sys.path.append(os.getcwd())  # where a user's own method may lie
+    try:
+        found = _found([options.kind] if options.kind else list(KINDS), options.config_dir)
+    except EverclipError as error:
+        tell_error("everclip-list", error)
+        sys.exit(error.exit_code)
     if options.json:
         terminal.print_json(json.dumps(found))
         return
-    for kind in kinds:
+    for kind, entries in found.items():
         terminal.print(kind, style="bold")
-        for entry in found[kind]:
-            terminal.print(f"  {entry['name']:<18} {entry['summary']}")
-            given = " ".join(f"{key}={value}" for key, value in entry["options"].items())
-            for title, text in (("options", given), ("source", entry["source"]), ("needs", entry["needs"])):
-                if text:
-                    terminal.print(f"  {'':<18} {title}: {text}", style="dim")
+        for family, members in groupby(entries, key=lambda entry: entry["family"]):
+            if family:
+                terminal.print(f"  {family}", style="italic")
+            for entry in members:
+                _print(entry)
+
+
+def _found(kinds: list[str], own: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """What there is of each kind, by families, those without one last."""
+    if own and not own.is_dir():
+        raise MissingError(f"--config-dir {own}: no such folder")
+    found = {kind: [describe(KINDS[kind], name, own) for name in option_names(KINDS[kind], own)] for kind in kinds}
+    return {
+        kind: sorted(entries, key=lambda entry: (not entry["family"], entry["family"]))
+        for kind, entries in found.items()
+    }
+
+
+def _print(entry: dict[str, Any]) -> None:
+    terminal.print(f"  {entry['name']:<18} {entry['summary']}")
+    given = " ".join(f"{key}={value}" for key, value in entry["options"].items())
+    for title, text in (("options", given), ("source", entry["source"]), ("needs", entry["needs"])):
+        if text:
+            terminal.print(f"  {'':<18} {title}: {text}", style="dim")
 
 
 def _plural(word: str) -> str:

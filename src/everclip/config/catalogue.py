@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from typing import Any, cast
 
 from hydra.utils import get_object
@@ -11,59 +12,78 @@ from omegaconf import DictConfig, OmegaConf
 
 from everclip.config.checks import signature_of
 from everclip.config.schema import GROUPS, conf_dir
+from everclip.errors import ConfigError
 
 
-def read_option(group: str, name: str, dataset: str | None = None) -> DictConfig:
+def read_option(group: str, name: str, dataset: str | None = None, *, own: Path | None = None) -> DictConfig:
     """The node that `conf/<group>/<name>.yaml` puts under `group`, with a data set, otherwise uncomposed.
 
     Args:
         group: of options.
         name: of one.
         dataset: of a sequence over any; None: its default.
+        own: a user's `--config-dir`, where files are looked for first.
     """
-    loaded = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
+    loaded = OmegaConf.load(_file(group, name, own))
     assert isinstance(loaded, DictConfig)
     node = loaded[group] if group == "method" else loaded
     assert isinstance(node, DictConfig)
     if group == "sequence" and "defaults" in node:
         first = node.pop("defaults")[0]
         if isinstance(first, str):
-            node = cast(DictConfig, OmegaConf.merge(read_option(group, first), node))
+            node = cast(DictConfig, OmegaConf.merge(read_option(group, first, own=own), node))
         else:
-            node.dataset = read_option("sequence/dataset", dataset or first.dataset)
+            node.dataset = read_option("sequence/dataset", dataset or first.dataset, own=own)
     return node
 
 
-def option_names(group: str) -> list[str]:
-    """The options of a group, sorted."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+def _file(group: str, name: str, own: Path | None) -> Path:
+    path = (own or conf_dir()) / group / f"{name}.yaml"
+    return path if path.is_file() else conf_dir() / group / f"{name}.yaml"
 
 
-def describe(group: str, name: str) -> dict[str, Any]:
-    """Name, one line, options with defaults, source and needs of one option.
+def option_names(group: str, own: Path | None = None) -> list[str]:
+    """The options of a group, sorted, with those of a user's `--config-dir`."""
+    return sorted({path.stem for place in (own or conf_dir(), conf_dir()) for path in (place / group).glob("*.yaml")})
+
+
+def describe(group: str, name: str, own: Path | None = None) -> dict[str, Any]:
+    """Name, one line, family, options with defaults, source and needs of one option.
 
     A sequence over any data set may be named with it, as in a run's folder: `few_shot_dtd`.
+
+    Raises:
+        ConfigError: it names something that cannot be imported.
     """
     dataset = None
-    if group == "sequence" and name not in option_names(group):
+    if group == "sequence" and name not in option_names(group, own):
         (name, dataset), *_ = (
-            (base, name.removeprefix(f"{base}_")) for base in option_names(group) if name.startswith(f"{base}_")
+            (base, name.removeprefix(f"{base}_")) for base in option_names(group, own) if name.startswith(f"{base}_")
         )
-    node = read_option(group, name, dataset)
-    comment = _comment(group, name)
+    node = read_option(group, name, dataset, own=own)
+    comment = _comment(_file(group, name, own))
     if group not in GROUPS:
-        return {"name": name, "summary": comment, "options": {}, "source": "", "needs": ""}
-    target = get_object(node["_target_"])
+        return {"name": name, "summary": comment, "family": "", "options": {}, "source": "", "needs": ""}
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:  # hydra raises plain Exception subclasses here
+        raise ConfigError(f"{_file(group, name, own)} names {node['_target_']}, which cannot be imported") from error
     module = inspect.getdoc(inspect.getmodule(target)) or ""
-    source = re.search(r"^Source: (.*?)(?=^\w+:|\Z)", module, re.MULTILINE | re.DOTALL)
     options = {str(key): value for key, value in OmegaConf.to_container(node).items() if key != "_target_"}  # type: ignore[union-attr]  # a mapping
     return {
         "name": name,
         "summary": module.split("\n")[0] if group == "method" else comment or module.split("\n")[0],
+        "family": _said("Family", module).removesuffix("."),
         "options": {key: _short(options.get(key, default(p))) for key, p in signature_of(target).items()},
-        "source": " ".join(source[1].split()) if source else "",
-        "needs": f"data set {dataset}" if dataset else _needs(group, name, target, options),
+        "source": _said("Source", module),
+        "needs": f"data set {dataset}" if dataset else _needs(group, _file(group, name, own), target, options),
     }
+
+
+def _said(title: str, module: str) -> str:
+    """What a module's docstring says under a title, on one line; empty if it does not."""
+    found = re.search(rf"^{title}: (.*?)(?=^\w+:|^$|\Z)", module, re.MULTILINE | re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
 
 
 def default(parameter: inspect.Parameter) -> Any:
@@ -84,12 +104,12 @@ def _dataset(node: dict[str, Any]) -> str:
     return module if function == "load" else function.removesuffix("_dataset")
 
 
-def _comment(group: str, name: str) -> str:
-    lines = (conf_dir() / group / f"{name}.yaml").read_text().splitlines()
+def _comment(path: Path) -> str:
+    lines = path.read_text().splitlines()
     return next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
 
 
-def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
+def _needs(group: str, path: Path, target: Any, options: dict[str, Any]) -> str:
     if group == "method":
         kept = {"exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}.get(target.sees)
         return ", ".join(filter(None, ["" if target.any_objective else "class labels", kept]))
@@ -101,7 +121,7 @@ def _needs(group: str, name: str, target: Any, options: dict[str, Any]) -> str:
         return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
     if options.get("domains") and isinstance(options["domains"][0], dict):
         return f"data sets {', '.join(map(_dataset, options['domains']))}"
-    if "dataset" in options and "defaults" in OmegaConf.load(conf_dir() / group / f"{name}.yaml"):
+    if "dataset" in options and "defaults" in OmegaConf.load(path):
         return f"the data set chosen as sequence/dataset={'|'.join(option_names('sequence/dataset'))}"
     if "dataset" in options:
         return f"data set {_dataset(options['dataset'])}"

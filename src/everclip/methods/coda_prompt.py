@@ -5,6 +5,7 @@ the component's attention vector, is the component's weight. Trained: prompts, k
 session's components (3,840,000 values in all sessions on ViT-B/16, a tenth of it in each of ten), and a linear layer
 with `head: linear`.
 
+Family: prompts.
 Source: arXiv 2211.13218, official code GT-RIPL/CODA-Prompt @ 6417d4f (`models/zoo.py`, `learners/prompt.py`).
 Differs: the tower is CLIP's, and classes are text features unless `head` is linear as in the paper: CLIP's users expect
 classes by name, and no layer can forget. As in the code, not the paper, new components are orthogonalised when their

@@ -4,6 +4,7 @@ Every rank-1 component of an update has an importance; in the second part of a s
 importances to zero. What is left is merged when the next session begins, with updates of its own. Trained: factors and
 importances (4,425,984 values at rank 16 on ViT-B/16).
 
+Family: low-rank updates.
 Source: arXiv 2412.01004; official code Artificer-AI-Lab/CoDyRA @ c1691e4 (`models/codyra.py`, `loralib/codyra.py`).
 Differs: texts of earlier classes are not encoded in training; the code sets their logits to -inf in one loss and gives
 them no picture in the other, where their rows are zero and count in the mean, so losses and gradients are the same.

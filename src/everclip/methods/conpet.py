@@ -5,6 +5,7 @@ linear selector of experts that reads the frozen image features; a picture is sc
 classes of all others get the null logit. `static`: one set of updates for all sessions, among all classes seen.
 Trained: 245,760 values at rank 4 on ViT-B/16, and 513 per class seen (dynamic, from the second session on).
 
+Family: low-rank updates.
 Source: arXiv 2309.14763 (Raincleared-Song/ConPET @ 1a37c13, loss_similarity.py, kernel/training.py,
 kernel/training_selector.py).
 Differs: the model is CLIP's, and an expert's linear layer its text features, with one scale for all experts. The code's

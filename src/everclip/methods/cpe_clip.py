@@ -4,6 +4,7 @@ One tensor of deep prompts is inserted into the text tower; a single linear laye
 tower. Trained: that tensor and that layer (406,272 values on ViT-B/16). Old classes are protected by comparing a
 training picture with the session's own classes only, and by scaling the gradient by the session's / seen classes.
 
+Family: prompts.
 Source: arXiv 2303.04751, official code neuraptic/cpe-clip @ 9309631 (`CoLeLib/models/clip_models.py`,
 `CoLeLib/training/strategies/clip_pe.py`).
 Differs: old classes do not pass the text tower in training; the code sets their logits to -9999, where their gradient

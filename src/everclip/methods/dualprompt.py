@@ -4,6 +4,7 @@ A first pass through the frozen image tower gives a query. In training a picture
 key is pulled towards the query; in evaluation the expert of the nearest key. Trained: the general prefixes, prefixes
 and key of the session's expert, and a linear layer with `head: linear`.
 
+Family: prompts.
 Source: arXiv 2204.04799, official code google-research/l2p @ dd8836e (`models/prompt.py`, `configs/*_dualprompt.py`);
 in torch, with other lengths and a key per block, GT-RIPL/CODA-Prompt @ 6417d4f (`models/zoo.py`).
 Differs: the tower is CLIP's, and classes are text features unless `head` is linear as in the paper. A picture is

@@ -3,6 +3,7 @@
 All weights but the logit scale are fine-tuned with cross-entropy over all classes seen, on the batch and a second one
 drawn from the memory, as if they were one. The memory is a reservoir: every picture so far is equally likely in it.
 
+Family: exemplars.
 Source: arXiv 1902.10486 (aimagelab/mammoth @ e75a491, models/er.py and utils/buffer.py).
 Differs: the memory is renewed when a session ends, and a picture enters it once; the code inserts each batch after its
 step, in every epoch anew, so that it also replays the current session. The memory is drawn in shuffled passes, there in

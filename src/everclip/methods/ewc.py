@@ -4,6 +4,7 @@ All weights but the logit scale are fine-tuned. A session ends with a pass over 
 averages the squared gradients of the log-likelihood (the diagonal of the empirical Fisher information); later sessions
 add `0.5 * strength * sum(fisher * (weight - anchor)^2)` to the loss.
 
+Family: regularisation.
 Source: arXiv 1612.00796 equation 3; `online`: arXiv 1805.06370 section 3.2 and aimagelab/mammoth @ 20ff873
 (models/ewc_on.py, whose penalty lacks the factor 0.5); gradients of batches: G-U-N/PyCIL @ 27a5ed8 (models/ewc.py).
 Differs: the Fisher information is taken at the true labels, as all implementations do, not at drawn ones. Mammoth

@@ -3,6 +3,7 @@
 Each session goes on from the last one's weights with cross-entropy over the session's own classes; both towers are
 trained, text features are live.
 
+Family: baselines.
 Source: the "fine-tune" baseline of arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714).
 Differs: epochs instead of 1000 steps, unless the sequence has a tuning; no label smoothing unless asked for; the logit
 scale is trained too, and a class is the mean over its templates (`wise_ft` with `alpha: 1` is the baseline as it is).

@@ -4,6 +4,7 @@ The features of each class are taken for a Gaussian around its mean, with one co
 log-likelihoods are added to CLIP's logits with a weight. All follows from sums over the pictures, so the result after
 all sessions is that of one fit on their union, and earlier sessions are not forgotten.
 
+Family: closed form.
 Source: arXiv 2402.04087, official code mrflogs/ICLR24 @ 560fe21.
 Differs: float64 throughout; the precision is the code's times (N - 1) / E (`weight` of the code = `weight` here times
 (N - 1) / E), which does not fade as sessions add pictures, where the code fits once; without validation pictures the

@@ -4,6 +4,7 @@ All weights but the logit scale are fine-tuned on the session's pictures togethe
 over all classes seen, while the scores of the earlier classes must stay those of the model at the end of the session
 before. A picture belongs to the class whose kept pictures have the mean feature most similar to its own.
 
+Family: exemplars.
 Source: arXiv 1611.07725 (LAMDA-CL/PyCIL @ f3509b8, models/icarl.py and models/base.py).
 Differs: the scores are CLIP's, with text features in the place of the output layer's rows. As in the code, loss and
 distillation use a softmax; the paper's sigmoid per class is 1 for every class at CLIP's logits near 25. A class with

@@ -3,6 +3,7 @@
 After each session a fresh copy of the pre-trained weights is fine-tuned on the union of all sessions, with
 cross-entropy over all classes seen. Not a continual learner: it keeps all data.
 
+Family: baselines.
 Source: the joint baseline of the continual-learning literature; "Joint-CNN" of arXiv 2004.10956 is its few-shot form.
 Differs: one model per point of the curve instead of one at the end. With few shots per new class the training set is
 imbalanced; `balanced` draws each class equally often so that the curve stays an upper bound. On several data sets a

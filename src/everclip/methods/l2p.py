@@ -2,6 +2,7 @@
 
 Trained: prompts and keys, shared by all sessions (84,480 values on ViT-B/16), and a linear layer with `head: linear`.
 
+Family: prompts.
 Source: arXiv 2112.08654, official code google-research/l2p @ dd8836e (`models/prompt.py`, `models/vit.py`,
 `configs/cifar100_l2p.py`); `form: prefix` is L2P++ of arXiv 2211.13218, GT-RIPL/CODA-Prompt @ 6417d4f
 (`models/zoo.py`).

@@ -3,6 +3,7 @@
 Rows for new classes start at zero. Cross-entropy runs over the session's classes, so earlier rows stay as they are, but
 nothing calibrates them against later ones.
 
+Family: baselines.
 Source: the linear probe of arXiv 2103.00020, in its incremental form: a head trained by SGD on current classes.
 Differs: the original is L-BFGS logistic regression on all data at once, which an incremental learner cannot do.
 """

@@ -3,6 +3,7 @@
 Trained: two factors for every projection of attention and MLP in both towers (4,423,680 values at rank 16 on ViT-B/16),
 by cross-entropy over the session's own classes.
 
+Family: low-rank updates.
 Source: arXiv 2106.09685; as a sequential baseline of CLIP in arXiv 2412.01004.
 Differs: CLIP-LoRA (arXiv 2405.18541, MaxZanella/CLIP-LoRA @ 358f0d7, loralib/layers.py) multiplies an update by
 alpha / sqrt(rank); its alpha times sqrt(rank) is `alpha` here.

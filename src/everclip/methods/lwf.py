@@ -3,6 +3,7 @@
 All weights but the logit scale are fine-tuned; on pictures of the session, the distributions over its class texts (and
 over the pictures, per text) must stay those of the model as it was when the session began.
 
+Family: distillation and weight averaging.
 Source: arXiv 1606.09282; in this form the "LwF" baseline of arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714,
 mtil/scripts/lwf.sh).
 Differs: the session's class texts are encoded by the teacher once, not in every step; the numbers are the same.

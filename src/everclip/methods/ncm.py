@@ -3,6 +3,7 @@
 The mean of a class is that of the normalised features of its training pictures, so the result after all sessions does
 not depend on how classes were spread over sessions.
 
+Family: baselines.
 Source: SimpleCIL, arXiv 2303.07338 (LAMDA-CL/C3Box @ 1378ab2, `models/simplecil.py`).
 Differs: features are normalised before averaging, the more usual form; SimpleCIL averages raw features.
 """

@@ -4,6 +4,7 @@ At the start of a session the weights of attention and MLP are split by their si
 largest ones are fixed; the rest is trained in factored form, and kept orthogonal to what is fixed, by cross-entropy
 over the session's own classes. So outputs for inputs that lie in the fixed directions do not change at all.
 
+Family: orthogonal updates.
 Source: arXiv 2504.07097, for language models, in the form of huggingface/peft @ 5d602fd (src/peft/tuners/osf); the
 research code (Red-Hat-AI-Innovation-Team/orthogonal-subspace-learning @ a5f91f6) leaves the factors untrained.
 Differs: steps are projected too, not gradients alone (`project`), as Adam turns projected gradients away from their

@@ -5,6 +5,7 @@ features) or from kept features (`dual`, with a Gaussian kernel). A picture that
 learned yet is left to it; so unseen domains keep their zero-shot accuracy among their own classes. Nothing is trained;
 the regression sees pictures as `train.augment` says.
 
+Family: closed form.
 Source: arXiv 2406.18868, official code linghan1997/Regression-based-Analytic-Incremental-Learning @ eaac644.
 Differs: float64 throughout, where the code keeps state and features in float32; prompts are the sequence's (those of
 `xtail` are the code's); a class with fewer pictures than shots gives each once, where the code draws with replacement

@@ -3,6 +3,7 @@
 All weights but the logit scale are fine-tuned; on pictures of the session, the distributions over random sentences (and
 over the pictures, per sentence) must stay those of the model as it was when the session began. No old data is needed.
 
+Family: distillation and weight averaging.
 Source: arXiv 2207.09248, whose code was not released; followed is the "LwF-VR" baseline of arXiv 2303.06628
 (Thunderbeee/ZSCL @ b96e714, mtil/scripts/lwf_vr.sh, `virtual_vocab`).
 Differs: the two special tokens are never drawn, as an end of text in the middle would cut a sentence short; sentences

@@ -3,6 +3,7 @@
 All weights but the logit scale are fine-tuned with cross-entropy; at the end of a session they become
 `alpha` * fine-tuned + (1 - `alpha`) * anchor. `scripts/interpolate.py` gives the curve over alpha of stored sessions.
 
+Family: distillation and weight averaging.
 Source: arXiv 2109.01903 (mlfoundations/wise-ft @ 58b7a4b); in this continual form, with the start of the session as
 anchor and alpha 0.8, the "WiSE-FT" baseline of arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714,
 mtil/scripts/WiSE_finetune.sh).

@@ -1,5 +1,6 @@
 """Zero-shot CLIP: classes are told apart by the text features of their names; nothing is trained.
 
+Family: baselines.
 Source: arXiv 2103.00020; as a continual learner arXiv 2210.03114 (vgthengane/Continual-CLIP @ 6500b8e).
 Differs: templates are the sequence's, not one fixed sentence; the code of 2210.03114 uses "a bad photo of a {}.".
 """

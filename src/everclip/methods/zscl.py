@@ -4,6 +4,7 @@ All weights but the logit scale are fine-tuned. On unpaired reference pictures a
 model must keep the teacher's distributions in both directions; a penalty holds the weights near those at the start of
 the session (weight constraint), and a session ends with the mean of the weights along its path (weight ensemble).
 
+Family: distillation and weight averaging.
 Source: arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714, mtil/src/models/finetune.py; cil/continual_clip/models.py weights
 both distillations with 5 and has no weight constraint).
 Differs: reference texts are encoded by the teacher once instead of in every step, and so are the reference pictures
