@@ -26,6 +26,10 @@ class _Gather(torch.autograd.Function):
         return total[dist.get_rank() * context.rows :][: context.rows]
 
 
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def global_rows(indices: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
     """The rows of the whole batch, where several processes share it; the given ones on a single process.
 
@@ -37,7 +41,7 @@ def global_rows(indices: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
             process that has none of a small last batch computes on one that another process has.
         rows: each (B, ...) floating point, or without gradient; trailing shapes agree between processes, B need not.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not _several():
         return rows
     size = torch.tensor(len(indices), device=indices.device)
     dist.all_reduce(size, op=dist.ReduceOp.MAX)
@@ -56,3 +60,12 @@ def global_rows(indices: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
 def _shares(share: Tensor) -> Tensor:
     gathered: Tensor = _Gather.apply(share)
     return gathered
+
+
+def global_sum(value: Tensor) -> Tensor:
+    """The sum over all processes of a tensor without gradient; the given one on a single process."""
+    if not _several():
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
