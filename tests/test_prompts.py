@@ -35,9 +35,18 @@ def test_names_that_are_the_same_to_the_model_are_refused(names: tuple[str, str]
         check_prompts(method, ClassSet((0, 1, 2), ("a dog", *names)))
 
 
+def test_two_classes_of_one_name_are_told(method: ZeroShot, caplog: pytest.LogCaptureFixture) -> None:
+    birds = ClassSet((0, 1, 2, 3), ("ant", "crane", "crane", "crane"))
+    machines = ClassSet((4,), ("crane",), ("a machine: {}.",))
+    with caplog.at_level(logging.WARNING, "everclip"):
+        check_prompts(method, birds)
+        assert "2 classes have the name of another, as 'crane'; no text tells them apart" in caplog.text
+        caplog.clear()
+        check_prompts(method, ClassSet.union([birds.select([0, 1]), machines]))
+    assert caplog.text == ""  # their templates do
+
+
 def test_prompts_that_are_cut_off_are_named(method: ZeroShot, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "everclip"):
-        check_prompts(method, ClassSet((0, 1, 2), ("ant", "crane", "crane")))
-        assert caplog.text == ""  # the same name twice is somebody's intention
         check_prompts(method, ClassSet((0, 1), ("ant", LONG)))
     assert "1 prompts fill or exceed what the model reads; one is 'a photo of a very very" in caplog.text

@@ -110,7 +110,9 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
             part.of(sequence.sessions[-1].seen)
     check_fit(method, sequence, config.train.augment)
     apart = sequence.protocol != "class_incremental"  # domains may share a name that is judged in each alone
-    for classes in [session.new for session in sequence.sessions] if apart else [sequence.sessions[-1].seen]:
+    seen = sequence.sessions[-1].seen
+    never = [task.classes for task in sequence.tasks if not set(task.classes.ids) <= set(seen.ids)]
+    for classes in ([session.new for session in sequence.sessions] if apart else [seen]) + never:
         check_prompts(method, classes)
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
