@@ -117,6 +117,9 @@ class Published(_Strict):
             return curve[0] - curve[-1]
         if column.key == "last" and tasks:
             return fmean(tasks)
+        targets = self._list("tasks")[1:]
+        if column.key == "target_accuracy" and targets and None not in targets:
+            return fmean(value for value in targets if value is not None)
         if column.key == "mean" and parts:
             return fmean(parts)
         if column.key == "harmonic_mean" and isinstance(base, float) and isinstance(novel, float):
