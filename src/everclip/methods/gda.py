@@ -13,8 +13,7 @@ weight is chosen by cross-validation on the first session's pictures instead of 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -26,11 +25,9 @@ from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
 from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.gaussians import ClassGaussians, Precision, discriminant, shrunk_precision
+from everclip.modules.held_out import held_out
+from everclip.modules.unseen import as_preferred
 from everclip.types import ClassSet, Phase, Positive, Session
-
-log = logging.getLogger("everclip")
-
-FOLDS = 4
 
 
 class Gda(Method):
@@ -99,7 +96,10 @@ class Gda(Method):
         classes, scale = session.classes, self.backbone.logit_scale
         text = self.class_features(classes)
         right = torch.zeros(len(self.weights), device=text.device)
-        for fitted, shown, of_shown in self._splits(session, features, labels, extract):
+        count = len(session.train)
+        judges = None if session.validation is None else extract(session.validation, self.encode_image)
+        for fitted, shown, of_shown in held_out(session, features[:count], labels[:count], judges, "method.weight"):
+            fitted = fitted.repeat(self.views)
             gaussians = ClassGaussians(features.shape[1]).to(features.device)
             gaussians.add(features[fitted], labels[fitted])
             weights, biases = discriminant(gaussians.rows(classes.ids), gaussians.precision(self.precision))
@@ -108,26 +108,6 @@ class Gda(Method):
             for number, weight in enumerate(self.weights):
                 right[number] += ((logits + weight * likelihoods).argmax(dim=1) == target).sum()
         return self.weights[int(right.argmax())]
-
-    def _splits(
-        self, session: Session, features: Tensor, labels: Tensor, extract: Extract
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Which features to fit to; features and labels to judge that by."""
-        if session.validation is not None:
-            yield torch.ones_like(labels, dtype=torch.bool), *extract(session.validation, self.encode_image)
-            return
-        rank = torch.zeros(len(session.train), dtype=torch.long, device=labels.device)  # of a picture in its class
-        for label in labels.unique():
-            own = labels[: len(rank)] == label
-            rank[own] = torch.arange(int(own.sum()), device=rank.device)
-        if int(rank.max()) == 0:
-            log.warning("method.weight: %s has one picture of each class to choose it by; give it", session.name)
-            return
-        single = torch.isin(labels[: len(rank)], labels[: len(rank)][rank == 1], invert=True)  # judged by no fold
-        for fold in range(FOLDS):
-            held = (rank % FOLDS == fold) & ~single
-            if held.any():
-                yield ~held.repeat(self.views), features[: len(rank)][held], labels[: len(rank)][held]
 
     def _discriminant(self, classes: ClassSet, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights (C, E) and biases (C,) of log-likelihoods, and which classes (C,) have them."""
@@ -169,10 +149,7 @@ class Gda(Method):
             logits = scale * similarity(features, text)
             if known.any():
                 likelihoods = (features.double() @ weights.T + biases).to(logits.dtype)
-                if not known.all():
-                    best = logits.masked_fill(~known, -torch.inf).argmax(dim=1, keepdim=True)
-                    likelihoods = torch.where(known, likelihoods, likelihoods.gather(1, best))
-                logits = logits + self.chosen.to(logits.dtype) * likelihoods
+                logits = logits + self.chosen.to(logits.dtype) * as_preferred(likelihoods, logits, known)
             return logits
 
         return classify
