@@ -66,8 +66,9 @@ def test_what_comes_with_a_session_is_counted_before(trained: Trained, tiny: Cal
     method = build("method", OmegaConf.load(trained.folder.path / "config.yaml").method, tiny())
     if method.num_trainable() == 0:  # all comes with the sessions; else parts may take turns
         counted = [record["trainable_parameters"] for record in trained.folder.read_sessions()]
-        assert counted[0] == method.num_arriving([6])
-        assert counted[1] == counted[0] + method.num_arriving([6, 2])
+        images = [len(session.train) for session in trained.watched.sequence.sessions]
+        assert counted[0] == method.num_arriving([6], images[:1])
+        assert counted[1] == counted[0] + method.num_arriving([6, 2], images)
 
 
 def resized_images(trained: Trained) -> Tensor:

@@ -30,11 +30,12 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
     most = "" if config.train.max_steps is None else f", at most {config.train.max_steps} steps a session"
-    base, *later = (method.num_arriving(sizes[: number + 1]) for number in range(len(sizes)))
+    images = [len(session.train) for session in sessions]
+    base, *later = (method.num_arriving(sizes[:end], images[:end]) for end in range(1, len(sizes) + 1))
     trained = method.num_trainable() + base
     each = "each later session" if len(set(later)) == 1 else f"session 1, {later[-1]:,} in the last" if later else ""
     grows = f", and {later[0]:,} more in {each}" if any(later) else ""
-    kept = method.kept_bytes(sizes, sum(len(session.train) for session in sessions))
+    kept = method.kept_bytes(sizes, sum(images))
     folder = RunFolder(Path(hydra.runtime.output_dir))
     state = folder.state or "not started"
     if folder.begun:

@@ -197,11 +197,12 @@ class Method(nn.Module):
         """Number of trained values, counted from the parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
-    def num_arriving(self, sizes: Sequence[int]) -> int:
+    def num_arriving(self, sizes: Sequence[int], images: Sequence[int] = ()) -> int:
         """Number of trained values that a session adds to those there are before it.
 
         Args:
             sizes: new classes of every session, up to this one.
+            images: training pictures of these sessions.
         """
         grown = [m for m in self.modules() if isinstance(m, ClassRows) and isinstance(m.rows, nn.Parameter)]
         return sizes[-1] * sum(rows.rows.shape[1] for rows in grown)

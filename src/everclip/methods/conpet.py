@@ -167,7 +167,7 @@ class Conpet(Rehearsal):
         self.numbers = torch.cat([self.numbers, session.offset + new.to(self.numbers.device)])
 
     @override
-    def num_arriving(self, sizes: Sequence[int]) -> int:
+    def num_arriving(self, sizes: Sequence[int], images: Sequence[int] = ()) -> int:
         if not self.dynamic or len(sizes) == 1:
             return 0
         rows = sizes if self.rows_of == "classes" else [1] * len(sizes)

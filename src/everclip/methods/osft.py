@@ -99,7 +99,7 @@ class Osft(Method):
             keep = keep[number:]
 
     @override
-    def num_arriving(self, sizes: Sequence[int]) -> int:
+    def num_arriving(self, sizes: Sequence[int], images: Sequence[int] = ()) -> int:
         if len(sizes) > 1:  # later sessions split the same weights anew
             return 0
         shares = zip(self.matrices, self.shares(0), strict=True)
