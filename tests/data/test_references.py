@@ -80,6 +80,7 @@ def test_less_of_a_folder_is_spread_over_it(pictures: Path, tmp_path: Path) -> N
     (tmp_path / "c.txt").write_text("\n".join("abcdefg"))
     reference = references.folder(root=str(pictures), captions=str(tmp_path / "c.txt"), max_images=2, max_texts=3)
     assert names(reference) == ["d.png", "a.png"]
+    assert reference.names == ("old house", "sea bird")
     assert reference.texts == ("a", "c", "e")
 
 
@@ -112,6 +113,11 @@ class Asking:
 
     def __init__(self, backbone: object, *, reference: Reference) -> None:
         self.reference = reference
+
+
+def test_none_has_nothing() -> None:
+    reference = references.none()
+    assert (len(reference.images), reference.texts, reference.names) == (0, (), ())
 
 
 @pytest.mark.parametrize("name", option_names("reference"))

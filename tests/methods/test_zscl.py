@@ -11,6 +11,7 @@ from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.images import ArrayImages
+from everclip.data.references import none
 from everclip.losses.distillation import distillation
 from everclip.methods.base import Method
 from everclip.methods.finetune import Finetune
@@ -189,3 +190,8 @@ def test_neither_teacher_nor_average_are_in_a_checkpoint(make: Make) -> None:
 def test_parameter_count_on_vit_b16_is_the_published_one() -> None:
     backbone = OpenClip(model="ViT-B-16-quickgelu", weights="random", load=False)
     assert Zscl(backbone, reference=REFERENCE).num_trainable() == 149_620_736  # 149.6 M
+
+
+def test_nothing_to_compare_models_on_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match="reference=none has nothing to compare models on; use reference=shapes"):
+        Zscl(tiny(), reference=none())

@@ -106,7 +106,7 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     seed_everything(config.seed)
     method = build("method", settled(config, sequence).method, backbone)
     for part in make_given(config).values():
-        if isinstance(part, ClassTexts):  # a class without texts is told before anything is trained
+        if isinstance(part, ClassTexts) and part.texts:  # a class without is told before anything is trained
             part.of(sequence.sessions[-1].seen)
     check_fit(method, sequence, config.train.augment)
     apart = sequence.protocol != "class_incremental"  # domains may share a name that is judged in each alone

@@ -13,11 +13,16 @@ from typing import TextIO
 import numpy as np
 
 from everclip.data.drawing import shapes
-from everclip.data.images import FileImages
+from everclip.data.images import ArrayImages, FileImages
 from everclip.data.sequences.own_pictures import SUFFIXES
 from everclip.data.sequences.shapes import draw
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Positive, Reference, Templates
+
+
+def none() -> Reference:
+    """No pictures and no texts."""
+    return Reference(ArrayImages(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, np.int64), "none"), ())
 
 
 def drawn_shapes(
@@ -49,7 +54,8 @@ def drawn_shapes(
         raise ConfigError(f"reference.num_classes={num_classes}: there are {len(names)} outside the sequences")
     names = names[:num_classes]
     images = draw(names, per_class, seed=seed, split=2, style=style, cache=Path(cache_dir))
-    return Reference(images, tuple(template.format(name) for template in templates for name in names))
+    texts = tuple(template.format(name) for template in templates for name in names)
+    return Reference(images, texts, tuple(names[label] for label in images.labels))
 
 
 def folder(
@@ -88,13 +94,18 @@ def folder(
     if not files:
         raise DataError(f"reference.root={root} holds no pictures ({', '.join(SUFFIXES)})")
     if captions is None:
-        holders = dict.fromkeys(os.path.basename(os.path.dirname(file)) for file in files)
-        names = [name.replace("_", " ").replace("-", " ") for name in holders]
+        names = dict.fromkeys(_shown(file) for file in files)
         texts = [template.format(name) for template in templates for name in names]
     else:
         texts = _read_texts(Path(captions).expanduser(), column)
-    chosen = [Path(file) for file in _spaced(files, max_images)]
-    return Reference(FileImages(chosen, np.zeros(len(chosen), np.int64), top), tuple(_spaced(texts, max_texts)))
+    chosen = _spaced(files, max_images)
+    images = FileImages([Path(file) for file in chosen], np.zeros(len(chosen), np.int64), top)
+    return Reference(images, tuple(_spaced(texts, max_texts)), tuple(map(_shown, chosen)))
+
+
+def _shown(file: str) -> str:
+    """What the folder of a picture says it shows."""
+    return os.path.basename(os.path.dirname(file)).replace("_", " ").replace("-", " ")
 
 
 def _spaced(items: list[str], count: int | None) -> list[str]:

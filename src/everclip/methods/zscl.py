@@ -48,6 +48,9 @@ class Zscl(Method):
         label_space: see `LabelSpace`.
         label_smoothing: share of the target spread over all classes.
         session_lr: see `SessionLr`.
+
+    Raises:
+        ValueError: an empty reference set.
     """
 
     couples_batch = True  # the distillation over pictures is a softmax over the batch
@@ -69,6 +72,8 @@ class Zscl(Method):
         session_lr: SessionLr | None = None,
     ) -> None:
         super().__init__(backbone)
+        if not len(reference.images):
+            raise ValueError("reference=none has nothing to compare models on; use reference=shapes, folder or cc")
         self.teacher = Teacher(backbone)
         self.tuned = unfreeze(backbone)
         self.reference = reference

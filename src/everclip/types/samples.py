@@ -183,10 +183,12 @@ class Reference:
     Attributes:
         images: their labels mean nothing.
         texts: captions or other sentences.
+        names: what each picture shows, as far as its folder tells; empty where nothing does.
     """
 
     images: Samples = field(repr=False)
     texts: tuple[str, ...] = field(repr=False)
+    names: tuple[str, ...] = field(default=(), repr=False)
 
     def fingerprint(self) -> str:
         """Hex digest of what identifies pictures and texts."""
