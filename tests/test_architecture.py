@@ -25,7 +25,7 @@ BELOW: dict[str, set[str]] = {
     "evaluation": {"objectives", "metrics", "types", "errors"},
     "data": {"evaluation", "objectives", "types", "digest", "errors", "storage"},
     "backbones": {"types", "digest", "errors"},
-    "modules": {"backbones", "types", "errors"},
+    "modules": {"losses", "backbones", "types", "errors"},
     "memory": {"data", "types", "errors"},
     "methods": {"objectives", "modules", "losses", "memory", "backbones", "types", "errors"},
     "runs": {"metrics", "storage", "digest", "errors"},
