@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -156,8 +157,9 @@ def test_logging_devices_and_paths_do_not_change_the_folder(everclip: Command) -
 def test_a_sweep_prints_mean_and_spread_of_each_setting(everclip: Command, tmp_path: Path) -> None:
     # The runs are made here, one by one: that a sweep starts what is missing is for tests/test_sweeps.py to show.
     words = (*SMALL, "method=cpe_clip", "max_sessions=1")
-    for length, seed in itertools.product((1, 2), (0, 1)):
-        everclip(*words, f"method.prompt_length={length}", f"seed={seed}")
+    with patch("everclip.reporting.results.write_plots", return_value=[]):
+        for length, seed in itertools.product((1, 2), (0, 1)):
+            everclip(*words, f"method.prompt_length={length}", f"seed={seed}")
     code, out, error = everclip(*words, "-m", "method.prompt_length=1,2", "seed=0,1")
     assert (code, error) == (0, "")
     assert out.startswith("4 of 4 runs are finished already\n")
