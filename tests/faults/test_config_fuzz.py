@@ -71,7 +71,10 @@ def draw(dice: random.Random, groups: dict[str, list[str]], names: list[str]) ->
         kind = dice.random()
         key = dice.choice(names)
         if kind < 0.5:
-            group = dice.choice(list(groups))
+            kind_of_group = dice.choice(
+                sorted({group.partition("/")[0] for group in groups})
+            )  # each method has a tuning
+            group = dice.choice([group for group in groups if group.partition("/")[0] == kind_of_group])
             word = f"{group}={dice.choice(groups[group])}"
         elif kind < 0.75:
             word = f"{dice.choice(('', '', '', '+', '++', '~'))}{key}={dice.choice(VALUES)}"
