@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from everclip.backbones.open_clip import OpenClip
-from everclip.commands.prompts import check_prompts
+from everclip.commands.parts import make_parts
+from everclip.commands.prompts import check_prompts, warn_of_twins
 from everclip.errors import ConfigError
 from everclip.methods.zero_shot import ZeroShot
 from everclip.types import ClassSet
+from tests.data.datasets import replicas
 
 LONG = " ".join(["very"] * 90)
 
@@ -35,15 +40,27 @@ def test_names_that_are_the_same_to_the_model_are_refused(names: tuple[str, str]
         check_prompts(method, ClassSet((0, 1, 2), ("a dog", *names)))
 
 
-def test_two_classes_of_one_name_are_told(method: ZeroShot, caplog: pytest.LogCaptureFixture) -> None:
-    birds = ClassSet((0, 1, 2, 3), ("ant", "crane", "crane", "crane"))
-    machines = ClassSet((4,), ("crane",), ("a machine: {}.",))
+def test_two_classes_of_one_name_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    animals = ClassSet((0, 1, 2, 3, 4), ("ant", "crane", "crane", "crane", "bat"))
+    others = [ClassSet((5, 6), ("crane", "bat"), ("a machine: {}.",)), ClassSet((7,), ("bat",))]
     with caplog.at_level(logging.WARNING, "everclip"):
-        check_prompts(method, birds)
-        assert "2 classes have the name of another, as 'crane'; no text tells them apart" in caplog.text
+        warn_of_twins([animals, animals.select([3, 2])])
+        assert "1 names are of several classes, as 'crane': no text tells those apart" in caplog.text
         caplog.clear()
-        check_prompts(method, ClassSet.union([birds.select([0, 1]), machines]))
-    assert caplog.text == ""  # their templates do
+        warn_of_twins([animals.select([0, 1]), *others, ClassSet.union([animals.select([0, 1]), others[0]])])
+        assert caplog.text == ""  # they are not compared with each other, or their templates tell
+        warn_of_twins([ClassSet.union([animals.select([0, 4]), *others])])
+    assert "1 names are of several classes, as 'bat'" in caplog.text
+
+
+def test_a_run_tells_of_two_classes_of_one_name(
+    compose: Callable[..., DictConfig], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    split = replicas.coop(tmp_path, "dtd")
+    split.write_text(split.read_text().replace('"ape"', '"cat"'))
+    composed = compose("sequence=few_shot", "sequence/dataset=dtd", f"paths.data={tmp_path}", "method=zero_shot")
+    make_parts(composed, load=False)
+    assert "1 names are of several classes, as 'cat'" in capsys.readouterr().out
 
 
 def test_prompts_that_are_cut_off_are_named(method: ZeroShot, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from everclip.backbones.base import Backbone
-from everclip.commands.prompts import check_prompts
+from everclip.commands.prompts import check_prompts, warn_of_twins
 from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.config.schema import INJECTED
@@ -114,6 +114,7 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     never = [task.classes for task in sequence.tasks if not set(task.classes.ids) <= set(seen.ids)]
     for classes in ([session.new for session in sequence.sessions] if apart else [seen]) + never:
         check_prompts(method, classes)
+    warn_of_twins([task.classes for task in sequence.tasks] + ([] if apart else [seen]))
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
 
