@@ -185,3 +185,70 @@ def test_without_validation_pictures_the_weight_is_cross_validated() -> None:
             right[weight] += int((one.logits(held.rows, classes(0, 4)).argmax(1).numpy() == held.labels).sum())
     assert float(method.chosen) == max(GRID, key=lambda weight: right[weight])
     assert len(set(right.values())) > 1
+
+
+def shared_out(features: Tensor, text: Tensor, train: Features, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and scatter by the formulas of expectation maximisation, at weight 1, in numpy."""
+    z, base = features.numpy(), train.rows.numpy()
+    zero_shot = 100 * z @ text.numpy().T
+
+    def shares(scores: np.ndarray) -> np.ndarray:
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    known, own = np.concatenate([base, z]), np.eye(4)[train.labels]
+    gamma = shares(zero_shot)
+    for step in range(steps + 1):
+        whole = np.concatenate([own, gamma])
+        means = whole.T @ known / whole.sum(axis=0)[:, None]
+        apart = known[:, None] - means
+        scatter = np.einsum("nk,nkd,nke->de", whole, apart, apart)
+        if step < steps:
+            spread = scatter / (len(known) - 1)
+            precision = np.linalg.inv(spread + np.trace(spread) / (len(known) - 1) * np.eye(24))
+            weights = means @ precision
+            gamma = shares(zero_shot + z @ weights.T - (weights * means).sum(axis=1) / 2)
+    return means, scatter
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_pictures_without_labels_are_shared_out(labelled: bool) -> None:
+    text, train, more, _ = few_shot()
+    train = train if labelled else train.subset([])
+    hidden = Features(more.rows, np.full(len(more.rows), -1))
+    own = replace(session(train, classes(0, 4)), unlabelled=hidden)
+    own = own if labelled else replace(own, without_labels=classes(0, 4))
+    method = Gda(GivenFeatures(text), weight=1.0, em_steps=3)
+    method.begin_session(own, extract)
+    method.end_session(own, extract)
+    means, scatter = shared_out(more.rows, text, train, 3)
+    np.testing.assert_allclose(method.gaussians.rows(range(4)), means, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(method.gaussians.scatter, scatter, rtol=0, atol=1e-9)
+    right = [
+        (m.logits(more.rows, classes(0, 4)).argmax(1).numpy() == more.labels).mean() for m in (method, plain(text))
+    ]
+    assert right[0] > right[1]
+
+
+def plain(text: Tensor) -> ZeroShot:
+    return ZeroShot(GivenFeatures(text))
+
+
+def test_whole_shares_are_labels() -> None:
+    _, train, more, _ = few_shot()
+    shared, whole = ClassGaussians(24), ClassGaussians(24)
+    for fitted in (shared, whole):
+        fitted.add(train.rows, torch.from_numpy(train.labels))
+    shared.add_shares(more.rows, torch.eye(4)[torch.from_numpy(more.labels)], range(4))
+    whole.add(more.rows, torch.from_numpy(more.labels))
+    for kept in ("ids", "counts", "means", "scatter"):
+        torch.testing.assert_close(getattr(shared, kept), getattr(whole, kept), rtol=0, atol=1e-12)
+
+
+def test_without_labels_the_weight_is_to_be_given() -> None:
+    text, train, *_ = few_shot()
+    nothing = replace(session(train.subset([]), classes(0, 4)), unlabelled=train, without_labels=classes(0, 4))
+    with pytest.raises(ConfigError, match=r"method\.weight: s0 has no pictures with labels to choose it by"):
+        Gda(GivenFeatures(text), em_steps=1).begin_session(nothing, extract)
+    with pytest.raises(ValueError, match="em_steps needs precision=pooled"):
+        Gda(GivenFeatures(text), em_steps=1, precision="mean")

@@ -2,18 +2,23 @@
 
 The features of each class are taken for a Gaussian around its mean, with one covariance for all classes. Their
 log-likelihoods are added to CLIP's logits with a weight. All follows from sums over the pictures, so the result after
-all sessions is that of one fit on their union, and earlier sessions are not forgotten.
+all sessions is that of one fit on their union, and earlier sessions are not forgotten. With `em_steps`, a session's
+pictures without labels are shared out among its classes (those without labels, where there are such), first as CLIP
+sees them, then by what fits best (expectation maximisation); what the covariance is then known to be depends on the
+sessions before, but these stay as they are.
 
 Family: closed form.
 Source: arXiv 2402.04087, official code mrflogs/ICLR24 @ 560fe21.
 Differs: float64 throughout; the precision is the code's times (N - 1) / E (`weight` of the code = `weight` here times
 (N - 1) / E), which does not fade as sessions add pictures, where the code fits once; without validation pictures the
-weight is chosen by cross-validation on the first session's pictures instead of a labelled validation set.
+weight is chosen by cross-validation on the first session's pictures instead of a labelled validation set. Expectation
+maximisation is the paper's, which the code lacks: uniform class weights, shares by the sum of both logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Annotated, Literal
 
 import torch
@@ -22,12 +27,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.errors import ConfigError
 from everclip.losses.similarity import similarity
 from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.gaussians import ClassGaussians, Precision, discriminant, shrunk_precision
 from everclip.modules.held_out import held_out
 from everclip.modules.unseen import as_preferred
-from everclip.types import ClassSet, Phase, Positive, Session
+from everclip.types import ClassSet, Phase, Positive, Samples, Session
 
 
 class Gda(Method):
@@ -45,9 +51,15 @@ class Gda(Method):
             training features nearest to their text, which are kept for this.
         neighbours: features for a class without pictures.
         text_weight: how many features the text counts for in its mean.
+        em_steps: times that pictures without labels are shared out after the first; 0: they are not looked at.
+
+    Raises:
+        ValueError: `em_steps` with a precision that needs whole features.
     """
 
     frozen_images = True
+    needs_labels = False
+
     features: Tensor
     chosen: Tensor
 
@@ -62,8 +74,12 @@ class Gda(Method):
         unseen: Literal["text", "neighbours"] = "text",
         neighbours: Annotated[int, Field(ge=2)] = 64,
         text_weight: Annotated[int, Field(ge=0)] = 16,
+        em_steps: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(backbone)
+        if em_steps and precision == "mean":
+            raise ValueError("em_steps needs precision=pooled; precision=mean needs whole features of every class")
+        self.em_steps, self.needs_labels = em_steps, not em_steps
         self.gaussians = ClassGaussians(backbone.embed_dim)
         self.precision = precision
         self.weight, self.weights, self.views = weight, tuple(sorted(weights)), views
@@ -72,6 +88,11 @@ class Gda(Method):
         self.classes_return = precision == "pooled"  # the other needs all features of a class
         self.register_buffer("features", torch.empty(0, backbone.embed_dim))
         self.register_buffer("chosen", torch.tensor(weight or 0.0, dtype=torch.float64))
+
+    @override
+    def begin_session(self, session: Session, extract: Extract) -> None:
+        if session.is_base and self.weight is None and session.validation is None and not len(session.train):
+            raise ConfigError(f"method.weight: {session.name} has no pictures with labels to choose it by; give it")
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -84,12 +105,26 @@ class Gda(Method):
         if session.is_base and self.weight is None:
             self.chosen = self.chosen.new_tensor(self._choose(session, features, labels, extract))
         self.gaussians.add(features, labels)
+        if self.em_steps and session.unlabelled is not None:
+            self._share_out(session.without_labels or session.classes, session.unlabelled, extract)
         if self.synthesise:
             self.features = torch.cat([self.features, features.float()])
 
     def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
         """See `everclip.methods.base.Growing`."""
         return self.synthesise * self.views * num_images * self.features.shape[1] * self.features.itemsize
+
+    def _share_out(self, classes: ClassSet, unlabelled: Samples, extract: Extract) -> None:
+        """Takes in the features of pictures without labels, each shared among classes."""
+        features, _ = extract(unlabelled, self.encode_image)
+        logits = (self.backbone.logit_scale * similarity(features, self.class_features(classes))).double()
+        shares, known = logits.softmax(dim=1), self.gaussians
+        for _ in range(self.em_steps):
+            fitted = deepcopy(known)
+            fitted.add_shares(features, shares, classes.ids)
+            weights, biases = discriminant(fitted.rows(classes.ids), fitted.precision(self.precision))
+            shares = (logits + self.chosen * (features.double() @ weights.T + biases)).softmax(dim=1)
+        known.add_shares(features, shares, classes.ids)
 
     def _choose(self, session: Session, features: Tensor, labels: Tensor, extract: Extract) -> float:
         """The weight with the most pictures right."""

@@ -49,21 +49,31 @@ class ClassGaussians(nn.Module):
             spread = (own - mean).T @ (own - mean)
             self.scatter = self.scatter + spread
             self.covariances = self.covariances + spread / max(len(own) - 1, 1)
-            known = (self.ids == label).nonzero()[:, 0]
-            if len(known):
-                row, before = int(known), float(self.counts[known])
-                apart, total = mean - self.means[row], before + len(own)
-                self.scatter = self.scatter + before * len(own) / total * torch.outer(apart, apart)
-                self.means[row] += len(own) / total * apart
-                self.counts[row] = total
-            else:
-                self.ids = torch.cat([self.ids, self.ids.new_tensor([label])])
-                self.counts = torch.cat([self.counts, self.counts.new_tensor([len(own)])])
-                self.means = torch.cat([self.means, mean[None]])
+            self._merge(label, len(own), mean)
 
-    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
-        """See `everclip.methods.base.Growing`."""
-        return sum(sizes) * (self.ids.itemsize + self.counts.itemsize + self.means.shape[1] * self.means.itemsize)
+    def add_shares(self, features: Tensor, shares: Tensor, ids: Sequence[int]) -> None:
+        """Takes in features (N, E) of which every class has a share (N, C), as pooled covariances see them."""
+        features, shares = features.double(), shares.double()
+        counts = shares.sum(dim=0)
+        means = shares.T @ features / counts[:, None]
+        own = (features * shares.sum(dim=1, keepdim=True)).T @ features
+        self.scatter = self.scatter + own - (means * counts[:, None]).T @ means
+        for label, count, mean in zip(ids, counts.tolist(), means, strict=True):
+            self._merge(label, count, mean)
+
+    def _merge(self, label: int, count: float, mean: Tensor) -> None:
+        """Counts features of a class, whose spread around their mean (E,) is in the scatter already."""
+        known = (self.ids == label).nonzero()[:, 0]
+        if len(known):
+            row, before = int(known), float(self.counts[known])
+            apart, total = mean - self.means[row], before + count
+            self.scatter = self.scatter + before * count / total * torch.outer(apart, apart)
+            self.means[row] += count / total * apart
+            self.counts[row] = total
+        else:
+            self.ids = torch.cat([self.ids, self.ids.new_tensor([label])])
+            self.counts = torch.cat([self.counts, self.counts.new_tensor([count])])
+            self.means = torch.cat([self.means, mean[None]])
 
     def rows(self, ids: Sequence[int]) -> Tensor:
         """Means (C, E) of these classes; of one without features, 0."""
