@@ -27,6 +27,8 @@ from everclip.methods.finetune import Finetune
 from everclip.methods.ncm import Ncm
 from everclip.methods.zero_shot import ZeroShot
 from everclip.training.evaluation import check_fit
+from everclip.training.phases import Budget, Training
+from everclip.training.schedules import Schedule
 from everclip.types import Samples, TaskSequence
 from tests.data.conftest import MakeDataset, candidates
 from tests.data.datasets import replicas
@@ -85,6 +87,8 @@ def test_without_shots_no_class_has_labels(make_dataset: MakeDataset) -> None:
         few_shot(dataset=make_dataset(5), shots=0)
     with pytest.raises(DataError, match="with labels, of which session made has none"):
         hold_out(sequence, 0.2)
+    budget = Budget(5, 32)
+    assert Training(budget, budget, torch.optim.SGD, Schedule()).repeats(session) == 0
     check_fit(ZeroShot, sequence, "none")
     with pytest.raises(ConfigError, match="Ncm learns classes from pictures with labels, but few_shot_made has none"):
         check_fit(Ncm, sequence, "none")

@@ -11,9 +11,14 @@ from everclip.errors import ConfigError
 from everclip.types import Samples, Session
 
 
+def joined(*parts: Samples) -> Samples:
+    """Several sets one after the other."""
+    return ConcatSamples(parts)
+
+
 def with_memory(session: Session) -> Samples:
     """The session's pictures, followed by those of earlier sessions that were kept."""
-    return session.train if session.memory is None else ConcatSamples([session.train, session.memory])
+    return session.train if session.memory is None else joined(session.train, session.memory)
 
 
 def numbers_of(session: Session, kept: Tensor) -> Tensor:
