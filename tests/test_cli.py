@@ -110,7 +110,9 @@ def test_check_counts_what_arrives_unevenly(everclip: Command) -> None:
     assert f"16,384 trainable of 6,510,433 parameters, and {65 * 97:,} more in session 1, {5 * 97} in the last" in out
 
 
-@pytest.mark.parametrize("name", ["run", "list", "table", "report", "status", "data", "export"])
+@pytest.mark.parametrize(
+    "name", ["run", "list", "table", "report", "status", "data", "export", "interpolate", "sharpness"]
+)
 def test_every_command_says_its_version(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

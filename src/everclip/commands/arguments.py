@@ -13,3 +13,19 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.add_argument("--version", action="version", version=f"everclip {version('everclip')}")
+
+
+def add_points(parser: argparse.ArgumentParser) -> None:
+    """What commands take that measure losses of stored models."""
+    parser.add_argument(
+        "--points", type=int, default=256, metavar="N", help="training pictures for losses and sharpness; 0: neither"
+    )
+    parser.add_argument(
+        "--kind", choices=("average", "worst"), default="average", help="sharpness: under noise, or at worst"
+    )
+    parser.add_argument("--radius", type=float, metavar="RHO", help="in sizes of each weight; 0.1, for worst 0.001")
+    parser.add_argument("--steps", type=int, default=5, metavar="N", help="draws of noise, or steps of the ascent")
+    parser.add_argument("--normalize", action="store_true", help="logits have mean 0 and length 1 in sharpness")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the choice of pictures")
+    parser.add_argument("--accelerator", default="auto", metavar="NAME", help="auto, cpu or gpu")
+    parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help="with methods of your own to import")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -50,6 +51,17 @@ class Classification(Evaluator):
         sessions = torch.tensor([session_of.get(class_id, 0) for class_id in classes.ids])
         counts = sessions[predicted].bincount(minlength=int(sessions.max()) + 1)
         return Verdict({"accuracy": Score.share(correct, len(predicted))}, {"predicted": counts.tolist()})
+
+    @override
+    def loss(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> float:
+        classes = self.candidates(task, seen)
+        classify = model.classifier(classes)
+
+        def of_each(batch: Batch) -> Tensor:
+            columns = classes.columns(batch.labels)
+            return F.cross_entropy(classify(batch.images).float(), columns, reduction="none")
+
+        return float(passes.samples(task.samples, of_each, whole=True).mean())
 
     @override
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:

@@ -1,7 +1,7 @@
 """WiSE-FT after every session: fine-tuned weights are interpolated with those from before the session or with CLIP's.
 
 All weights but the logit scale are fine-tuned with cross-entropy; at the end of a session they become
-`alpha` * fine-tuned + (1 - `alpha`) * anchor. `scripts/interpolate.py` gives the curve over alpha of stored sessions.
+`alpha` * fine-tuned + (1 - `alpha`) * anchor. `everclip-interpolate` gives the curve over alpha of stored sessions.
 
 Family: distillation and weight averaging.
 Source: arXiv 2109.01903 (mlfoundations/wise-ft @ 58b7a4b); in this continual form, with the start of the session as

@@ -38,7 +38,7 @@ STYLE = {
 Series = Mapping[str, Sequence[Sequence[float]]]  # by label, one sequence per run
 
 
-def _line(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     """Colour, marker and line style of the index-th label; 28 labels differ."""
     turn, colour = divmod(index, len(COLOURS))
     return {
@@ -57,15 +57,15 @@ def _legend(figure: Figure, axes: Axes) -> None:
     """The legend below the axes, where it hides nothing; the figure grows by its lines."""
     handles, labels = axes.get_legend_handles_labels()
     handles = [entry[0] if isinstance(entry, ErrorbarContainer) else entry for entry in handles]  # bars hide the mark
-    wrapped = [textwrap.fill(label, 60) for label in labels]
-    longest = max((len(line) for label in wrapped for line in label.splitlines()), default=1)
+    texts = [textwrap.fill(label, 60) for label in labels]
+    longest = max((len(line) for label in texts for line in label.splitlines()), default=1)
     columns = max(1, min(4, len(labels), 88 // (longest + 6)))
-    lines = max((label.count("\n") + 1 for label in wrapped), default=1) * math.ceil(len(labels) / columns)
+    lines = max((label.count("\n") + 1 for label in texts), default=1) * math.ceil(len(labels) / columns)
     figure.set_figheight(3.6 + 0.2 * lines)
-    figure.legend(handles, wrapped, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _wrapped(title: str, width: float = 6.0) -> str:
+def wrapped(title: str, width: float = 6.0) -> str:
     """A title in lines that a figure of some inches has room for."""
     return textwrap.fill(title, int(12 * width))
 
@@ -93,10 +93,12 @@ def plot_lines(series: Series, *, xlabel: str, ylabel: str, title: str, first: i
     for index, (label, runs) in enumerate(series.items()):
         values = np.array(runs, dtype=float)
         mean, spread, at = values.mean(axis=0), _spread(values), first + np.arange(values.shape[1])
-        axes.plot(at, mean, label=label, **_line(index))
+        axes.plot(at, mean, label=label, **line_style(index))
         if len(values) > 1:
-            axes.fill_between(at, mean - spread, mean + spread, color=_line(index)["color"], alpha=0.2, linewidth=0)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=_wrapped(title))
+            axes.fill_between(
+                at, mean - spread, mean + spread, color=line_style(index)["color"], alpha=0.2, linewidth=0
+            )
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=wrapped(title))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes)
     return figure
@@ -117,11 +119,11 @@ def plot_shots(
         shots = sorted(by_shots)
         values = [np.array(by_shots[count], dtype=float) for count in shots]
         means, spreads = [value.mean() for value in values], [float(_spread(value)) for value in values]
-        axes.errorbar(shots, means, spreads, label=label, capsize=2, **_line(index))
+        axes.errorbar(shots, means, spreads, label=label, capsize=2, **line_style(index))
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({count for by_shots in series.values() for count in by_shots}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel="shots per class", ylabel=ylabel, title=_wrapped(title))
+    axes.set(xlabel="shots per class", ylabel=ylabel, title=wrapped(title))
     _legend(figure, axes)
     return figure
 
@@ -131,7 +133,7 @@ def _scatter(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]]) ->
     for index, (label, runs) in enumerate(points.items()):
         values = np.array(runs, dtype=float)
         (x, y), (dx, dy) = values.mean(axis=0), _spread(values)
-        style = _line(index) | {"linestyle": "none", "markersize": 8}
+        style = line_style(index) | {"linestyle": "none", "markersize": 8}
         axes.errorbar([x], [y], xerr=[dx], yerr=[dy], label=label, capsize=2, **style)
 
 
@@ -157,7 +159,7 @@ def plot_trade_off(points: Mapping[str, Sequence[tuple[float, float]]], title: s
             axes.plot(base[inside], novel[inside], color="0.7", linewidth=0.8, zorder=0)
             at = np.flatnonzero(inside)[-1]
             axes.annotate(f"H {mean}", (base[at], novel[at]), color="0.4", fontsize=7, ha="right", va="bottom")
-    axes.set(xlim=(left, right), ylim=(bottom, top), title=_wrapped(title))
+    axes.set(xlim=(left, right), ylim=(bottom, top), title=wrapped(title))
     axes.set(xlabel=f"{label} on base classes (%)", ylabel=f"{label} on novel classes (%)")
     _legend(figure, axes)
     return figure
@@ -190,7 +192,7 @@ def plot_cost(
     axes.set_xticks([0.0, *(tick for tick in ticks if tick <= 2 * highest)])
     axes.xaxis.set_major_formatter(lambda cost, _: _short(cost))
     axes.set_xlim(left=smallest / 1.5 if min(costs) > 0 else -start / 5, right=highest * 2)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=_wrapped(title))
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=wrapped(title))
     _legend(figure, axes)
     return figure
 
@@ -219,7 +221,7 @@ def plot_heat_maps(matrices: Mapping[str, ArrayLike], *, xlabel: str, ylabel: st
         axes.remove()
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
-    figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=10)
+    figure.suptitle(wrapped(title, figure.get_figwidth()), fontsize=10)
     figure.colorbar(image, ax=figure.axes, label="%", shrink=0.8, aspect=30 * down, pad=0.02)
     return figure
 

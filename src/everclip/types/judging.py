@@ -114,6 +114,10 @@ class Evaluator(ABC):
             seen: the new classes of each session so far.
         """
 
+    def loss(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> float | None:
+        """Mean cross-entropy on a task, where samples are told apart by logits; arguments as in `evaluate`."""
+        return None
+
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:
         """What the model takes some of the task's samples for, to look at; none where that is not defined."""
         return []
