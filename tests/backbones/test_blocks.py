@@ -8,7 +8,14 @@ from open_clip.transformer import CustomResidualAttentionBlock, QuickGELU, Resid
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from everclip.backbones.blocks import FusedQuickGELU, fuse_activations, run_block, run_block_naively
+from everclip.backbones.blocks import (
+    AdaptedBlock,
+    FusedQuickGELU,
+    attend_to_self,
+    fuse_activations,
+    run_block,
+    run_block_naively,
+)
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.open_clip import OpenClip
 from everclip.errors import ConfigError
@@ -129,6 +136,87 @@ def test_parametrised_projections_act() -> None:
     after = run_block(block, x)
     assert not torch.allclose(after, before)
     torch.testing.assert_close(after, block(x), rtol=1e-6, atol=1e-6)
+
+
+class Part(nn.Module):
+    """Twice what a layer reads and three times what it puts out, or with tokens moved by one."""
+
+    def __init__(self, moved: bool = False) -> None:
+        super().__init__()
+        self.moved = moved
+
+    def forward(self, normed: Tensor, output: Tensor) -> Tensor:
+        return (2 * normed + 3 * output).roll(int(self.moved), dims=1)
+
+
+class Given(nn.Module):
+    """Gives always the same, whatever it is called with."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, *inputs: Tensor) -> object:
+        return self.value
+
+
+def test_a_block_without_parts_computes_what_it_did_and_keeps_its_names() -> None:
+    block, x = make_block(), random(3, 7, 32)
+    adapted = AdaptedBlock(block)
+    assert adapted.state_dict().keys() == block.state_dict().keys()
+    for mask in (None, triangle(7)):
+        torch.testing.assert_close(adapted(x, attn_mask=mask), block(x, attn_mask=mask), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_parts_add_to_the_residual_stream_however_a_block_is_run(causal: bool) -> None:
+    block, x, mask = make_block(), random(3, 7, 32), triangle(7)
+    adapted = AdaptedBlock(block)
+    adapted.parts.update({"attention": Part(moved=True), "mlp": Part(moved=True)})
+    normed = block.ln_1(x)
+    attended = block.ls_1(block.attention(normed, attn_mask=mask if causal else None))
+    middle = x + attended + (2 * normed + 3 * attended).roll(1, dims=1)
+    normed = block.ln_2(middle)
+    fed = block.ls_2(block.mlp(normed))
+    expected = middle + fed + (2 * normed + 3 * fed).roll(1, dims=1)
+    keep = torch.tensor([[0, 2], [6, 1], [3, 4]])
+    kept = run_block(adapted, x, causal=causal, keep=keep, recompute=True)
+    close = {"rtol": 1e-5, "atol": 1e-4}
+    torch.testing.assert_close(adapted(x, attn_mask=mask if causal else None), expected, **close)
+    torch.testing.assert_close(run_block_naively(adapted, x, causal=causal), expected, **close)
+    torch.testing.assert_close(kept, expected[torch.arange(3)[:, None], keep], **close)
+
+
+def test_a_part_acts_on_patches_that_see_themselves_alone() -> None:
+    block, x = make_block(), random(3, 7, 32)
+    plain, adapted = attend_to_self(block, x), AdaptedBlock(block)
+    adapted.parts["attention"] = Part()
+    torch.testing.assert_close(attend_to_self(adapted, x), 4 * plain + 2 * block.ln_1(x))
+
+
+def test_own_keys_and_values_stand_in_front_of_those_of_an_edit() -> None:
+    block, x = make_block(), random(2, 5, 32)
+    own, given = ((random(1, n, 32, seed=n), random(1, n, 32, seed=n + 10)) for n in (2, 3))
+    both = (torch.cat([own[0], given[0]], 1), torch.cat([own[1], given[1]], 1))
+    adapted = AdaptedBlock(block)
+    adapted.parts["front"] = Given(own)
+    for edit, whole in ((None, own), (given, both)):
+        expected = run_block(block, x, causal=True, prefix=whole)
+        assert torch.equal(run_block(adapted, x, causal=True, prefix=edit), expected)
+
+
+def test_queries_keys_and_values_may_be_added_to() -> None:
+    block, x, more = make_block(), random(2, 5, 32), random(96)
+    adapted = AdaptedBlock(block)
+    adapted.parts["projections"] = Given(more)
+    changed = run_block(adapted, x)
+    block.attn.in_proj_bias = nn.Parameter(block.attn.in_proj_bias + more)
+    torch.testing.assert_close(changed, run_block(block, x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_of_each_texts_own_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"takes no parts in its blocks; use a causal one.* or method\.towers=vision"):
+        AdaptedBlock(make_block())(random(2, 5, 32), attn_mask=torch.zeros(8, 5, 5))
 
 
 def test_a_block_of_another_structure_is_refused() -> None:

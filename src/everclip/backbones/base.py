@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from everclip.backbones.blocks import AdaptedBlock
 from everclip.backbones.insertion import TokenEdit
 
 
@@ -142,8 +143,15 @@ class Backbone(nn.Module, ABC):
         return floats.div_(255).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stays in evaluation mode: dropout and batch statistics of a pre-trained tower are never trained here."""
-        return super().train(False)
+        """Stays in evaluation mode: dropout and batch statistics of a pre-trained tower are never trained here.
+
+        What methods have put into its blocks follows.
+        """
+        super().train(False)
+        for module in self.modules():
+            if isinstance(module, AdaptedBlock):
+                module.parts.train(mode)
+        return self
 
     @property
     def device(self) -> torch.device:

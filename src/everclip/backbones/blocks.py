@@ -24,7 +24,7 @@ def _check_plain(block: Any) -> None:
     attention = block.attn
     plain = (
         isinstance(block, ResidualAttentionBlock)
-        and type(block).forward is ResidualAttentionBlock.forward
+        and type(block).forward in (ResidualAttentionBlock.forward, AdaptedBlock.forward)
         and isinstance(attention, nn.MultiheadAttention)
         and attention.batch_first
         and attention.in_proj_weight is not None
@@ -37,6 +37,44 @@ def _check_plain(block: Any) -> None:
             f"a {type(block).__name__} with attention {type(attention).__name__} gives no access to its tokens, "
             "which this method needs; use a backbone of open_clip's plain blocks, for example backbone=vit_b16_openai"
         )
+
+
+class AdaptedBlock(ResidualAttentionBlock):
+    """A plain block that parts of a method act in, whatever passes through it; its own parts keep their names.
+
+    Attributes:
+        parts: as many of these as the method puts there; they alone are ever in training mode.
+            `front`: gives keys and values (1, P, D) in front of the projected ones, as `TokenEdit.prefix` does.
+            `projections`: from normalised tokens (N, L, D) to what is added to their queries, keys and values
+            (N, L, 3 D), or None.
+            `attention`, `mlp`: from the normalised tokens that this layer reads and the output that it adds to the
+            residual stream, both (N, L, D), to what is added besides.
+
+    Raises:
+        ConfigError: the block has another structure.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        nn.Module.__init__(self)  # a block's own would make weights
+        _check_plain(block)
+        for name, part in block.named_children():
+            self.add_module(name, part)
+        self.parts = nn.ModuleDict()
+
+    def forward(
+        self, q_x: Tensor, k_x: Tensor | None = None, v_x: Tensor | None = None, attn_mask: Tensor | None = None
+    ) -> Tensor:
+        """As open_clip calls it; a mask (L, L) is a causal one.
+
+        Raises:
+            ConfigError: a mask of each text's own.
+        """
+        if attn_mask is not None and attn_mask.ndim != 2:
+            raise ConfigError(
+                "a text tower whose mask differs between texts takes no parts in its blocks; use a causal one, for "
+                "example backbone=vit_b16_openai, or method.towers=vision"
+            )
+        return run_block(self, q_x, causal=attn_mask is not None)
 
 
 class FusedQuickGELU(nn.Module):
@@ -78,6 +116,9 @@ def run_block(
         ConfigError: the block has another structure.
     """
     _check_plain(block)
+    if isinstance(block, AdaptedBlock):  # whose parts may mix tokens, or draw random numbers
+        x = _run_adapted(block, x, causal, prefix)
+        return x if keep is None else x[torch.arange(len(x), device=x.device)[:, None], keep]
     mixed = mix(block.attn, block.ln_1(x), causal, prefix)
     if keep is not None:
         rows = torch.arange(len(x), device=x.device)[:, None]
@@ -92,9 +133,32 @@ def _add_mlp(block: Any, x: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def mix(attention: Any, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
-    """Attended values (N, L, D), before the output projection, of normalised tokens; see `run_block`."""
-    q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+def _run_adapted(block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
+    parts, normed = block.parts, block.ln_1(x)
+    if "front" in parts:
+        own = parts["front"]()
+        prefix = own if prefix is None else (torch.cat([own[0], prefix[0]], 1), torch.cat([own[1], prefix[1]], 1))
+    more = parts["projections"](normed) if "projections" in parts else None
+    output = block.ls_1(block.attn.out_proj(mix(block.attn, normed, causal, prefix, more)))
+    x = x + _with_part(block, "attention", normed, output)
+    normed = block.ln_2(x)
+    return x + _with_part(block, "mlp", normed, block.ls_2(block.mlp(normed)))
+
+
+def _with_part(block: Any, layer: str, normed: Tensor, output: Tensor) -> Tensor:
+    """The output of a layer with what a part of the block adds to it."""
+    if isinstance(block, AdaptedBlock) and layer in block.parts:
+        return output + block.parts[layer](normed, output)
+    return output
+
+
+def mix(attention: Any, x: Tensor, causal: bool, prefix: Prefix | None, more: Tensor | None = None) -> Tensor:
+    """Attended values (N, L, D), before the output projection, of normalised tokens; see `run_block`.
+
+    `more` (N, L, 3 D) is added to queries, keys and values.
+    """
+    projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = (projected if more is None else projected + more).chunk(3, dim=-1)
     mask = None
     if prefix is not None:
         k, v = (_in_front(given, own) for given, own in zip(prefix, (k, v), strict=True))
@@ -109,7 +173,8 @@ def attend_to_self(block: Any, x: Tensor) -> Tensor:
     """What a plain block's attention would add to the residual stream (N, L, D) if every token saw itself alone."""
     attention = block.attn
     weight, bias = attention.in_proj_weight.chunk(3)[2], attention.in_proj_bias.chunk(3)[2]
-    return attention.out_proj(F.linear(block.ln_1(x), weight, bias))
+    normed = block.ln_1(x)
+    return _with_part(block, "attention", normed, attention.out_proj(F.linear(normed, weight, bias)))
 
 
 def run_block_naively(block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None) -> Tensor:
@@ -118,6 +183,8 @@ def run_block_naively(block: Any, x: Tensor, *, causal: bool = False, prefix: Pr
     For tests and benchmarks: the form of neuraptic/cpe-clip @ 9309631, `CoLeLib/models/clip_models.py`.
     """
     _check_plain(block)
+    if isinstance(block, AdaptedBlock):
+        return _run_adapted(block, x, causal, prefix)
     attention, normed = block.attn, block.ln_1(x)
     weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
     q, k, v = (F.linear(normed, w, b) for w, b in zip(weights, biases, strict=True))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 from torch import Tensor, nn
 
@@ -41,6 +42,29 @@ class TokenEdit:
         return None
 
 
+def matching(names: Iterable[str], pattern: str, what: str) -> list[str]:
+    """The names that a regular expression matches as a whole, in their order.
+
+    Args:
+        names: to choose from.
+        pattern: regular expression.
+        what: kind of thing that has these names, for the message.
+
+    Raises:
+        ValueError: no name matches, or this is no regular expression.
+    """
+    names = list(names)
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    found = [name for name in names if expression.fullmatch(name)]
+    if not found:
+        near = get_close_matches(pattern.replace("\\", ""), names, n=3, cutoff=0.3)
+        raise ValueError(f"no {what} matches {pattern!r}{'; there is ' * bool(near)}{', '.join(near)}")
+    return found
+
+
 def replace_modules(root: nn.Module, pattern: str, make: Callable[[nn.Module], nn.Module]) -> list[str]:
     """Replaces every sub-module whose full name matches.
 
@@ -55,10 +79,8 @@ def replace_modules(root: nn.Module, pattern: str, make: Callable[[nn.Module], n
     Raises:
         ValueError: nothing matches.
     """
-    expression = re.compile(pattern)
-    names = [name for name, _ in root.named_modules() if name and expression.fullmatch(name)]
-    if not names:
-        raise ValueError(f"no sub-module of {type(root).__name__} matches {pattern!r}")
+    every = [name for name, _ in root.named_modules() if name]
+    names = matching(every, pattern, f"sub-module of {type(root).__name__}")
     for name in names:
         parent_name, _, child = name.rpartition(".")
         setattr(root.get_submodule(parent_name), child, make(root.get_submodule(name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import nn
 
 from everclip.backbones.base import Backbone
+from everclip.backbones.blocks import AdaptedBlock
+from everclip.backbones.insertion import matching, replace_modules
 
 Tower = Literal["vision", "text"]
 Towers = Literal["both", "vision", "text"]
@@ -22,19 +25,48 @@ def tower_blocks(backbone: Backbone, towers: Towers) -> dict[Tower, list[Residua
     Raises:
         ValueError: a tower that is not of open_clip's own blocks.
     """
-    chosen: Sequence[Tower] = ("vision", "text") if towers == "both" else (towers,)
-    return {tower: _blocks(backbone, tower) for tower in chosen}
+    return {tower: list(_blocks(backbone, tower).values()) for tower in _chosen(towers)}
 
 
-def _blocks(backbone: Backbone, tower: Tower) -> list[ResidualAttentionBlock]:
+def adapt_blocks(
+    backbone: Backbone, towers: Towers, layers: Sequence[int] | None = None
+) -> dict[Tower, list[AdaptedBlock]]:
+    """Makes blocks ones that take parts of a method, in place, and gives them, first to last.
+
+    Args:
+        backbone: computes the same until there are parts.
+        towers: where.
+        layers: numbers of the blocks in each tower, from 0, or negative ones, from the last; None: all.
+
+    Raises:
+        ValueError: a tower that is not of open_clip's own blocks, or without a block of this number.
+    """
+    adapted: dict[Tower, list[AdaptedBlock]] = {}
+    for tower in _chosen(towers):
+        names = list(_blocks(backbone, tower))
+        if layers is not None:
+            count = len(names)
+            if unknown := [layer for layer in layers if not -count <= layer < count]:
+                raise ValueError(f"layers={unknown}: the blocks of the {tower} tower are 0 to {count - 1}")
+            names = [names[layer] for layer in sorted({layer % count for layer in layers})]
+        replace_modules(backbone, "|".join(map(re.escape, names)), AdaptedBlock)
+        adapted[tower] = [backbone.get_submodule(name) for name in names]  # type: ignore[misc]  # made above
+    return adapted
+
+
+def _chosen(towers: Towers) -> Sequence[Tower]:
+    return ("vision", "text") if towers == "both" else (towers,)
+
+
+def _blocks(backbone: Backbone, tower: Tower) -> dict[str, ResidualAttentionBlock]:
     size = backbone.vision if tower == "vision" else backbone.text
-    blocks = [
-        module
+    blocks = {
+        name: module
         for name, module in backbone.named_modules()
         if isinstance(module, ResidualAttentionBlock)
         and isinstance(module.attn, nn.MultiheadAttention)
         and _tower(name) == tower
-    ]
+    }
     if size is None or len(blocks) != size.layers:
         raise ValueError(f"updates of weights need a {tower} tower of open_clip's own blocks, as in vit_b16_openai")
     return blocks
@@ -43,6 +75,30 @@ def _blocks(backbone: Backbone, tower: Tower) -> list[ResidualAttentionBlock]:
 def _tower(name: str) -> Tower:
     """The tower that a module or parameter of a backbone belongs to; the logits' scale counts as text."""
     return "vision" if ".visual." in f".{name}" else "text"
+
+
+def unfreeze_matching(backbone: Backbone, towers: Towers, pattern: str) -> list[str]:
+    """Makes weights of towers trainable, in place; gives their names.
+
+    Args:
+        backbone: of any towers; scale and bias of the logits belong to none.
+        towers: where.
+        pattern: regular expression that matches the whole name of a weight, as
+            `visual.transformer.resblocks.0.ln_1.bias`; names of the text tower begin otherwise.
+
+    Raises:
+        ValueError: nothing matches; says which names are near.
+    """
+    chosen = _chosen(towers)
+    weights = {
+        name.removeprefix("model."): weight
+        for name, weight in backbone.named_parameters()
+        if _tower(name) in chosen and name.rpartition(".")[2] not in ("logit_scale", "logit_bias")
+    }
+    found = matching(weights, pattern, f"weight of {' and '.join(chosen)} tower")
+    for name in found:
+        weights[name].requires_grad_(True)
+    return found
 
 
 def layer_norms(backbone: Backbone, towers: Towers, *, outside_blocks: bool = True) -> list[nn.Parameter]:
