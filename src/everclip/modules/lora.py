@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from everclip.backbones.base import Backbone
-from everclip.modules.tower_blocks import Towers, tower_blocks
+from everclip.backbones.blocks import AdaptedBlock
+from everclip.modules.tower_blocks import Towers, adapt_blocks, tower_blocks
 
 Target = Literal["q", "k", "v", "o", "fc", "proj"]
-EVERY_TARGET: tuple[Target, ...] = ("q", "k", "v", "o", "fc", "proj")
+QKV: tuple[Target, ...] = ("q", "k", "v")
+EVERY_TARGET: tuple[Target, ...] = (*QKV, "o", "fc", "proj")
 
 
 class LowRank(nn.Module):
@@ -68,6 +70,18 @@ class LowRank(nn.Module):
             return weight + change.flatten(0, 1)
         return weight.unflatten(0, (self.parts, -1)).index_add(0, self.groups, change).flatten(0, 1)
 
+    def of_dropped(self, x: Tensor, dropout: float) -> Tensor:
+        """What dropout on the input of the factors alone adds to the output (..., parts * O); each group drops its own.
+
+        Args:
+            x: (..., I).
+            dropout: probability, of every value by itself.
+        """
+        more = [x.new_zeros(*x.shape[:-1], self.up.shape[1])] * self.parts
+        for group, up, down in zip(self.groups.tolist(), self._scaled_up(), self.down, strict=True):
+            more[group] = F.linear(F.linear(F.dropout(x, dropout) - x, down), up)
+        return torch.cat(more, dim=-1)
+
     def _scaled_up(self) -> Tensor:
         up = self.up if self.gate is None else self.up * self.gate
         return up if self.scale == 1 else self.scale * up
@@ -94,8 +108,32 @@ class LowRank(nn.Module):
         self.merged_down = torch.cat([self.merged_down, down], dim=1)
 
 
+class DroppedInput(nn.Module):
+    """Dropout, in training, on what an update of queries, keys and values reads; a part of `AdaptedBlock`.
+
+    Args:
+        update: of the block's weight.
+        dropout: probability.
+    """
+
+    def __init__(self, update: LowRank, dropout: float) -> None:
+        super().__init__()
+        self._update = (update,)  # a tuple: it is part of the weight, and of the state, only once
+        self.dropout = dropout
+
+    def forward(self, normed: Tensor) -> Tensor | None:
+        return self._update[0].of_dropped(normed, self.dropout) if self.training else None
+
+
 def add_low_rank(
-    backbone: Backbone, *, rank: int, targets: Sequence[Target], towers: Towers, scale: float = 1.0, gated: bool = False
+    backbone: Backbone,
+    *,
+    rank: int,
+    targets: Sequence[Target],
+    towers: Towers,
+    scale: float = 1.0,
+    gated: bool = False,
+    dropout: float = 0.0,
 ) -> list[LowRank]:
     """Puts low-rank updates onto the weights of every transformer block, in place; gives them.
 
@@ -106,17 +144,22 @@ def add_low_rank(
         towers: where.
         scale: factor of every update.
         gated: see `LowRank`.
+        dropout: on what the updates of queries, keys and values read, in training.
 
     Raises:
-        ValueError: a tower that is no plain transformer.
+        ValueError: a tower that is no plain transformer, or dropout before other updates.
     """
+    if dropout and (others := [target for target in targets if target not in QKV]):
+        raise ValueError(f"dropout={dropout} is for updates of q, k and v, not of {', '.join(others)}; leave these out")
     added = []
-    for blocks in tower_blocks(backbone, towers).values():
+    for blocks in (adapt_blocks if dropout else tower_blocks)(backbone, towers).values():
         for block in blocks:
             for module, name, groups, parts in _places(block, targets):
                 update = LowRank(getattr(module, name), rank, groups, parts, scale=scale, gated=gated)
                 parametrize.register_parametrization(module, name, update)
                 added.append(update)
+                if dropout:
+                    block.parts["projections"] = DroppedInput(update, dropout)
     return added
 
 
@@ -125,6 +168,8 @@ def fold(backbone: Backbone) -> None:
     for module in list(backbone.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             parametrize.remove_parametrizations(module, name)
+        if isinstance(module, AdaptedBlock) and "projections" in module.parts:
+            del module.parts["projections"]
 
 
 def soft_threshold(values: Tensor, kappa: float, rule: Literal["code", "exact"] = "exact") -> Tensor:
@@ -144,7 +189,7 @@ def _places(
     block: ResidualAttentionBlock, targets: Sequence[Target]
 ) -> Iterator[tuple[nn.Module, str, Sequence[int], int]]:
     """Where the weights are that targets name: module, attribute, groups of rows, their number."""
-    groups = [index for index, target in enumerate(("q", "k", "v")) if target in targets]
+    groups = [index for index, target in enumerate(QKV) if target in targets]
     if groups:
         yield block.attn, "in_proj_weight", groups, 3
     for target, module in {"o": block.attn.out_proj, "fc": block.mlp.c_fc, "proj": block.mlp.c_proj}.items():
