@@ -43,3 +43,10 @@ def test_a_warmup_that_ends_inside_is_that_of_zscl(warmup: int, steps: int) -> N
 def test_a_fixed_length_wins_over_the_phases() -> None:
     schedule = Schedule(decay="linear", length=100)
     assert schedule.factor(50, 5) == pytest.approx(0.5)
+
+
+def test_the_schedule_of_prompt_learning_is_dassls() -> None:
+    # ConstantWarmupScheduler before torch's CosineAnnealingLR in KaiyangZhou/Dassl.pytorch @ c61a1b5, MaPLe's settings.
+    official = [1e-5, 3.5e-3, 3.1658e-3, 2.2908e-3, 1.2092e-3]
+    schedule = Schedule(interval="epoch", warmup=1, warmup_start=1e-5 / 3.5e-3, decay="cosine", overrun=1)
+    assert [3.5e-3 * schedule.factor(epoch, 5) for epoch in range(5)] == pytest.approx(official, rel=1e-4)

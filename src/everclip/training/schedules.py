@@ -22,6 +22,7 @@ class Schedule:
             0 to 99 % of a right angle, which the last position before the end has.
         final: factor at the end.
         length: position of the end, None for the length of the phase.
+        overrun: added to the length of the phase where that is the end.
     """
 
     interval: Literal["step", "epoch"] = "step"
@@ -31,6 +32,7 @@ class Schedule:
     decay: Literal["none", "cosine", "linear", "quarter_cosine"] = "none"
     final: Annotated[float, Field(ge=0)] = 0.0
     length: Annotated[int, Field(ge=1)] | None = None
+    overrun: Annotated[int, Field(ge=0)] = 0
 
     def factor(self, position: int, phase_length: int) -> float:
         """The factor at `position` (from 0) of a phase of `phase_length` positions."""
@@ -38,7 +40,7 @@ class Schedule:
             return self.warmup_start + (1 - self.warmup_start) * (position + self.warmup_offset) / self.warmup
         if self.decay == "none":
             return 1.0
-        end = self.length or phase_length
+        end = self.length or phase_length + self.overrun
         if self.decay == "quarter_cosine":
             shape = math.cos(0.99 * math.pi / 2 * min(1.0, (position - self.warmup) / max(1, end - 1 - self.warmup)))
         else:
