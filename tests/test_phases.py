@@ -135,6 +135,7 @@ class Sum(Method):
             self.register_parameter(name, nn.Parameter(torch.ones(()), requires_grad=name != "d"))
         self.rates: list[float] = []
         self.states: list[PhaseState] = []
+        self.ends: list[int] = []
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return {"sum": self.a + self.b + self.c + self.d}
@@ -151,6 +152,9 @@ class Sum(Method):
         if state is not None:
             self.rates.append(lr)
             self.states.append(state())
+
+    def after_epoch(self) -> None:
+        self.ends.append(len(self.states) + 1)
 
 
 def sgd(groups: Any, lr: float = 0.2) -> torch.optim.Optimizer:
@@ -258,3 +262,5 @@ def test_how_long_a_phase_lasts(phase: Phase | None, expected: Length, tiny: Any
     method = Sum(tiny().requires_grad_(False))
     engine.fit(method, session, phase or Phase(), 0, training, method)
     assert len(method.states) == expected.steps
+    whole = range(expected.steps_per_epoch, expected.steps + 1, expected.steps_per_epoch)
+    assert method.ends == sorted({*whole, expected.steps} - {0})

@@ -121,6 +121,10 @@ class SeededBatches(Sampler[list[int]]):
         share = len(range(self._rank + part * self._world_size, whole, self._world_size * self._parts))
         return share * self._world_size / whole
 
+    def ends_pass(self, step: int) -> bool:
+        """Whether a step is the last of a pass over the pictures, or of the stream."""
+        return (step + 1) % self.steps_per_epoch == 0 or step + 1 == self._steps
+
     def draw(self, index: int) -> Draw:
         """What is random about the samples of micro-batch `index` of the stream: other in each pass, or in `views`."""
         step = self._start + index // self._parts

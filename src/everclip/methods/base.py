@@ -60,13 +60,13 @@ class Method(nn.Module):
 
     What matters later must be a parameter or a buffer registered in `__init__` (it may be empty then and grow), so that
     a checkpoint holds it. Hooks are called in this order: `begin_session`, `phases`, then for each phase many times
-    `loss`, `before_step`, `after_step`, then `end_session`.
+    `loss`, `before_step`, `after_step`, after some of them `after_epoch`, then `end_session`.
 
     A run that was interrupted inside a session goes on like this: the state at the end of the session before is
     restored, `begin_session` and `phases` are called again with the same random numbers, and then parameters and
     buffers as of the last saved step are laid over. So plain attributes may be set in `begin_session` and `phases`, and
-    whatever `loss`, `before_step` or `after_step` change must be a parameter or a buffer; a tensor of the backbone
-    changes there only if it requires a gradient.
+    whatever `loss`, `before_step`, `after_step` or `after_epoch` change must be a parameter or a buffer; a tensor of
+    the backbone changes there only if it requires a gradient.
 
     A phase that `phases` gives as a `Preparation` is made right before its first step. Parameters, buffers and random
     numbers of that moment are saved: a run that goes on inside the phase prepares it again from them, then lays over
@@ -129,6 +129,9 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """After the optimiser moved the parameters."""
+
+    def after_epoch(self) -> None:
+        """After the last step of a pass over a phase's data, also of one that the phase's end cuts short."""
 
     def end_session(self, session: Session, extract: Extract) -> None:
         """After training: prototypes, importance weights, merging, memory; the same result on every rank."""

@@ -248,6 +248,8 @@ class PhaseModule(L.LightningModule):
         if (batch_index + 1) % self._parts:
             return
         self.method.after_step()
+        if self._batches.ends_pass(self.step):
+            self.method.after_epoch()
         self.moving = False
         self.step += 1
         lr = self._lr
