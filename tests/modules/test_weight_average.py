@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from everclip.modules.weight_average import WeightAverage, interpolate
+from everclip.modules.weight_average import EpochAverage, WeightAverage, interpolate
 
 
 def make() -> list[nn.Parameter]:
@@ -74,3 +75,32 @@ def test_between_sessions_nothing_is_kept() -> None:
     average.start(parameters)
     average.finish(parameters)
     assert average.mean.numel() == 0
+
+
+@pytest.mark.parametrize(("peak", "spread"), [(2.0, 1.0), (45.0, 0.5)])
+def test_epochs_count_by_a_gaussian_of_their_number(peak: float, spread: float) -> None:
+    parameters, average = make(), EpochAverage(peak, spread)
+    average.start(parameters)
+    weights = torch.softmax(-0.5 * ((torch.arange(1, 5).double() - peak) / spread) ** 2, dim=0)
+    expected = torch.zeros(4)
+    for epoch in range(4):
+        move(parameters, epoch + 1)
+        average.after_epoch(parameters)
+        expected += weights[epoch] * parameters[1].detach()
+    average.finish(parameters)
+    torch.testing.assert_close(parameters[1].detach(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_an_average_over_epochs_goes_on_from_its_state() -> None:
+    parameters, average = make(), EpochAverage(2.0, 1.0)
+    average.start(parameters)
+    move(parameters, 1)
+    average.after_epoch(parameters)
+    saved = {name: value.clone() for name, value in average.state_dict().items()}
+    other = EpochAverage(2.0, 1.0)
+    other.start(parameters)
+    other.load_state_dict(saved)
+    move(parameters, 2)
+    for one in (average, other):
+        one.after_epoch(parameters)
+    assert torch.equal(average.mean, other.mean)
