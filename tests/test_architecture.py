@@ -93,7 +93,8 @@ def test_the_core_knows_no_method_by_name() -> None:
         if layer(path) == "methods":
             continue
         words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        assert not words & set(methods), path.name
+        # Of data, it names the split and the draw of shots that its authors have published.
+        assert not words & set(methods) - ({"coop"} if layer(path) == "data" else set()), path.name
 
 
 @pytest.mark.parametrize("folder", ["src", "tests", "scripts"])

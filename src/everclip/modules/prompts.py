@@ -1,12 +1,17 @@
-"""Deep prompts: learned tokens inserted into a tower, one group per block."""
+"""Deep prompts: learned tokens inserted into a tower, one group per block.
+
+Shapes: J blocks with prompts of their own, P prompts of a block, D width of the tower, N rows of a batch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
 
 PromptMode = Literal["replace", "accumulate", "accumulate_same"]
@@ -52,3 +57,87 @@ class DeepPrompts(TokenEdit):
         outputs = tokens[:, first : first + self.slots]
         own = self.prompts[layer].to(tokens.dtype).expand(len(tokens), -1, -1)
         return self._with_slots(tokens, torch.cat([outputs, own], dim=1))
+
+
+def random_prompts(backbone: Backbone, tower: Literal["text", "vision"], length: int, depth: int | None) -> Tensor:
+    """Prompts (J, P, D) for the input and the first blocks of a tower, with a standard deviation of 0.02.
+
+    Args:
+        backbone: with access to the tower's tokens.
+        tower: which they are for.
+        length: P.
+        depth: J, None for every block.
+
+    Raises:
+        ValueError: a tower without access to its tokens, or with fewer blocks.
+    """
+    size = backbone.text if tower == "text" else backbone.vision
+    if size is None:
+        raise ValueError(f"prompts need a backbone with access to the tokens of its {tower} tower (a ViT)")
+    depth = depth or size.layers
+    if depth > size.layers:
+        raise ValueError(f"prompts for {depth} blocks, but the {tower} tower has {size.layers}")
+    return 0.02 * torch.randn(depth, length, size.width)
+
+
+class _Reader(TokenEdit):
+    """Keeps the embedded tokens (N, L, D)."""
+
+    embedded: Tensor
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        self.embedded = tokens
+        return tokens
+
+
+@torch.no_grad()
+def embed_words(backbone: Backbone, words: str) -> Tensor:
+    """Embedded tokens (W, D) of words, without those for start and end.
+
+    Raises:
+        ValueError: a word that is not one token.
+    """
+    reader = _Reader()
+    backbone.encode_text(backbone.tokenize([words]).to(backbone.device), reader)
+    embedded = reader.embedded[0, 1:-1].clone()
+    if len(embedded) != len(words.split()):
+        raise ValueError(f"words={words!r} are {len(embedded)} tokens; choose words that are one token each")
+    return embedded
+
+
+class Context(nn.Module):
+    """Learned tokens in front of a class name, where words would stand, and in front of the text tower's blocks.
+
+    Args:
+        backbone: with access to the tokens of its text tower.
+        length: P, learned tokens; nothing of the class name gives way to them.
+        depth: J, see `random_prompts`.
+        words: in whose embeddings the tokens at the input begin; words beyond `length` stay words. None: at random.
+
+    Attributes:
+        tokens: (J, P, D), trained.
+        template: what follows the tokens: words that are not learned, the class name, a full stop.
+
+    Raises:
+        ValueError: fewer words than learned tokens, or what `random_prompts` and `embed_words` refuse.
+    """
+
+    def __init__(self, backbone: Backbone, *, length: int, depth: int | None = 1, words: str | None = None) -> None:
+        super().__init__()
+        tokens = random_prompts(backbone, "text", length, depth)
+        rest = (words or "").split()[length:]
+        if words is not None:
+            embedded = embed_words(backbone, words)
+            if len(embedded) < length:
+                raise ValueError(
+                    f"{length} learned tokens cannot begin as {len(embedded)} words={words!r}; give as many words, "
+                    "or words=null to begin at random"
+                )
+            tokens = torch.cat([embedded[None, :length], tokens[1:].to(embedded)])
+        self.tokens = nn.Parameter(tokens)
+        self.template = " ".join([*rest, "{}."])
+
+    def encode(self, backbone: Backbone, texts: Sequence[str], tokens: Tensor | None = None) -> Tensor:
+        """Text features (N, E) of length 1 of texts with the tokens, or others (J, P, D) or (J, N, P, D), in front."""
+        edit = DeepPrompts(self.tokens if tokens is None else tokens, "replace", "start")
+        return backbone.encode_text(backbone.tokenize(texts).to(backbone.device), edit)
