@@ -80,13 +80,14 @@ def test_flip() -> None:
     assert 16 < mirrored.sum() < 48
 
 
-@pytest.mark.parametrize("kind", ["crop", "crop_flip", "half_crop_flip"])
+@pytest.mark.parametrize("kind", ["crop", "crop_flip", "crop_flip_bicubic", "half_crop_flip"])
 @pytest.mark.parametrize("cache", ["off", "memory"])
 def test_a_crop_is_torchvisions_of_the_picture_in_its_file(kind: Augmentation, cache: str, tmp_path: Path) -> None:
     """Pixel for pixel, for what torchvision draws from the same seed."""
     theirs = {
         "crop": RandomResizedCrop(32, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC),
         "crop_flip": RandomResizedCrop(32),
+        "crop_flip_bicubic": RandomResizedCrop(32, interpolation=InterpolationMode.BICUBIC),
         "half_crop_flip": RandomResizedCrop(32, scale=(0.5, 1.0), interpolation=InterpolationMode.BICUBIC),
     }[kind]
     source: Samples = files(tmp_path)

@@ -48,7 +48,7 @@ class TrainConfig:
     batch_size: int = number(32, 1)
     max_steps: int | None = number(None, 1)
     gradient_clip: float | None = number(None, 0)
-    augment: str = choice("none", "none", "flip", "crop", "crop_flip", "half_crop_flip")
+    augment: str = choice("none", "none", "flip", "crop", "crop_flip", "crop_flip_bicubic", "half_crop_flip")
     views: int | None = added(number(None, 1), neutral=None)
     base: BaseBudget = field(default_factory=BaseBudget)
 

@@ -20,10 +20,11 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from everclip.types import Prepare
 
-Augmentation = Literal["none", "flip", "crop", "crop_flip", "half_crop_flip"]
+Augmentation = Literal["none", "flip", "crop", "crop_flip", "crop_flip_bicubic", "half_crop_flip"]
 CROPS = {
     "crop": (0.9, InterpolationMode.BICUBIC),
     "crop_flip": (0.08, InterpolationMode.BILINEAR),
+    "crop_flip_bicubic": (0.08, InterpolationMode.BICUBIC),
     "half_crop_flip": (0.5, InterpolationMode.BICUBIC),
 }
 
@@ -38,7 +39,8 @@ class RandomView:
     Attributes:
         kind: `flip`: prepared as in evaluation, then mirrored with probability 1/2; `crop`: of 90 to 100 % of the area,
             bicubic (as open_clip trains); `crop_flip`: of 8 to 100 %, bilinear (torchvision's defaults), then mirrored
-            with probability 1/2; `half_crop_flip`: the same of 50 to 100 %, bicubic (as adapters of few shots train).
+            with probability 1/2; `crop_flip_bicubic`: the same, bicubic (as prompt learners train); `half_crop_flip`:
+            the same of 50 to 100 %, bicubic (as adapters of few shots train).
         size: S, of a crop.
     """
 
