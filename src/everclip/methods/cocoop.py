@@ -37,6 +37,8 @@ class Cocoop(Method):
         chunk: texts per pass, at least those of one picture; of memory, not of results.
     """
 
+    frozen_images = True
+
     def __init__(
         self,
         backbone: Backbone,

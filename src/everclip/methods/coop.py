@@ -33,6 +33,8 @@ class Coop(Method):
         class_specific: every class has a context of its own, so that only trained classes can be scored.
     """
 
+    frozen_images = True
+
     def __init__(
         self, backbone: Backbone, *, length: Positive = 16, words: str | None = None, class_specific: bool = False
     ) -> None:

@@ -48,6 +48,7 @@ class Ivlp(Method):
     ) -> None:
         super().__init__(backbone)
         self.context = Context(backbone, length=text_length, depth=text_depth, words=words)
+        self.frozen_images = not vision_length
         self.prompts: nn.Parameter | None = None
         if vision_length:
             self.prompts = nn.Parameter(random_prompts(backbone, "vision", vision_length, vision_depth))

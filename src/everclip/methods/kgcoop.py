@@ -35,6 +35,8 @@ class Kgcoop(Method):
         knowledge_weight: of 1 minus the mean cosine between a class's text feature and the frozen one.
     """
 
+    frozen_images = True
+
     def __init__(
         self,
         backbone: Backbone,

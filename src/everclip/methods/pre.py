@@ -30,6 +30,8 @@ class Pre(Method):
         words: that they begin as, one token each; words beyond `length` stay words. None: begin at random.
     """
 
+    frozen_images = True
+
     def __init__(self, backbone: Backbone, *, length: Positive = 4, words: str | None = "a photo of a") -> None:
         super().__init__(backbone)
         self.context = Context(backbone, length=length, words=words)
