@@ -5,6 +5,7 @@ all classes and sessions (35,360 values at 4 tokens on ViT-B/16). A training pic
 session; the name of a new class gets the context that is there. Every picture has text features of its own, which costs
 a text pass per picture and class.
 
+Family: prompts.
 Source: arXiv 2203.05557, official code KaiyangZhou/CoOp @ ff61507 (`trainers/cocoop.py`).
 Differs: text passes take several pictures at once, and in training of more than fit into one, their values are computed
 again for the backward pass. A text that is asked for without a picture gets the context without a shift.

@@ -4,6 +4,7 @@ Trained: those tokens, shared by all classes and sessions (8,192 values at 16 to
 A training picture is compared with the classes of its session. The name of a new class gets the shared context as it
 is; with `class_specific`, a new class begins with a context of its own, and earlier ones stay.
 
+Family: prompts.
 Source: arXiv 2109.01134, official code KaiyangZhou/CoOp @ ff61507 (`trainers/coop.py`).
 Differs: the class name stands behind its context, never in front of it or inside.
 """

@@ -4,6 +4,7 @@ Trained: those tokens, shared by all sessions (30,720 values at 2 and 2 tokens i
 `vision_length=0` is deep language prompting). A training picture is compared with the classes of its session; the name
 of a new class gets the context that is there.
 
+Family: prompts.
 Source: the baseline of arXiv 2210.03117, muzairkhattak/multimodal-prompt-learning @ 69bce21
 (`trainers/independentVL.py`).
 """

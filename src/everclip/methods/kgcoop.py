@@ -4,6 +4,7 @@ Trained: the tokens in front of a class name, shared by all classes and sessions
 A training picture is compared with the classes of its session, whose text features are held near those that the frozen
 tower gives for the sequence's templates. The name of a new class gets the context that is there.
 
+Family: prompts.
 Source: arXiv 2303.13283, official code htyao89/KgCoOp @ c43ccc3 (`KgCoOp/trainers/kgcoop.py`).
 """
 

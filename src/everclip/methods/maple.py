@@ -4,6 +4,7 @@ Trained: the tokens of a text in front of some blocks, and one map for each of t
 (3,555,072 values at 2 tokens in front of 9 blocks of ViT-B/16). A training picture is compared with the classes of its
 session; the name of a new class gets the context that is there.
 
+Family: prompts.
 Source: arXiv 2210.03117, official code muzairkhattak/multimodal-prompt-learning @ 69bce21 (`trainers/maple.py`).
 """
 

@@ -4,6 +4,7 @@ The tokens in front of a class name are learned ones plus what a bidirectional L
 LSTM, shared by all classes and sessions (1,579,008 values at 4 tokens on ViT-B/16). A training picture is compared with
 the classes of its session; the name of a new class gets the context that is there.
 
+Family: prompts.
 Source: arXiv 2309.07760, official code minhanh151/PRE @ 08be701 (`trainers/pre.py`, `scripts/base2new_train.sh`).
 Differs: of the encoders that the paper compares, this is the one that it settles on.
 """

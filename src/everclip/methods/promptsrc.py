@@ -6,6 +6,7 @@ the frozen model's, whose texts are a mean over many templates; after a session 
 after each epoch. A training picture is compared with the classes of its session; the name of a new class gets the
 context that is there, and the next session begins at the mean.
 
+Family: prompts.
 Source: arXiv 2307.06948, official code muzairkhattak/PromptSRC @ bb95c77 (`trainers/promptsrc.py`).
 Differs: after an interruption the code's mean lacks the epochs before it.
 """

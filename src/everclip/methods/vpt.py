@@ -4,6 +4,7 @@ Trained: those tokens, shared by all sessions (73,728 values at 8 tokens in fron
 VPT-shallow, 6,144). Texts stay as they are. A training picture is compared with the classes of its session; a new class
 is one more text.
 
+Family: prompts.
 Source: arXiv 2203.12119; in this form, on CLIP, muzairkhattak/multimodal-prompt-learning @ 69bce21 (`trainers/vpt.py`).
 Differs: the original classifies by a linear layer on ImageNet models, and begins with other random tokens.
 """
