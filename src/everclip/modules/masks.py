@@ -125,7 +125,8 @@ def gradient_dropout(task: Tensor, general: Tensor, draw: Tensor, strength: floa
         draw: uniform in [0, 1); where signs differ, a value stays with probability |task| / (|task| + |general|).
         strength: share of a dropped value that goes.
 
-    Source: arXiv 2307.15049 equations 5 to 7 (`graddrop_backward_and_update` of wuw2019/R-AMT @ 07f8d2c).
+    Source: arXiv 2307.15049, there gradient dropout regularity (`graddrop_backward_and_update` of wuw2019/R-AMT @
+    07f8d2c).
     """
     agreement = task.sign() * (task + general) / (task.abs() + general.abs() + 1e-8)
     kept = (1 + agreement) / 2 > draw
