@@ -2,8 +2,8 @@
 
 All pictures of a session in every step, each time as another augmented view shows them; cross-entropy with frozen text
 features, and the squared distance to the pre-trained projection. Trained: that matrix (393,216 values on ViT-B/16).
-New classes bring text features of their own and train the same matrix on; it is held to the pre-trained one again, so
-that the whole way from there stays short, or to that of the session before (`anchor`).
+New classes bring text features of their own and train the same matrix on, held to that of the session before, or to
+the pre-trained one again (`anchor`), which also pulls back what earlier sessions have learnt.
 
 Source: arXiv 2410.05270, official code astra-vision/ProLIP @ b43e795 (methods/ProLIP.py).
 Differs: learning rate and weight are fixed, as in the paper's comparison without validation pictures; `hparams_search`
@@ -34,7 +34,8 @@ class Prolip(Method):
     Args:
         backbone: its projection is unfrozen in place.
         weight: of the squared distance; None: one divided by the number of shots.
-        anchor: the projection that the distance is taken to: the `pretrained` one, or the `previous` session's.
+        anchor: the projection that the distance is taken to: the `previous` session's, which in the first one is the
+            pre-trained one, or the `pretrained` one always.
         whole_batch: whether every step is on all pictures of the session, as in the paper; else on `train.batch_size`.
         label_space: see `LabelSpace`.
     """
@@ -46,7 +47,7 @@ class Prolip(Method):
         backbone: Backbone,
         *,
         weight: Annotated[float, Field(ge=0)] | None = None,
-        anchor: Literal["pretrained", "previous"] = "pretrained",
+        anchor: Literal["previous", "pretrained"] = "previous",
         whole_batch: bool = True,
         label_space: LabelSpace = "current",
     ) -> None:
