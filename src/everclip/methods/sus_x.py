@@ -42,6 +42,8 @@ class SusX(Method):
         views: passes over the support pictures, each as `train.augment` shows them; a key is the mean over them.
     """
 
+    frozen_images = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -32,6 +32,8 @@ class TipAdapter(Method):
         views: passes over a session's pictures, each as `train.augment` shows them; a key is the mean over them.
     """
 
+    frozen_images = True
+
     def __init__(self, backbone: Backbone, *, sharpness: Setting, weight: Setting, views: Positive = 10) -> None:
         super().__init__(backbone)
         self.cache = FeatureCache(backbone.embed_dim, {"sharpness": sharpness, "weight": weight})

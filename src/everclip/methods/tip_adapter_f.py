@@ -35,6 +35,8 @@ class TipAdapterF(Method):
         views: passes over a session's pictures, each as `train.augment` shows them; a key starts as the mean over them.
     """
 
+    frozen_images = True
+
     def __init__(
         self,
         backbone: Backbone,
