@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,26 @@ def test_a_process_whose_first_one_is_gone_ends(monkeypatch: pytest.MonkeyPatch)
     assert str(ends.get(timeout=30)) == "the first process of this run is gone; the same command goes on"
     watched.close(failed=True)
     assert os.environ[FIRST] != str(os.getpid())
+
+
+def test_a_process_that_starts_ends_with_its_first_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends: queue.Queue[int] = queue.Queue()
+
+    def end(code: int) -> None:
+        peers._LOOKED_AFTER.set()
+        ends.put(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(peers, "_LOOKED_AFTER", threading.Event())
+    monkeypatch.setenv(FIRST, str(os.getppid()))
+    peers.end_with_first()
+    with pytest.raises(queue.Empty):
+        ends.get(timeout=0.5)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert ends.get(timeout=30) == PeerLostError("").exit_code
+    assert capsys.readouterr().err == "everclip: the first process of this run is gone; the same command goes on\n"
 
 
 def test_other_errors_stay_what_they_are() -> None:

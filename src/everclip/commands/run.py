@@ -29,6 +29,7 @@ from everclip.runs.folder import RunFolder
 from everclip.runs.inputs import changed
 from everclip.sweeps.launchers import OUTCOMES, Outcome
 from everclip.training.interruption import StopRequest
+from everclip.training.peers import end_with_first
 
 log = logging.getLogger("everclip")
 LAUNCHERS = "local, slurm or slurm_array"
@@ -187,6 +188,7 @@ def _main() -> None:
     OUTCOMES.clear()
     build.register()
     STOP.install()
+    end_with_first()
     try:
         hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="run")(job)()
     except (Preempted, KeyboardInterrupt) as stop:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ FIRST = "EVERCLIP_FIRST_PROCESS"  # of the run, for those that it starts
 INTERVAL = 0.2  # seconds between looks
 PATIENCE = 3.0  # seconds
 Loss = EverclipError | Preempted
+_LOOKED_AFTER = threading.Event()  # by `Peers`
 
 
 class Peers:
@@ -50,6 +52,7 @@ class Peers:
         self._launched = launcher.procs
         look = self._ended if self._rank == 0 else partial(_orphaned, int(os.environ[FIRST]))
         self._watching = True
+        _LOOKED_AFTER.set()
         threading.Thread(target=self._watch, args=(look,), daemon=True).start()
 
     def close(self, *, failed: bool) -> None:
@@ -97,7 +100,20 @@ class Peers:
         return None
 
 
-def _orphaned(first: int) -> Loss | None:
+def end_with_first() -> None:
+    """Looks after a process that another has started for a run while it starts itself, which takes seconds."""
+    if FIRST in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[FIRST]),), daemon=True).start()
+
+
+def _end_with(first: int) -> None:
+    while not _LOOKED_AFTER.wait(INTERVAL):
+        if lost := _orphaned(first):
+            sys.stderr.write(f"everclip: {lost}\n")
+            os._exit(lost.exit_code)
+
+
+def _orphaned(first: int) -> PeerLostError | None:
     if os.getppid() == first:
         return None
     return PeerLostError("the first process of this run is gone; the same command goes on")
