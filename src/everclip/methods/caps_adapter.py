@@ -3,6 +3,7 @@
 A picture's affinity to a key is a mean of that to the key's picture and that to its caption; the votes are those of
 SuS-X. Nothing is trained.
 
+Family: caches.
 Source: arXiv 2405.16591, official code WLuLi/CapS-Adapter @ bb2182a (madapter.py).
 Differs: captions are those of the session's pictures where it has any, else the `class_texts` of their classes in turn;
 without either the class's text stands in for a caption of every key, and a message says so. The code captions pictures

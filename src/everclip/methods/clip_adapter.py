@@ -4,6 +4,7 @@ z' = ratio * A(z) + (1 - ratio) * z with A(z) = relu(W_up relu(W_down z)), on fe
 trained are both matrices (2 E E / 4 values; 131,072 at E = 512), shared by all classes and sessions: new classes bring
 texts alone, and a later session moves what earlier ones trained.
 
+Family: behind the towers.
 Source: arXiv 2110.04544, official code gaopengcuhk/CLIP-Adapter @ 08d07f8 (clip_adapter.py).
 Differs: the paper's second adapter, on texts, is not in the code and not here. The code is made for E = 1024 and leaves
 the training to CoOp's framework, whose settings for ImageNet are taken (KaiyangZhou/CoOp @ ff61507); the schedule here

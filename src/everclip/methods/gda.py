@@ -12,7 +12,8 @@ Source: arXiv 2402.04087, official code mrflogs/ICLR24 @ 560fe21.
 Differs: float64 throughout; the precision is the code's times (N - 1) / E (`weight` of the code = `weight` here times
 (N - 1) / E), which does not fade as sessions add pictures, where the code fits once; without validation pictures the
 weight is chosen by cross-validation on the first session's pictures instead of a labelled validation set. Expectation
-maximisation is the paper's, which the code lacks: uniform class weights, shares by the sum of both logits.
+maximisation is the paper's idea, which the code lacks; the details are ours: uniform class weights, shares by the sum
+of both logits.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ features, and the squared distance to the pre-trained projection. Trained: that 
 New classes bring text features of their own and train the same matrix on, held to that of the session before, or to
 the pre-trained one again (`anchor`), which also pulls back what earlier sessions have learnt.
 
+Family: behind the towers.
 Source: arXiv 2410.05270, official code astra-vision/ProLIP @ b43e795 (methods/ProLIP.py).
 Differs: learning rate and weight are fixed, as in the paper's comparison without validation pictures; `hparams_search`
 chooses them on held-out training pictures. A session's number of shots is its mean number of pictures of a class.

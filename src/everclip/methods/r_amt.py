@@ -6,6 +6,7 @@ a distillation from CLIP without masks, which keeps what is general. Trained: 28
 checkpoint holds one bit each. New classes bring text features of their own and train the same mask on: what is off may
 come on again.
 
+Family: masks.
 Source: arXiv 2307.15049, official code wuw2019/R-AMT @ 07f8d2c (code/trainers/masktuning.py, code/modules).
 Differs: class names are not made lower case. A session begins with the scores of the start, zero where a weight is off;
 the code trains one mask once.

@@ -5,6 +5,7 @@ generated from it and kept in a folder of its name (SuS-SD), both from `referenc
 as the second part of TIP-X, the divergence between their distributions over the classes and the picture's. Nothing is
 trained.
 
+Family: caches.
 Source: arXiv 2211.16198, official code vishaal27/SuS-X @ d7d4d37 (tipx.py).
 Differs: without a reference set a session's own labelled pictures stand in for the support set (TIP-X with few shots,
 in the paper an experiment of its own). Divergences are rescaled to the range of the affinities over the pictures that

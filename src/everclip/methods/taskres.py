@@ -3,6 +3,7 @@
 t' = t + scale * x with x = 0 at first, on text features before their length becomes 1. A session trains the residuals
 of its own classes (E values each) by cross-entropy among them; those of earlier sessions stay as they are.
 
+Family: behind the towers.
 Source: arXiv 2211.10277, official code geekyutao/TaskRes @ 5195359 (trainers/taskres.py).
 Differs: only the code's regular base, which needs no text projection trained before. Adam's weight decay of the code's
 framework (5e-4, added to the gradient) is left out, and its first epoch at 1e-5.

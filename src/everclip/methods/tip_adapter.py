@@ -3,6 +3,7 @@
 A picture is compared with all that were seen in training; how much the votes count and how near a picture has to be is
 chosen once, on the first session. New classes bring their own keys, so nothing is forgotten.
 
+Family: caches.
 Source: arXiv 2111.03930, official code gaopengcuhk/Tip-Adapter @ d0e2d6f (main.py, utils.py).
 Differs: the code searches sharpness and weight on a labelled validation set of all classes, for ImageNet on the test
 pictures (main_imagenet.py); without validation pictures they are cross-validated here on the first session's. Every

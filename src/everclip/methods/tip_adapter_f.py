@@ -3,6 +3,7 @@
 A session trains the keys of its own pictures (as many values as pictures times the width of the embedding) by
 cross-entropy over its classes, at the settings that grids start with. Keys of earlier sessions stay as they are.
 
+Family: caches.
 Source: arXiv 2111.03930, official code gaopengcuhk/Tip-Adapter @ d0e2d6f (main.py, run_tip_adapter_F).
 Differs: the code keeps the epoch that is best on the test set; here the last one counts. After it, the code searches
 sharpness and weight on validation pictures; without any, the settings trained with are kept, because the trained keys

@@ -6,6 +6,7 @@ themselves, on pictures that the frozen towers see. A class with a row is scored
 novel classes are told apart by name. New classes train the norms on and bring rows of their own, which are compared
 with each other alone; earlier rows stay as they are, while the towers move on below them.
 
+Family: behind the towers.
 Source: arXiv 2503.11609, official code FarinaMatteo/rethinking_fewshot_vlms @ 64ac143 (fs/twostage.py).
 Differs: stages end with a pass over the pictures, not within one. As in the code, and other than its options say, the
 norms before the first block and after the last stay frozen.
