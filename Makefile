@@ -30,6 +30,7 @@ test-all: .venv/dev lint  ## the test suite and its long forms, as two processes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not gpu and not data and not slurm'
 
 contract: .venv/dev  ## hold methods of your own to the contract: make contract CONFIG_DIR=my_conf (their code lies beside it)
+	@test -n "$(CONFIG_DIR)" || { echo 'say which: make contract CONFIG_DIR=my_conf'; exit 2; }
 	EVERCLIP_TEST_CONFIG_DIR=$(abspath $(CONFIG_DIR)) PYTHONPATH=$(abspath $(CONFIG_DIR)/..) $(BIN)/python -m pytest -m '' tests/contract tests/test_ddp.py::test_two_processes_equal_one
 
 test-floors:  ## a short set of tests with the oldest versions that pyproject.toml allows (downloads them into .venv-floors)

@@ -53,6 +53,8 @@ SMALL = (
 # `make contract CONFIG_DIR=...`: the methods of a user's configuration files in place of everclip's own.
 OWN = Path(os.environ["EVERCLIP_TEST_CONFIG_DIR"]) if "EVERCLIP_TEST_CONFIG_DIR" in os.environ else None
 NAMES = sorted(path.stem for path in (OWN / "method").glob("*.yaml")) if OWN else option_names("method")
+if not NAMES:
+    raise pytest.UsageError(f"{OWN}/method holds no *.yaml; make contract CONFIG_DIR=my_conf")
 # With `--dist loadgroup` all tests of a method run in one process and share its small run.
 METHODS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 

@@ -53,7 +53,7 @@ def test_the_first_steps_tell_what_the_others_last(
 
 def test_later_sessions_are_taken_to_be_like_the_second() -> None:
     def images(count: int, is_base: bool = False) -> Any:
-        return SimpleNamespace(train=range(count), samples=range(count), is_base=is_base)
+        return SimpleNamespace(train=range(count), samples=range(count), num_samples=count, is_base=is_base)
 
     sequence: Any = SimpleNamespace(
         sessions=[images(count, count == 100) for count in (100, 20, 30)],

@@ -186,10 +186,10 @@ def test_samples_beside_the_training_pictures_are_guarded_too(run: Run, monkeypa
     import everclip.methods.ncm
 
     monkeypatch.setattr(everclip.methods.ncm, "Ncm", Curious)
-    protocol = partial(Protocol, validation=1, unlabelled=2, base_shots=3)
+    protocol = partial(Protocol, validation=1, base_shots=3)
     monkeypatch.setattr("everclip.data.sequences.shapes.Protocol", protocol)
     for cache in ("off", "memory"):
-        assert run("method=ncm", f"data.cache={cache}", folder=cache).state == "finished"
+        assert run("method=ncm", "sequence.unlabelled=2", f"data.cache={cache}", folder=cache).state == "finished"
 
 
 def test_a_view_closes_with_its_parent() -> None:

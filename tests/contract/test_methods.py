@@ -97,6 +97,12 @@ def test_logit_columns_follow_the_order_of_classes(trained: Trained) -> None:
     torch.testing.assert_close(permuted, logits[:, ORDER])
 
 
+def test_a_share_without_pictures_has_no_logits(trained: Trained) -> None:
+    images, seen = some_images(trained)[:0], seen_classes(trained)  # as the last batch of some processes
+    with torch.no_grad():
+        assert trained.method.logits(images, seen).shape == (0, len(seen))
+
+
 def test_predictions_depend_on_no_other_picture(trained: Trained) -> None:
     images = some_images(trained)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))

@@ -144,7 +144,8 @@ def test_pictures_beside_the_shots_are_validation_and_unlabelled(make_dataset: M
     rest = made(validation=1, unlabelled="rest").sessions[1]
     assert rest.unlabelled is not None
     assert np.bincount(rest.unlabelled.labels).tolist() == [0, 0, 3, 3]
-    assert made(validation=4, unlabelled="rest").sessions[0].unlabelled is None
+    with pytest.raises(DataError, match=r"made: sequence.unlabelled=rest, but no pictures are left"):
+        made(validation=4, unlabelled="rest")
     with pytest.raises(DataError, match="'made 0' has 3 pictures beside those it is trained on, unlabelled=4"):
         made(validation=1, unlabelled=4)
 

@@ -74,6 +74,8 @@ def test_pictures_beside_the_shots_come_without_labels(make_dataset: MakeDataset
     assert rest != sorted(rest, key=lambda number: (number % 5, number))  # a sorted order would tell the classes
     assert train == pixels(few_shot(dataset=dataset, shots=2).sessions[0].train)
     assert session.classes == session.new
+    with pytest.raises(DataError, match=r"no pictures are left beside those trained on, unlabelled=rest"):
+        few_shot(dataset=dataset, shots=None, unlabelled="rest")
     some = few_shot(dataset=dataset, shots=2, unlabelled=3, seed=2).sessions[0].unlabelled
     assert np.bincount(np.array(pixels(some)) % 5).tolist() == [3] * 5
 

@@ -40,7 +40,7 @@ class Chunks:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, whole: bool = False) -> Tensor:
+    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, by_features: bool = False) -> Tensor:
         parts = [range(i, min(i + self.size, len(samples))) for i in range(0, len(samples), self.size)]
         return torch.cat([function(samples.read(part, lambda image: torch.empty(0))) for part in parts])
 

@@ -232,15 +232,15 @@ def test_static_is_lora_among_all_classes(tiny: Tiny) -> None:
     for session in (first, second):
         for one in (method, plain):
             one.begin_session(session, no_extract)
-    for ours, theirs in zip(method.experts.factors, (f for u in plain.updates for f in (u.down, u.up)), strict=True):
+    for ours, theirs in zip(method.experts.factors, (f for u in plain.parts for f in (u.down, u.up)), strict=True):
         theirs.data.copy_(ours.data)
     assert len(method.phases(second)) == 1
     losses = [one.loss(make_batch([3, 0, 4]))["cross_entropy"] for one in (method, plain)]
     torch.testing.assert_close(losses[0], losses[1])
     step(method, method.loss, [0, 3, 4])
-    for factor, update in zip(method.experts.factors[::2], plain.updates, strict=True):
+    for factor, update in zip(method.experts.factors[::2], plain.parts, strict=True):
         update.down.data.copy_(factor.data)
-    for factor, update in zip(method.experts.factors[1::2], plain.updates, strict=True):
+    for factor, update in zip(method.experts.factors[1::2], plain.parts, strict=True):
         update.up.data.copy_(factor.data)
     with torch.no_grad():
         torch.testing.assert_close(logits(method, EVERY), plain.logits(IMAGES, EVERY))

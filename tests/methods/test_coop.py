@@ -52,6 +52,12 @@ def test_contexts_of_classes_grow_and_those_of_earlier_ones_stay(tiny: Tiny, wor
         rows = method.contexts.rows.detach()
         assert rows[-1].equal(rows[-2]) == (words is not None)
         assert float(rows[-1].std()) == pytest.approx(float(method.context.tokens.detach().std()), rel=0.2)
+    optimizer = torch.optim.SGD([method.contexts.rows], lr=0.1, momentum=0.9, weight_decay=0.5)
+    before = method.contexts.rows.detach().clone()
     method.loss(make_batch([3, 4]))["cross_entropy"].backward()
+    optimizer.step()
+    method.after_step()
+    assert (method.contexts.rows != before).all(dim=1).tolist() == [False, False, False, True, True]
+    assert method.contexts.rows[:3].equal(before[:3])
     moved = method.contexts.rows.grad.abs().sum(dim=1) > 0
     assert moved.tolist() == [False, False, False, True, True]

@@ -245,6 +245,17 @@ def test_whole_shares_are_labels() -> None:
         torch.testing.assert_close(getattr(shared, kept), getattr(whole, kept), rtol=0, atol=1e-12)
 
 
+def test_a_class_without_any_share_spoils_no_other() -> None:
+    _, _, more, _ = few_shot()
+    fitted, shares = ClassGaussians(24), torch.zeros(len(more), 5)
+    shares[:, 0] = 1  # what a softmax gives where the others are far behind
+    for _ in range(2):
+        fitted.add_shares(more.rows, shares, range(5))
+    assert fitted.counts.tolist() == pytest.approx([2 * len(more), 0, 0, 0, 0])
+    assert fitted.precision("pooled").isfinite().all()
+    torch.testing.assert_close(fitted.means[0], more.rows.double().mean(dim=0))
+
+
 def test_without_labels_the_weight_is_to_be_given() -> None:
     text, train, *_ = few_shot()
     nothing = replace(session(train.subset([]), classes(0, 4)), unlabelled=train, without_labels=classes(0, 4))

@@ -18,7 +18,7 @@ from everclip.reporting.grid import Line as GridLine
 
 if TYPE_CHECKING:
     from everclip.commands.line import Line
-    from everclip.metrics.sharpness import Loss
+    from everclip.losses.sharpness import Loss
     from everclip.training.engine import Engine
     from everclip.types import TaskSequence
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from everclip.commands.line import layer_of
 from everclip.errors import ConfigError
+from everclip.losses.sharpness import Loss, average_sharpness, worst_sharpness
 from everclip.methods.base import Method
-from everclip.metrics.sharpness import Loss, average_sharpness, worst_sharpness
 from everclip.training.engine import Engine
 from everclip.training.evaluation import Evaluated
-from everclip.types import ClassSet, TaskSequence
+from everclip.types import NO_CLASS, ClassSet, TaskSequence
 
 BATCH = 128
 RADIUS = {"average": 0.1, "worst": 1e-3}  # of the grids for vision transformers in arXiv 2302.07011
@@ -29,9 +29,9 @@ def choose(sequence: TaskSequence, session: int, count: int, seed: int) -> list[
         ConfigError: the sequence has no class labels.
     """
     trained = sequence.sessions[: session + 1]
-    if not ClassSet.union([s.new for s in trained]):
+    places = [(s.index, p) for s in trained for p, label in enumerate(s.train.labels.tolist()) if label != NO_CLASS]
+    if not places:
         raise ConfigError(f"{sequence.name} has no class labels to measure losses by; --points 0 leaves them out")
-    places = [(s.index, position) for s in trained for position in range(len(s.train))]
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     chosen: dict[int, list[int]] = {}
     for index in order:

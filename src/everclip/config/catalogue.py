@@ -31,7 +31,7 @@ def read_option(group: str, name: str, dataset: str | None = None, *, own: Path 
     if group == "sequence" and "defaults" in node:
         first = node.pop("defaults")[0]
         if isinstance(first, str):
-            node = cast(DictConfig, OmegaConf.merge(read_option(group, first, own=own), node))
+            node = cast(DictConfig, OmegaConf.merge(read_option(group, first, dataset, own=own), node))
         else:
             node.dataset = read_option("sequence/dataset", dataset or first.dataset, own=own)
     return node
@@ -119,8 +119,9 @@ def _needs(group: str, path: Path, target: Any, options: dict[str, Any]) -> str:
         if options["model"] == "???":
             return "a configuration and weights of your own"
         return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
-    if options.get("domains") and isinstance(options["domains"][0], dict):
-        return f"data sets {', '.join(map(_dataset, options['domains']))}"
+    nodes = [options.get("source"), *(options.get("targets") or ()), *(options.get("domains") or ())]
+    if read := [_dataset(node) for node in nodes if isinstance(node, dict) and str(node["_target_"]).endswith(".load")]:
+        return f"data sets {', '.join(read)}"
     if "dataset" in options and "defaults" in OmegaConf.load(path):
         return f"the data set chosen as sequence/dataset={'|'.join(option_names('sequence/dataset'))}"
     if "dataset" in options:

@@ -45,7 +45,9 @@ class Classification(Evaluator):
         """
         classes = self.candidates(task, seen)
         classify = model.classifier(classes)
-        predicted = passes.samples(task.samples, lambda batch: classify(batch.images).argmax(dim=-1), whole=True).cpu()
+        predicted = passes.samples(
+            task.samples, lambda batch: classify(batch.images).argmax(dim=-1), by_features=True
+        ).cpu()
         correct = int((predicted == classes.columns(torch.from_numpy(task.samples.labels))).sum())
         session_of = {c: session for session, new in reversed(list(enumerate(seen))) for c in new.ids}
         sessions = torch.tensor([session_of.get(class_id, 0) for class_id in classes.ids])
@@ -61,7 +63,7 @@ class Classification(Evaluator):
             columns = classes.columns(batch.labels)
             return F.cross_entropy(classify(batch.images).float(), columns, reduction="none")
 
-        return float(passes.samples(task.samples, of_each, whole=True).mean())
+        return float(passes.samples(task.samples, of_each, by_features=True).mean())
 
     @override
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:

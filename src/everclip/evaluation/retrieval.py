@@ -38,7 +38,7 @@ class Retrieval(Evaluator):
     def evaluate(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
         texts = [text for own in task.samples.texts for text in own]
         owner = torch.tensor([sample for sample, own in enumerate(task.samples.texts) for _ in own])
-        pictures = passes.samples(task.samples, lambda batch: model.encode_image(batch.images), whole=True).cpu()
+        pictures = passes.samples(task.samples, lambda batch: model.encode_image(batch.images), by_features=True).cpu()
         captions = passes.texts(texts, model.encode_text).cpu()
         scores = recalls("i2t", ranks(pictures, captions, torch.arange(len(pictures)), owner))
         scores |= recalls("t2i", ranks(captions, pictures, owner, torch.arange(len(pictures))))

@@ -79,7 +79,7 @@ class Cocoop(Method):
         rows = tokens.repeat_interleave(len(texts), dim=0)
         words = self.backbone.tokenize(texts).to(self.backbone.device).repeat(len(features), 1)
         text = self.backbone.encode_text(words, DeepPrompts(rows[None], "replace", "start"))
-        return similarity(features[:, None], text.unflatten(0, (len(features), -1)))[:, 0]
+        return similarity(features[:, None], text.unflatten(0, (len(features), len(texts))))[:, 0]
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:

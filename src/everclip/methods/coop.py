@@ -52,10 +52,16 @@ class Coop(Method):
         if self.contexts is not None:
             first = self.context.tokens.flatten().expand(len(session.new), -1)
             self.contexts.append(session.new, 0.02 * torch.randn(first.shape) if self.words is None else first)
+            self.put_back = self.contexts.keeping_others(session.classes)
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return {"cross_entropy": self.cross_entropy(batch, self.classes)}
+
+    @override
+    def after_step(self) -> None:
+        if self.contexts is not None:
+            self.put_back()
 
     @override
     def templates(self, classes: ClassSet) -> tuple[str, ...]:

@@ -124,8 +124,10 @@ class RAmt(Method):
 
     @override
     def before_step(self) -> None:
+        if not self.general:  # no gradient is dropped
+            return
         part = global_sum(self.part)
-        for mask, total in zip(self.masks, self.general, strict=False):
+        for mask, total in zip(self.masks, self.general, strict=True):
             task = mask.scores.grad
             assert task is not None
             general = global_sum(total) / part

@@ -44,8 +44,13 @@ class Taskres(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.residuals.append(session.new, torch.zeros(len(session.new), self.backbone.embed_dim))
+        self.put_back = self.residuals.keeping_others(session.classes)
         self.classes = session.classes
         self.base = self._base(self.classes)
+
+    @override
+    def after_step(self) -> None:
+        self.put_back()
 
     def _base(self, classes: ClassSet) -> Tensor:
         """Text features (C, E): means over the templates of features of any length."""

@@ -58,13 +58,10 @@ class TipAdapterF(Method):
         self.cache.add(found.keys, found.labels)
         self.classes, self.text = session.classes, text
 
-    def _logits(self, images: Tensor, classes: ClassSet, text: Tensor) -> Tensor:
-        features = self.backbone.encode_image(images)
-        return self.cache.logits(features, self.cache.support(classes, text), self.backbone.logit_scale)
-
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self._logits(batch.images, self.classes, self.text)
+        support, features = self.cache.support(self.classes, self.text), self.encode_image(batch.images)
+        logits = self.cache.logits(features, support, self.backbone.logit_scale)
         return {"cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels))}
 
     @override
@@ -86,5 +83,5 @@ class TipAdapterF(Method):
 
     @override
     def classifier(self, classes: ClassSet) -> Classifier:
-        text = self.class_features(classes)
-        return lambda images: self._logits(images, classes, text)
+        support, scale = self.cache.support(classes, self.class_features(classes)), self.backbone.logit_scale
+        return lambda images: self.cache.logits(self.encode_image(images), support, scale)

@@ -81,8 +81,10 @@ class TwoStage(Method):
 
     @override
     def phases(self, session: Session) -> tuple[Phase | Preparation, ...]:
-        epochs = round(session.repeats)
+        both = 0 < self.share < 1
+        epochs = max(1 + both, round(session.repeats))
         first = round(self.share * session.repeats)
+        first = min(max(1, first), epochs - 1) if both else epochs * round(self.share)
         features = Phase("features", parameters=self.tuned, loss=self.features_loss, epochs=first)
         return features, partial(self.second, session, epochs - first)
 
@@ -94,9 +96,11 @@ class TwoStage(Method):
 
     def second(self, session: Session, epochs: int, extract: Extract) -> Phase:
         """The second stage, with rows of the new classes as the towers now see them."""
-        if session.new:
+        known = self.rows.ids.tolist()
+        new = session.classes.select([i for i, class_id in enumerate(session.classes.ids) if class_id not in known])
+        if new:
             with torch.no_grad():
-                self.rows.append(session.new, super().class_features(session.new))
+                self.rows.append(new, super().class_features(new))
         self.known = frozen_features(self.encode_image, session.train, extract, keep=session.recurs)
         return Phase("classifier", parameters=(self._trained_rows(),), loss=self.classifier_loss, epochs=epochs)
 

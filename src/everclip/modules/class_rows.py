@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +55,24 @@ class ClassRows(nn.Module):
         """See `everclip.methods.base.Growing`."""
         return sum(sizes) * (self.ids.itemsize + self.rows.shape[1] * self.rows.itemsize)
 
+    def keeping_others(self, classes: ClassSet) -> Callable[[], None]:
+        """What puts the rows of all other classes back as they are now: weight decay moves what has no gradient."""
+        others = [row for row, class_id in enumerate(self.ids.tolist()) if class_id not in classes.ids]
+        kept = self.rows.detach()[others]
+
+        @torch.no_grad()
+        def put_back() -> None:
+            self.rows[others] = kept
+
+        return put_back
+
     def of(self, classes: ClassSet) -> Tensor:
         """The rows (len(classes), D) in the order of `classes`.
 
         Raises:
             ValueError: a class has no row.
         """
-        position = {int(class_id): row for row, class_id in enumerate(self.ids)}
+        position = {class_id: row for row, class_id in enumerate(self.ids.tolist())}
         missing = [name for class_id, name in zip(classes.ids, classes.names, strict=True) if class_id not in position]
         if missing:
             raise ValueError(f"no row for the classes {', '.join(missing[:5])}: they were never trained")

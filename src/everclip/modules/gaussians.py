@@ -37,6 +37,10 @@ class ClassGaussians(nn.Module):
         self.register_buffer("scatter", torch.zeros(width, width, dtype=torch.float64))  # within classes, of all
         self.register_buffer("covariances", torch.zeros(width, width, dtype=torch.float64))  # sum over classes
 
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`."""
+        return sum(sizes) * (self.ids.itemsize + self.counts.itemsize + self.means.shape[1] * self.means.itemsize)
+
     def add(self, features: Tensor, labels: Tensor) -> None:
         """Takes in features (N, E) with their classes (N,), new ones or known ones.
 
@@ -53,7 +57,7 @@ class ClassGaussians(nn.Module):
 
     def add_shares(self, features: Tensor, shares: Tensor, ids: Sequence[int]) -> None:
         """Takes in features (N, E) of which every class has a share (N, C), as pooled covariances see them."""
-        features, shares = features.double(), shares.double()
+        features, shares = features.double(), shares.double().clamp_min(torch.finfo(torch.float64).eps)
         counts = shares.sum(dim=0)
         means = shares.T @ features / counts[:, None]
         own = (features * shares.sum(dim=1, keepdim=True)).T @ features

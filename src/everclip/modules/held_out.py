@@ -22,14 +22,14 @@ def held_out(
 
     These are the validation pictures where there are any, else the training pictures in fourfold cross-validation: each
     fold has every fourth picture of a class, and a class with a single picture is judged by none. Nothing, with a
-    warning, where all classes have one.
+    warning, where all classes have one: the first of the values that could be chosen then stands.
 
     Args:
         session: that is learnt.
         features: (N, E) of `session.train`.
         labels: (N,).
         validation: features and labels of `session.validation`, if there is one.
-        setting: what is chosen, for the warning.
+        setting: what is chosen, for the warning; empty: nothing.
     """
     if validation is not None:
         yield torch.ones_like(labels, dtype=torch.bool), *validation
@@ -39,7 +39,12 @@ def held_out(
         own = labels == label
         rank[own] = torch.arange(int(own.sum()), device=rank.device)
     if int(rank.max()) == 0:
-        log.warning("%s: %s has one picture of each class to choose it by; give it", setting, session.name)
+        if not setting:
+            return
+        log.warning(
+            "%s: %s has one picture of each class, too few to choose by: the first value stands, or give %s=",
+            setting, session.name, setting,
+        )  # fmt: skip
         return
     single = torch.isin(labels, labels[rank == 1], invert=True)
     for fold in range(FOLDS):

@@ -6,7 +6,7 @@ encode_sus_sd.py, retrieve_urls_lc_sus.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -56,15 +56,13 @@ class SupportPictures:
             text: (C, E) of the session's classes.
             setting: what is chosen, for a warning.
         """
-        validation = None if session.validation is None else extract(session.validation, backbone.encode_image)
         if self.reference is None:
             keys, shown, labels = self._encode(backbone, session.train, extract)
-            return Found(keys, labels, held_out(session, shown, labels, validation, setting))
+            return Found(keys, labels, _judges(backbone, session, extract, shown, labels, setting))
         positions, columns = self._nearest(backbone, session, extract, text)
         keys, _, _ = self._encode(backbone, self.reference.images.subset(positions.tolist()), extract)
         labels = torch.tensor(session.classes.ids, device=keys.device)[columns]
-        shown, of_shown = validation or extract(session.train, backbone.encode_image)
-        return Found(keys, labels, [(torch.ones_like(labels, dtype=torch.bool), shown, of_shown)])
+        return Found(keys, labels, _judges(backbone, session, extract, None, labels, setting))
 
     def _encode(self, backbone: Backbone, samples: Samples, extract: Extract) -> tuple[Tensor, Tensor, Tensor]:
         """Features (N, E) of length 1 of the mean over all views and of the first view; labels (N,)."""
@@ -92,3 +90,17 @@ class SupportPictures:
             found.append(row.topk(min(self.per_class, int(own.sum()) or len(row))).indices)
         columns = torch.cat([torch.full_like(own, column) for column, own in enumerate(found)])
         return torch.cat(found), columns
+
+
+def _judges(
+    backbone: Backbone, session: Session, extract: Extract, shown: Tensor | None, labels: Tensor, setting: str
+) -> Iterator[Fold]:
+    """What keys with labels (M,) are judged by; encoded when it is asked for, as only first sessions do.
+
+    Keys are the features `shown` (M, E) of the session's pictures, or None: of others.
+    """
+    judges = None if session.validation is None else extract(session.validation, backbone.encode_image)
+    if shown is not None:
+        yield from held_out(session, shown, labels, judges, setting)
+    else:
+        yield torch.ones_like(labels, dtype=torch.bool), *(judges or extract(session.train, backbone.encode_image))

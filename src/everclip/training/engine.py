@@ -231,7 +231,7 @@ class Engine:
         )
 
     def batches(
-        self, samples: Samples, method: Method, shown: Draw | None = None, *, whole: bool = False
+        self, samples: Samples, method: Method, shown: Draw | None = None, *, by_features: bool = False
     ) -> Iterable[Batch]:
         """This process's share of all samples, in order, on the device and normalised; as many batches everywhere.
 
@@ -239,10 +239,10 @@ class Engine:
             samples: to be read.
             method: that they are for.
             shown: what is random about them.
-            whole: whether features may stand for pictures, see `Passes.samples`.
+            by_features: whether features may stand for pictures, see `Passes.samples`.
         """
         workers = self._num_workers
-        if whole and shown is None:
+        if by_features and shown is None:
             samples, workers = self._instead(samples, method, [None])
         sampler = OrderedBatches(len(samples), self._eval_batch_size, self.rank, self.world_size, shown)
         for batch in make_loader(samples, method.backbone.resize, sampler, workers):
@@ -265,7 +265,7 @@ class Engine:
         ) -> tuple[Tensor, Tensor]:
             shown = Draw((self._seed, session, number), view=view) if as_trained and view is not None else None
             passes = EnginePasses(self, method, shown)
-            features = passes.samples(samples, lambda batch: encode(batch.images), whole=True)
+            features = passes.samples(samples, lambda batch: encode(batch.images), by_features=True)
             return features, torch.from_numpy(samples.labels).to(features.device)
 
         return extract
@@ -315,9 +315,9 @@ class EnginePasses:
     def __init__(self, engine: Engine, method: Method, shown: Draw | None = None) -> None:
         self._engine, self._method, self._shown = engine, method, shown
 
-    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, whole: bool = False) -> Tensor:
+    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, by_features: bool = False) -> Tensor:
         """What a function gives for batches of samples: rows (N, ...) in their order, on every process."""
-        batches = self._engine.batches(samples, self._method, self._shown, whole=whole)
+        batches = self._engine.batches(samples, self._method, self._shown, by_features=by_features)
         return self._rows(len(samples), map(function, batches))
 
     def texts(self, texts: Sequence[str], function: Callable[[Sequence[str]], Tensor]) -> Tensor:

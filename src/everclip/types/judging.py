@@ -43,7 +43,7 @@ class Model(Protocol):
 class Passes(Protocol):
     """Passes over everything there is, shared by all processes, without gradients, in the run's precision."""
 
-    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, whole: bool = False) -> Tensor:
+    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, by_features: bool = False) -> Tensor:
         """What a function gives for batches of samples (normalised, on the device): rows (N, ...) in their order.
 
         Complete on every process; floating-point rows as float32.
@@ -51,8 +51,8 @@ class Passes(Protocol):
         Args:
             samples: to be read.
             function: of a batch.
-            whole: whether it looks at pictures by `encode_image` or a classifier of the model alone, so that what the
-                model's frozen tower makes of them may come in their place (see `Method.frozen_images`).
+            by_features: whether it looks at pictures by `encode_image` or a classifier of the model alone, so that what
+                the model's frozen tower makes of them may come in their place (see `Method.frozen_images`).
         """
 
     def texts(self, texts: Sequence[str], function: Callable[[Sequence[str]], Tensor]) -> Tensor:

@@ -156,6 +156,10 @@ def build(
         )
         sessions.append(replace(session, **_beside(own, chosen, new, protocol)))
         tasks.append(Task(session_name, new, test.subset(test.indices_of(new)), Classification(), index))
+    if protocol.unlabelled != 0 and all(session.unlabelled is None for session in sessions):
+        raise DataError(
+            f"{name}: sequence.unlabelled={protocol.unlabelled}, but no pictures are left; give sequence.shots"
+        )
     order = orders.describe(protocol.class_order)
     return TaskSequence(name, tuple(sessions), tuple(tasks), held_out=held_out, class_order=order)
 

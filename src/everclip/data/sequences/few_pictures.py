@@ -44,6 +44,16 @@ class Few(NamedTuple):
     used: Indices
 
 
+def require_training(dataset: LabelledImages) -> None:
+    """Refuses a data set for testing only.
+
+    Raises:
+        ConfigError: it has no training pictures.
+    """
+    if not len(dataset.train):
+        raise ConfigError(f"{dataset.name} has no training pictures; it is a target of sequence=domain_generalisation")
+
+
 def few_pictures(dataset: LabelledImages, shots: int | None, seed: int, draw: FewDraw, validation: Validation) -> Few:
     """The pictures of a few-shot session.
 
@@ -62,8 +72,7 @@ def few_pictures(dataset: LabelledImages, shots: int | None, seed: int, draw: Fe
         MissingError: a released list is not there.
         DataError: a released list is not of this data set.
     """
-    if not len(dataset.train):
-        raise ConfigError(f"{dataset.name} has no training pictures; it is a target of sequence=domain_generalisation")
+    require_training(dataset)
     stream = random.Random(seed)
     pick = partial(coop_shots, stream=stream) if draw == "coop" else partial(choose_shots, seed=seed)
     chosen = _released(dataset.train, "train", shots, seed) if draw == "released" else pick(dataset.train.labels, shots)

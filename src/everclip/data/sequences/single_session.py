@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field
 
 from everclip.data.datasets.base import LabelledImages
-from everclip.data.sequences.few_pictures import FewDraw, Validation, few_pictures
+from everclip.data.sequences.few_pictures import FewDraw, Validation, few_pictures, require_training
 from everclip.data.sequences.shots import ShotDraw, Unlabelled, choose_shots, choose_unlabelled
-from everclip.errors import ConfigError
+from everclip.errors import ConfigError, DataError
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
 from everclip.types import (
@@ -134,8 +134,10 @@ def transductive(
         seed: of the choice of pictures.
 
     Raises:
-        ConfigError: no class with labels.
+        ConfigError: no class with labels, or a data set for testing only.
+        DataError: no pictures are left to come without labels.
     """
+    require_training(dataset)
     classes = _classes(dataset, templates)
     count = int(labelled * len(classes))
     if not count:
@@ -161,9 +163,17 @@ def transductive(
 
 
 def _unlabelled(samples: Samples, chosen: Indices, count: Unlabelled, seed: int) -> Samples | None:
-    """Pictures to come without labels beside those that are `chosen`; None if there are none."""
+    """Pictures to come without labels beside those that are `chosen`; None if none are asked for.
+
+    Raises:
+        DataError: there are none left.
+    """
+    if count == 0:
+        return None
     positions = choose_unlabelled(samples.labels, chosen, count, seed)
-    return samples.subset(positions) if len(positions) else None
+    if not len(positions):
+        raise DataError(f"no pictures are left beside those trained on, unlabelled={count}; give sequence.shots=...")
+    return samples.subset(positions)
 
 
 def _classes(dataset: LabelledImages, templates: Sequence[str] | None) -> ClassSet:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everclip.metrics.sharpness import Loss, average_sharpness, worst_sharpness
+from everclip.losses.sharpness import Loss, average_sharpness, worst_sharpness
 
 
 def parts() -> tuple[nn.Module, list[Loss]]:
@@ -61,6 +61,12 @@ def test_the_size_of_two_layers_that_cancel_does_not_matter() -> None:
         return worst_sharpness([loss], weights, 0.1, 10)
 
     assert sharpness(8.0) == pytest.approx(sharpness(1.0))
+
+
+def test_of_weights_that_are_not_read_there_is_none() -> None:
+    unread = torch.ones(3, requires_grad=True)
+    assert worst_sharpness([lambda: torch.tensor(2.0)], [unread], radius=0.1, steps=3) == 0
+    assert unread.equal(torch.ones(3))
 
 
 def test_weights_that_are_not_asked_for_stay() -> None:

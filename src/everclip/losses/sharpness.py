@@ -86,6 +86,8 @@ def _ascent(loss: Loss, weights: Sequence[Tensor], kept: Sequence[Tensor], radiu
     due = _judgements(steps)
     for number in range(steps):
         value = loss()
+        if not value.requires_grad:  # it reads none of these weights
+            return 0.0
         gradients = torch.autograd.grad(value, weights, allow_unused=True)
         signs = [torch.zeros_like(w) if g is None else g.sign() for w, g in zip(kept, gradients, strict=True)]
         stepped = [(m + size * r * s).clamp(-r, r) for m, r, s in zip(moves, reach, signs, strict=True)]
