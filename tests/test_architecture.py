@@ -38,8 +38,8 @@ BELOW: dict[str, set[str]] = {
     },
     "sweeps": {"reporting", "config", "runs", "storage", "digest", "errors"},
     "commands": {
-        "training", "sweeps", "reporting", "loggers", "config", "runs", "metrics", "losses", "methods", "modules", "backbones",
-        "data", "types", "storage", "digest", "errors",
+        "training", "sweeps", "reporting", "loggers", "config", "runs", "metrics", "losses", "methods", "modules",
+        "backbones", "data", "types", "storage", "digest", "errors",
     },
 }  # fmt: skip
 
