@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,6 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
 from everclip.modules.class_rows import ClassRows
-from everclip.modules.fine_tuning import LabelSpace, compared, first_template
-from everclip.objectives.classification import Classification
 from everclip.types import Batch, ClassSet, Phase, Samples, Session
 
 Encode = Callable[[Tensor], Tensor]
@@ -235,38 +233,3 @@ class Rehearsal(Method):
     @override
     def kept(self) -> Tensor:
         return self.numbers
-
-
-class TowerTuning(Method):
-    """A method that trains some weights of the towers on whatever a session's objective asks for.
-
-    Sessions go on with the same weights. In training a class is read by the first of its templates.
-
-    Args:
-        backbone: with the trained weights in it.
-        label_space: see `LabelSpace`.
-        label_smoothing: share of the target spread over all classes.
-        parts: those of the weights that `reset` draws before the base session.
-    """
-
-    any_objective = True
-
-    def __init__(
-        self, backbone: Backbone, label_space: LabelSpace, label_smoothing: float, parts: Sequence[Any] = ()
-    ) -> None:
-        super().__init__(backbone)
-        self.label_space = label_space
-        self.label_smoothing = label_smoothing
-        self.parts = tuple(parts)  # a tuple: they are in the backbone, and in the state only once
-
-    @override
-    def begin_session(self, session: Session, extract: Extract) -> None:
-        self.objective = session.objective or Classification()
-        self.classes = first_template(compared(session, self.label_space))
-        if session.is_base:
-            for part in self.parts:
-                part.reset()
-
-    @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self.objective.loss(self, batch, self.classes, self.label_smoothing)

@@ -25,15 +25,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method
+from everclip.methods.families import CacheVotes
 from everclip.modules.feature_cache import FeatureCache, Setting
 from everclip.modules.support_pictures import SupportPictures
-from everclip.types import ClassSet, ClassTexts, Phase, Positive, Reference, Session
+from everclip.types import ClassTexts, Positive, Reference, Session
 
 log = logging.getLogger("everclip")
 
 
-class CapsAdapter(Method):
+class CapsAdapter(CacheVotes):
     """Zero-shot CLIP and a cache of support features and caption features.
 
     Args:
@@ -49,8 +49,6 @@ class CapsAdapter(Method):
         views: passes over the support pictures, each as `train.augment` shows them; a key is the mean over them.
     """
 
-    frozen_images = True
-
     def __init__(
         self,
         backbone: Backbone,
@@ -65,28 +63,15 @@ class CapsAdapter(Method):
         temperature: Annotated[float, Field(gt=0)] = 0.5,
         views: Positive = 10,
     ) -> None:
-        super().__init__(backbone)
         settings = {
             "weight": weight, "sharpness": sharpness, "caption_share": caption_share, "kl_weight": kl_weight
         }  # fmt: skip
-        self.cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature)
-        self.support = SupportPictures(views, reference, per_class)
+        cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature)
+        super().__init__(backbone, cache, SupportPictures(views, reference, per_class))
         self.class_texts = class_texts
 
     @override
-    def phases(self, session: Session) -> tuple[Phase, ...]:
-        return ()
-
-    @override
-    def end_session(self, session: Session, extract: Extract) -> None:
-        text = self.class_features(session.classes)
-        found = self.support.find(self.backbone, session, extract, text, self.cache.asks)
-        self.cache.add(found.keys, found.labels, self._captions(session, found.labels, text))
-        if session.is_base:
-            self.cache.choose(session.classes, text, self.backbone.logit_scale, found.judges)
-
-    def _captions(self, session: Session, labels: Tensor, text: Tensor) -> Tensor:
-        """Caption features (M, E) of keys of classes (M,), whose texts (C, E) stand in where nothing is given."""
+    def captions(self, session: Session, labels: Tensor, text: Tensor) -> Tensor:
         classes = session.classes
         columns = classes.columns(labels).tolist()
         if self.support.reference is None and session.train.texts:
@@ -105,8 +90,3 @@ class CapsAdapter(Method):
         rows = torch.cat([self.encode_text(different[i : i + 256]) for i in range(0, len(different), 256)])
         position = {caption: row for row, caption in enumerate(different)}
         return rows[[position[caption] for caption in whole]]
-
-    @override
-    def classifier(self, classes: ClassSet) -> Classifier:
-        support, scale = self.cache.support(classes, self.class_features(classes)), self.backbone.logit_scale
-        return lambda images: self.cache.logits(self.encode_image(images), support, scale)

@@ -22,12 +22,13 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
-from everclip.methods.base import Classifier, Extract, Method
+from everclip.methods.base import Classifier
+from everclip.methods.families import ContextLearner
 from everclip.modules.prompts import Context, DeepPrompts
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import ClassSet, Positive
 
 
-class Cocoop(Method):
+class Cocoop(ContextLearner):
     """Learned context and its shift.
 
     Args:
@@ -49,29 +50,12 @@ class Cocoop(Method):
         reduction: Positive = 16,
         chunk: Positive = 1024,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, Context(backbone, length=length, words=words))
         self.chunk = chunk
-        self.context = Context(backbone, length=length, words=words)
         hidden = backbone.embed_dim // reduction
         self.shift = nn.Sequential(
             nn.Linear(backbone.embed_dim, hidden), nn.ReLU(), nn.Linear(hidden, self.context.tokens.shape[2])
         )
-
-    @override
-    def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.classes
-
-    @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes)}
-
-    @override
-    def templates(self, classes: ClassSet) -> tuple[str, ...]:
-        return (self.context.template,)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.context.encode(self.backbone, texts)
 
     def cosines(self, features: Tensor, texts: Sequence[str]) -> Tensor:
         """Cosines (B, C) of pictures with features (B, E) and texts, whose context each picture has shifted."""

@@ -11,20 +11,19 @@ Differs: the class name stands behind its context, never in front of it or insid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, Method
+from everclip.methods.base import Extract
+from everclip.methods.families import ContextLearner
 from everclip.modules.class_rows import ClassRows
 from everclip.modules.prompts import Context
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import ClassSet, Positive, Session
 
 
-class Coop(Method):
+class Coop(ContextLearner):
     """Learned context.
 
     Args:
@@ -39,9 +38,8 @@ class Coop(Method):
     def __init__(
         self, backbone: Backbone, *, length: Positive = 16, words: str | None = None, class_specific: bool = False
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, Context(backbone, length=length, words=words))
         self.words = words
-        self.context = Context(backbone, length=length, words=words)
         self.contexts = ClassRows(self.context.tokens.numel(), trainable=True) if class_specific else None
         self.context.tokens.requires_grad_(not class_specific)
         self.open_vocabulary = not class_specific
@@ -55,21 +53,9 @@ class Coop(Method):
             self.put_back = self.contexts.keeping_others(session.classes)
 
     @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes)}
-
-    @override
     def after_step(self) -> None:
         if self.contexts is not None:
             self.put_back()
-
-    @override
-    def templates(self, classes: ClassSet) -> tuple[str, ...]:
-        return (self.context.template,)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.context.encode(self.backbone, texts)
 
     @override
     def class_features(self, classes: ClassSet) -> Tensor:

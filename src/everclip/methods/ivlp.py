@@ -11,7 +11,6 @@ Source: the baseline of arXiv 2210.03117, muzairkhattak/multimodal-prompt-learni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -19,12 +18,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, Method
+from everclip.methods.families import ContextLearner
 from everclip.modules.prompts import Context, DeepPrompts, random_prompts
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import Positive
 
 
-class Ivlp(Method):
+class Ivlp(ContextLearner):
     """Learned tokens of both towers.
 
     Args:
@@ -47,28 +46,11 @@ class Ivlp(Method):
         vision_depth: Positive | None = None,
         words: str | None = "a photo of a",
     ) -> None:
-        super().__init__(backbone)
-        self.context = Context(backbone, length=text_length, depth=text_depth, words=words)
+        super().__init__(backbone, Context(backbone, length=text_length, depth=text_depth, words=words))
         self.frozen_images = not vision_length
         self.prompts: nn.Parameter | None = None
         if vision_length:
             self.prompts = nn.Parameter(random_prompts(backbone, "vision", vision_length, vision_depth))
-
-    @override
-    def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.classes
-
-    @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes)}
-
-    @override
-    def templates(self, classes: ClassSet) -> tuple[str, ...]:
-        return (self.context.template,)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.context.encode(self.backbone, texts)
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ Source: arXiv 2303.13283, official code htyao89/KgCoOp @ c43ccc3 (`KgCoOp/traine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -22,11 +21,12 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
 from everclip.methods.base import Extract, Method
+from everclip.methods.families import ContextLearner
 from everclip.modules.prompts import Context
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import Batch, Positive, Session
 
 
-class Kgcoop(Method):
+class Kgcoop(ContextLearner):
     """Learned context beside what the frozen texts say.
 
     Args:
@@ -46,9 +46,8 @@ class Kgcoop(Method):
         words: str | None = "a photo of a",
         knowledge_weight: Annotated[float, Field(ge=0)] = 8.0,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, Context(backbone, length=length, words=words))
         self.knowledge_weight = knowledge_weight
-        self.context = Context(backbone, length=length, words=words)
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
@@ -64,11 +63,3 @@ class Kgcoop(Method):
             "cross_entropy": F.cross_entropy(logits, self.classes.columns(batch.labels)),
             "knowledge": self.knowledge_weight * (1 - (text * self.knowledge).sum(dim=1).mean()),
         }
-
-    @override
-    def templates(self, classes: ClassSet) -> tuple[str, ...]:
-        return (self.context.template,)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.context.encode(self.backbone, texts)

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import TowerTuning
+from everclip.methods.families import TowerTuning
 from everclip.modules.fine_tuning import LabelSpace
 from everclip.modules.tower_blocks import Towers, layer_norms
 

@@ -19,7 +19,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, TowerTuning
+from everclip.methods.base import Extract
+from everclip.methods.families import TowerTuning
 from everclip.modules.fine_tuning import LabelSpace
 from everclip.modules.lora import EVERY_TARGET, LowRank, Target, add_low_rank
 from everclip.modules.tower_blocks import Towers

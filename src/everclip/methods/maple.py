@@ -10,7 +10,6 @@ Source: arXiv 2210.03117, official code muzairkhattak/multimodal-prompt-learning
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, Method
+from everclip.methods.families import ContextLearner
 from everclip.modules.prompts import Context, DeepPrompts
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import Positive
 
 
-class Maple(Method):
+class Maple(ContextLearner):
     """Coupled tokens of both towers.
 
     Args:
@@ -40,28 +39,11 @@ class Maple(Method):
     def __init__(
         self, backbone: Backbone, *, length: Positive = 2, depth: Positive = 9, words: str | None = "a photo of a"
     ) -> None:
-        super().__init__(backbone)
-        self.context = Context(backbone, length=length, depth=depth, words=words)
+        super().__init__(backbone, Context(backbone, length=length, depth=depth, words=words))
         if backbone.vision is None or backbone.vision.layers < depth:
             raise ValueError(f"depth={depth} needs an image tower of as many blocks with access to its tokens (a ViT)")
         first, deeper = (nn.Linear(self.context.tokens.shape[2], backbone.vision.width) for _ in range(2))
         self.maps = nn.ModuleList([first, *(deepcopy(deeper) for _ in range(depth - 1))])  # the code's start
-
-    @override
-    def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.classes
-
-    @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes)}
-
-    @override
-    def templates(self, classes: ClassSet) -> tuple[str, ...]:
-        return (self.context.template,)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.context.encode(self.backbone, texts)
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:

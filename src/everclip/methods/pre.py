@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, Method
+from everclip.methods.families import ContextLearner
 from everclip.modules.prompts import Context
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import Positive
 
 
-class Pre(Method):
+class Pre(ContextLearner):
     """Learned context behind an encoder.
 
     Args:
@@ -34,22 +34,9 @@ class Pre(Method):
     frozen_images = True
 
     def __init__(self, backbone: Backbone, *, length: Positive = 4, words: str | None = "a photo of a") -> None:
-        super().__init__(backbone)
-        self.context = Context(backbone, length=length, words=words)
+        super().__init__(backbone, Context(backbone, length=length, words=words))
         width = self.context.tokens.shape[2]
         self.encoder = nn.LSTM(width, width // 2, bidirectional=True, batch_first=True)
-
-    @override
-    def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = session.classes
-
-    @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes)}
-
-    @override
-    def templates(self, classes: ClassSet) -> tuple[str, ...]:
-        return (self.context.template,)
 
     def tokens(self) -> Tensor:
         """The tokens (1, P, D) that stand in front of a class name."""

@@ -17,7 +17,7 @@ from typing import Annotated
 from pydantic import Field
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import TowerTuning
+from everclip.methods.families import TowerTuning
 from everclip.modules import block_parts
 from everclip.modules.fine_tuning import LabelSpace
 from everclip.modules.tower_blocks import Towers, adapt_blocks

@@ -13,7 +13,6 @@ Differs: after an interruption the code's mean lacks the epochs before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -26,7 +25,8 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
 from everclip.memory.frozen import frozen_features
-from everclip.methods.base import Extract, Method
+from everclip.methods.base import Extract
+from everclip.methods.families import ContextLearner
 from everclip.modules.prompts import Context, DeepPrompts, random_prompts
 from everclip.modules.weight_average import EpochAverage
 from everclip.types import Batch, ClassSet, Positive, Session
@@ -35,7 +35,7 @@ TEMPLATES = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[:60]]  # o
 Weight = Annotated[float, Field(ge=0)]
 
 
-class Promptsrc(Method):
+class Promptsrc(ContextLearner):
     """Learned tokens of both towers, regulated by the frozen model.
 
     Args:
@@ -68,9 +68,8 @@ class Promptsrc(Method):
         peak: float = 15.0,
         spread: Annotated[float, Field(gt=0)] = 1.0,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, Context(backbone, length=text_length, depth=text_depth, words=words))
         self.text_weight, self.image_weight, self.logits_weight = text_weight, image_weight, logits_weight
-        self.context = Context(backbone, length=text_length, depth=text_depth, words=words)
         self.prompts = nn.Parameter(random_prompts(backbone, "vision", vision_length, vision_depth))
         self.average = EpochAverage(peak, spread)
 
@@ -115,14 +114,6 @@ class Promptsrc(Method):
     @override
     def end_session(self, session: Session, extract: Extract) -> None:
         self.average.finish(self.tokens)
-
-    @override
-    def templates(self, classes: ClassSet) -> tuple[str, ...]:
-        return (self.context.template,)
-
-    @override
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        return self.context.encode(self.backbone, texts)
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:

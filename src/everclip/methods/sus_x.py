@@ -20,16 +20,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method
+from everclip.methods.families import CacheVotes
 from everclip.modules.feature_cache import FeatureCache, Setting
 from everclip.modules.support_pictures import SupportPictures
-from everclip.types import ClassSet, Phase, Positive, Reference, Session
+from everclip.types import Positive, Reference
 
 
-class SusX(Method):
+class SusX(CacheVotes):
     """Zero-shot CLIP and a cache of support features with two kinds of votes.
 
     Args:
@@ -43,8 +42,6 @@ class SusX(Method):
         views: passes over the support pictures, each as `train.augment` shows them; a key is the mean over them.
     """
 
-    frozen_images = True
-
     def __init__(
         self,
         backbone: Backbone,
@@ -57,24 +54,6 @@ class SusX(Method):
         temperature: Annotated[float, Field(gt=0)] = 0.5,
         views: Positive = 10,
     ) -> None:
-        super().__init__(backbone)
         settings = {"weight": weight, "sharpness": sharpness, "kl_weight": kl_weight}
-        self.cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature)
-        self.support = SupportPictures(views, reference, per_class)
-
-    @override
-    def phases(self, session: Session) -> tuple[Phase, ...]:
-        return ()
-
-    @override
-    def end_session(self, session: Session, extract: Extract) -> None:
-        text = self.class_features(session.classes)
-        found = self.support.find(self.backbone, session, extract, text, self.cache.asks)
-        self.cache.add(found.keys, found.labels)
-        if session.is_base:
-            self.cache.choose(session.classes, text, self.backbone.logit_scale, found.judges)
-
-    @override
-    def classifier(self, classes: ClassSet) -> Classifier:
-        support, scale = self.cache.support(classes, self.class_features(classes)), self.backbone.logit_scale
-        return lambda images: self.cache.logits(self.encode_image(images), support, scale)
+        cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature)
+        super().__init__(backbone, cache, SupportPictures(views, reference, per_class))

@@ -14,16 +14,14 @@ none.
 
 from __future__ import annotations
 
-from typing_extensions import override
-
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Classifier, Extract, Method
+from everclip.methods.families import CacheVotes
 from everclip.modules.feature_cache import FeatureCache, Setting
 from everclip.modules.support_pictures import SupportPictures
-from everclip.types import ClassSet, Phase, Positive, Session
+from everclip.types import Positive
 
 
-class TipAdapter(Method):
+class TipAdapter(CacheVotes):
     """Zero-shot CLIP and a cache of training features.
 
     Args:
@@ -33,26 +31,6 @@ class TipAdapter(Method):
         views: passes over a session's pictures, each as `train.augment` shows them; a key is the mean over them.
     """
 
-    frozen_images = True
-
     def __init__(self, backbone: Backbone, *, sharpness: Setting, weight: Setting, views: Positive = 10) -> None:
-        super().__init__(backbone)
-        self.cache = FeatureCache(backbone.embed_dim, {"sharpness": sharpness, "weight": weight})
-        self.support = SupportPictures(views)
-
-    @override
-    def phases(self, session: Session) -> tuple[Phase, ...]:
-        return ()
-
-    @override
-    def end_session(self, session: Session, extract: Extract) -> None:
-        text = self.class_features(session.classes)
-        found = self.support.find(self.backbone, session, extract, text, self.cache.asks)
-        self.cache.add(found.keys, found.labels)
-        if session.is_base:
-            self.cache.choose(session.classes, text, self.backbone.logit_scale, found.judges)
-
-    @override
-    def classifier(self, classes: ClassSet) -> Classifier:
-        support, scale = self.cache.support(classes, self.class_features(classes)), self.backbone.logit_scale
-        return lambda images: self.cache.logits(self.encode_image(images), support, scale)
+        cache = FeatureCache(backbone.embed_dim, {"sharpness": sharpness, "weight": weight})
+        super().__init__(backbone, cache, SupportPictures(views))
