@@ -24,8 +24,7 @@ from everclip.commands import evaluate
 from everclip.commands import run as cli
 from everclip.commands.load import AdaptedModel, checkpoint_of, read_config
 from everclip.config.build import build
-from everclip.data.images import FileImages
-from everclip.data.sequences.multi_domain import Shifted
+from everclip.data.images import FileImages, Relabelled
 from everclip.errors import ConfigError, MissingError
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
@@ -207,8 +206,8 @@ def renumbered(sequence: TaskSequence) -> TaskSequence:
     def other(classes: ClassSet) -> ClassSet:
         return replace(classes, ids=tuple(number + 3 for number in classes.ids))
 
-    sessions = [replace(s, new=other(s.new), train=Shifted(s.train, 3)) for s in sequence.sessions]
-    tasks = [replace(t, classes=other(t.classes), samples=Shifted(t.samples, 3)) for t in sequence.tasks]
+    sessions = [replace(s, new=other(s.new), train=Relabelled(s.train, range(3, 103))) for s in sequence.sessions]
+    tasks = [replace(t, classes=other(t.classes), samples=Relabelled(t.samples, range(3, 103))) for t in sequence.tasks]
     return replace(sequence, sessions=tuple(sessions), tasks=tuple(tasks))
 
 

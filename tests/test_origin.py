@@ -18,10 +18,9 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.commands import check, origin, run
 from everclip.commands.parts import make_sequence
 from everclip.data.cache import CachedImages
-from everclip.data.images import ConcatSamples, FileImages, Unlabelled
+from everclip.data.images import ConcatSamples, FileImages, Relabelled, Unlabelled
 from everclip.data.masks import MaskedImages
 from everclip.data.pairs import CaptionedImages
-from everclip.data.sequences.multi_domain import Shifted
 from everclip.errors import ConfigError
 from everclip.runs import inputs
 from everclip.runs.folder import RunFolder
@@ -214,7 +213,7 @@ def test_large_sets_are_known_by_parts_of_their_files(tmp_path: Path, monkeypatc
     "wrap",
     [
         lambda files: ConcatSamples([files, files.subset([0])]),
-        lambda files: Shifted(files, 3),
+        lambda files: Relabelled(files, [3, 7]),
         lambda files: CaptionedImages(files, [["a"], ["b"]]),
         lambda files: MaskedImages(files, np.zeros((2, 4, 4), np.int64)),
         lambda files: SessionView(files, 0),

@@ -19,8 +19,7 @@ from typing_extensions import override
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.augment import Augmentation, RandomView
 from everclip.data.cache import CachedImages, cache_all
-from everclip.data.images import ArrayImages, ConcatSamples, FileImages
-from everclip.data.sequences.multi_domain import Shifted
+from everclip.data.images import ArrayImages, ConcatSamples, FileImages, Relabelled
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
 from everclip.training.phases import Budget, Training
@@ -92,7 +91,7 @@ def test_a_crop_is_torchvisions_of_the_picture_in_its_file(kind: Augmentation, c
     }[kind]
     source: Samples = files(tmp_path)
     (source,) = cache_all([source], resize, None) if cache == "memory" else [source]
-    whole = ConcatSamples([Shifted(source, 3), source])
+    whole = ConcatSamples([Relabelled(source, range(3, 9)), source])
     draw = Draw(KEY, view=RandomView(kind, 32))
     order = [3, 0, 11, 7, 6, 2, 10]
     before = torch.get_rng_state()

@@ -21,10 +21,9 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.commands import execute
 from everclip.data import cache, images
 from everclip.data.cache import CachedImages, cache_all, cached
-from everclip.data.images import ArrayImages, ConcatSamples, FileImages
+from everclip.data.images import ArrayImages, ConcatSamples, FileImages, Relabelled
 from everclip.data.masks import MaskedImages
 from everclip.data.pairs import CaptionedImages
-from everclip.data.sequences.multi_domain import Shifted
 from everclip.data.video import ArrayClips
 from everclip.digest import state_sha256
 from everclip.errors import DataError, StorageError
@@ -110,7 +109,7 @@ def test_another_resizing_is_not_served_from_the_cache(tmp_path: Path, backbone:
 def test_a_second_run_only_looks_whether_the_pictures_are_the_same(
     tmp_path: Path, backbone: OpenClip, read: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = Shifted(pictures(tmp_path / "files"), 5)
+    source = Relabelled(pictures(tmp_path / "files"), range(5, 99))
     with caplog.at_level(logging.INFO, "everclip"):
         cache_all([source], backbone.resize, tmp_path / "cache")
     assert caplog.messages == [f"caching 10 pictures of 32 x 32, 0 MB in {tmp_path / 'cache'}"]
@@ -123,7 +122,7 @@ def test_a_second_run_only_looks_whether_the_pictures_are_the_same(
 
 
 def test_pictures_ready_in_memory_are_left_alone(tmp_path: Path, backbone: OpenClip) -> None:
-    ready = Shifted(ArrayImages(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), "ready"), 3)
+    ready = Relabelled(ArrayImages(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4), "ready"), range(3, 9))
     small = ArrayImages(NOISE.integers(0, 256, (4, 20, 20, 3), dtype=np.uint8), np.arange(4), "small")
     kept = cache_all([ready, small], backbone.resize, tmp_path)
     assert kept[0] is ready
@@ -132,7 +131,7 @@ def test_pictures_ready_in_memory_are_left_alone(tmp_path: Path, backbone: OpenC
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
-@pytest.mark.parametrize("wrap", [lambda files: files, lambda files: ConcatSamples([Shifted(files, 3)])])
+@pytest.mark.parametrize("wrap", [lambda files: files, lambda files: ConcatSamples([Relabelled(files, range(3, 99))])])
 def test_pictures_overwritten_by_others_of_the_same_size_are_decoded_again(
     kind: str, wrap: Callable[[FileImages], Samples], tmp_path: Path, backbone: OpenClip
 ) -> None:

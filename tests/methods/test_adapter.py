@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from everclip.backbones.blocks import AdaptedBlock
 from everclip.backbones.open_clip import OpenClip
 from everclip.methods.adapter import Adapter
-from everclip.methods.base import TowerTuning
 from everclip.methods.bitfit import Bitfit
 from everclip.methods.convpass import Convpass
+from everclip.methods.families import TowerTuning
 from everclip.methods.layernorm_tuning import LayernormTuning
 from everclip.methods.prefix import Prefix
 from everclip.methods.zero_shot import ZeroShot

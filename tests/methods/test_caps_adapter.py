@@ -28,7 +28,7 @@ def make(text: Tensor, **options: Any) -> CapsAdapter:
 
 
 def learnt(train: Features, captions: Tensor, method: CapsAdapter, validation: Features | None = None) -> CapsAdapter:
-    with patch.object(method, "_captions", return_value=captions):
+    with patch.object(method, "captions", return_value=captions):
         method.end_session(session(train, EVERY, validation=validation), extract)
     return method
 
@@ -63,7 +63,7 @@ def captions_of(tiny: Tiny, class_texts: ClassTexts, texts: tuple[tuple[str, ...
     few.texts = texts
     own = session(few, EVERY.select([0, 1]))
     labels, text = torch.tensor([0, 0, 0, 1]), method.class_features(own.classes)
-    return method._captions(own, labels, text), method.encode_text
+    return method.captions(own, labels, text), method.encode_text
 
 
 def test_captions_of_pictures_come_before_those_of_classes(tiny: Tiny) -> None:

@@ -59,8 +59,8 @@ class DataConfig:
 
     cache: keep decoded and resized pictures on `disk` (under `paths.cache`, for later runs too) or in `memory`. Off
     unless asked for: a large data set would fill a home folder unasked.
-    features: keep what a method's frozen image tower makes of pictures in `memory`, so that each passes it once a run;
-    `off`: as often as it is looked at.
+    features: keep what a method's frozen image tower makes of pictures in `memory`, which then pass it once,
+    or `off`.
     """
 
     num_workers: int = number(0, 0)

@@ -204,7 +204,10 @@ class Unlabelled(Samples):
 
 
 class Relabelled(Samples):
-    """Samples whose labels are written otherwise: `ids[i]` for label i."""
+    """Samples whose labels are written otherwise: `ids[i]` for label i.
+
+    Stored runs know them by the first of these, where the others follow it.
+    """
 
     def __init__(self, source: Samples, ids: Sequence[int]) -> None:
         self._source, self._ids = source, np.asarray(ids, dtype=np.int64)
@@ -219,7 +222,9 @@ class Relabelled(Samples):
         return Relabelled(self._source.subset(indices), self._ids.tolist())
 
     def fingerprint(self) -> str:
-        return json_sha256([self._source.fingerprint(), self._ids.tolist()])
+        ids = self._ids.tolist()
+        in_turn = ids == list(range(ids[0], ids[0] + len(ids)))
+        return json_sha256([self._source.fingerprint(), ids[0] if in_turn else ids])
 
     def version(self) -> str:
         return self._source.version()

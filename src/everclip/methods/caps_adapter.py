@@ -66,8 +66,10 @@ class CapsAdapter(CacheVotes):
         settings = {
             "weight": weight, "sharpness": sharpness, "caption_share": caption_share, "kl_weight": kl_weight
         }  # fmt: skip
-        cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature)
-        super().__init__(backbone, cache, SupportPictures(views, reference, per_class))
+        support = SupportPictures(views, reference, per_class)
+        found = None if support.reference is None else per_class
+        cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature, per_class=found)
+        super().__init__(backbone, cache, support)
         self.class_texts = class_texts
 
     @override

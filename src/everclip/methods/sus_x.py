@@ -10,7 +10,8 @@ Source: arXiv 2211.16198, official code vishaal27/SuS-X @ d7d4d37 (tipx.py).
 Differs: without a reference set a session's own labelled pictures stand in for the support set (TIP-X with few shots,
 in the paper an experiment of its own). Divergences are rescaled to the range of the affinities over the pictures that
 the settings were chosen by; in the code over the whole test set (with the validation set's range of affinities), which
-makes a picture's logits depend on the others. The code's divergences are zero beyond the last full hundred of pictures.
+makes a picture's logits depend on the others; these are pictures of the first session, whose range later sessions keep.
+The code's divergences are zero beyond the last full hundred of pictures.
 Choosing, votes of unequal classes and classes without pictures are as in `tip_adapter`; grids are coarser than the
 code's, and texts are names in templates without its descriptions by GPT-3.
 """
@@ -55,5 +56,7 @@ class SusX(CacheVotes):
         views: Positive = 10,
     ) -> None:
         settings = {"weight": weight, "sharpness": sharpness, "kl_weight": kl_weight}
-        cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature)
-        super().__init__(backbone, cache, SupportPictures(views, reference, per_class))
+        support = SupportPictures(views, reference, per_class)
+        found = None if support.reference is None else per_class
+        cache = FeatureCache(backbone.embed_dim, settings, temperature=temperature, per_class=found)
+        super().__init__(backbone, cache, support)

@@ -104,6 +104,7 @@ class FeatureCache(nn.Module):
             first is taken, the last name varying fastest.
         temperature: see `Support`.
         trainable: whether the keys are a parameter.
+        per_class: keys of a class; None: as many as training pictures.
 
     Raises:
         ValueError: a grid that ends before it begins.
@@ -123,8 +124,10 @@ class FeatureCache(nn.Module):
         *,
         temperature: float | None = None,
         trainable: bool = False,
+        per_class: int | None = None,
     ) -> None:
         super().__init__()
+        self.per_class = per_class
         for name, setting in settings.items():
             if isinstance(setting, Mapping) and setting["high"] <= setting["low"]:
                 raise ValueError(f"{name}.high={setting['high']} must be above {name}.low={setting['low']}")
@@ -157,8 +160,10 @@ class FeatureCache(nn.Module):
             self.shots = self.shots.new_tensor(len(labels) / len(labels.unique()))
 
     def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
-        """See `everclip.methods.base.Growing`; of keys without captions from a session's own pictures."""
-        return num_images * (self.keys.shape[1] * self.keys.itemsize + self.labels.itemsize)
+        """See `everclip.methods.base.Growing`."""
+        rows = 2 if "caption_share" in self.grids else 1
+        count = num_images if self.per_class is None else self.per_class * sum(sizes)
+        return count * (rows * self.keys.shape[1] * self.keys.itemsize + self.labels.itemsize)
 
     def support(self, classes: ClassSet, text: Tensor, kept: Tensor | None = None) -> Support:
         """The keys of these classes (or the `kept` (M,) of them), with the texts (C, E) of the classes."""

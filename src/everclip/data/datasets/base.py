@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from everclip.types import Samples
+from everclip.types import ClassSet, Samples
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class LabelledImages:
     test: Samples
     train_keys: tuple[str, ...] = ()
     val: Samples | None = None
+
+    def classes(self, templates: Sequence[str] | None = None) -> ClassSet:
+        """The classes under their labels, with these templates or the data set's."""
+        return ClassSet(tuple(range(len(self.names))), self.names, tuple(templates or self.templates))
 
 
 def split_lines(*parts: str) -> list[str]:

@@ -45,11 +45,11 @@ def cross_dataset(
     Raises:
         ConfigError: two data sets of one name.
     """
-    classes = _classes(source, templates)
+    classes = source.classes(templates)
     found: list[tuple[ClassSet, LabelledImages]] = []
     for target in targets:
         first = len(source.names) + sum(len(own) for own, _ in found)
-        own = replace(_classes(target, templates), ids=tuple(range(first, first + len(target.names))))
+        own = replace(target.classes(templates), ids=tuple(range(first, first + len(target.names))))
         found.append((own, target))
     return _judged(name, source, classes, found, few_pictures(source, shots, seed, draw, validation))
 
@@ -81,18 +81,14 @@ def domain_generalisation(
     Raises:
         ConfigError: two data sets of one name, or a target with a class that the source does not have.
     """
-    classes = _classes(source, templates)
+    classes = source.classes(templates)
     found = []
     for target in targets:
-        own = classes.adopt(_classes(target, classes.templates))
+        own = classes.adopt(target.classes(classes.templates))
         if strange := [name for class_id, name in zip(own.ids, own.names, strict=True) if class_id not in classes.ids]:
             raise ConfigError(f"{target.name} has the class {strange[0]!r}, which {source.name} does not have")
         found.append((own, target))
     return _judged(name, source, classes, found, few_pictures(source, shots, seed, draw, validation))
-
-
-def _classes(dataset: LabelledImages, templates: Sequence[str] | None) -> ClassSet:
-    return ClassSet(tuple(range(len(dataset.names))), dataset.names, tuple(templates or dataset.templates))
 
 
 def _judged(

@@ -10,19 +10,14 @@ from dataclasses import replace
 from typing import Literal
 
 from everclip.data.datasets.base import LabelledImages
+from everclip.data.images import Relabelled
 from everclip.data.sequences.shots import ShotDraw, choose_shots
-from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
 from everclip.types import (
-    Batch,
     ClassSet,
-    Draw,
-    Indices,
     Positive,
-    Prepare,
-    Samples,
     Session,
     Task,
     TaskSequence,
@@ -31,27 +26,6 @@ from everclip.types import (
 )
 
 Candidates = Literal["domain", "union"]
-
-
-class Shifted(Samples):
-    """Pictures whose labels count from `first` instead of 0."""
-
-    def __init__(self, source: Samples, first: int) -> None:
-        self._source, self._first, self.files = source, first, source.files
-        self.labels = source.labels + first
-
-    def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
-        batch = self._source.read(indices, prepare, draw)
-        return replace(batch, labels=batch.labels + self._first)
-
-    def subset(self, indices: Sequence[int] | Indices) -> Shifted:
-        return Shifted(self._source.subset(indices), self._first)
-
-    def fingerprint(self) -> str:
-        return json_sha256([self._source.fingerprint(), self._first])
-
-    def version(self) -> str:
-        return self._source.version()
 
 
 def check_titles(domains: Sequence[LabelledImages]) -> None:
@@ -137,8 +111,8 @@ def build(
     for index, (domain, own) in enumerate(zip(domains, classes, strict=True)):
         train = domain.train.subset(choose_shots(domain.train.labels, shots, seed, draw))
         seen = ClassSet.union(classes[: index + 1])
-        shifted = Shifted(train, own.ids[0])
+        shifted = Relabelled(train, own.ids)
         sessions.append(Session(index, domain.name, own, seen, shifted, objective=LabelObjective()))
         compared = own if candidates == "domain" else union
-        tasks.append(Task(domain.name, compared, Shifted(domain.test, own.ids[0]), Classification("task"), index))
+        tasks.append(Task(domain.name, compared, Relabelled(domain.test, own.ids), Classification("task"), index))
     return TaskSequence(name, tuple(sessions), tuple(tasks), "multi_domain", evaluate="all", held_out=held_out)

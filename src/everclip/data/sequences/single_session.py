@@ -9,7 +9,6 @@ Differs: the latter trains on 80 % of the labelled and of the pseudo-labelled pi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -23,7 +22,6 @@ from everclip.evaluation.classification import Classification
 from everclip.objectives.classification import Classification as LabelObjective
 from everclip.types import (
     NO_CLASSES,
-    ClassSet,
     Indices,
     Positive,
     Samples,
@@ -60,7 +58,7 @@ def few_shot(
     """
     if shots == unlabelled == 0:
         raise ConfigError("sequence.shots=0 and sequence.unlabelled=0 leave no pictures; unlabelled=rest gives all")
-    classes = _classes(dataset, templates)
+    classes = dataset.classes(templates)
     few = few_pictures(dataset, shots, seed, draw, validation)
     session = Session(
         0,
@@ -96,7 +94,7 @@ def base_to_novel(
         templates: of the prompts, None for the data set's.
         seed: of the choice of shots.
     """
-    classes = _classes(dataset, templates)
+    classes = dataset.classes(templates)
     half = (len(classes) + 1) // 2
     base, novel = classes.select(range(half)), classes.select(range(half, len(classes)))
     few = few_pictures(dataset, shots, seed, draw, validation)
@@ -138,7 +136,7 @@ def transductive(
         DataError: no pictures are left to come without labels.
     """
     require_training(dataset)
-    classes = _classes(dataset, templates)
+    classes = dataset.classes(templates)
     count = int(labelled * len(classes))
     if not count:
         raise ConfigError(f"sequence.labelled={labelled} of {len(classes)} classes is none; give a larger share")
@@ -174,7 +172,3 @@ def _unlabelled(samples: Samples, chosen: Indices, count: Unlabelled, seed: int)
     if not len(positions):
         raise DataError(f"no pictures are left beside those trained on, unlabelled={count}; give sequence.shots=...")
     return samples.subset(positions)
-
-
-def _classes(dataset: LabelledImages, templates: Sequence[str] | None) -> ClassSet:
-    return ClassSet(tuple(range(len(dataset.names))), dataset.names, tuple(templates or dataset.templates))
