@@ -13,7 +13,7 @@ from torch import Tensor
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.open_clip import OpenClip
 from everclip.errors import ConfigError
-from everclip.modules.prompts import DeepPrompts
+from everclip.modules.prompts import DeepPrompts, PromptMode
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +136,24 @@ def test_a_backbone_without_tokens_names_one_that_has_them() -> None:
     for ask in (lambda: backbone.hidden(images, [0]), lambda: backbone.encode_patches(images)):
         with pytest.raises(ConfigError, match=r"MobileCLIP2-S0 gives no access.*backbone=vit_b16_openai"):
             ask()
+
+
+@pytest.mark.parametrize("mode", ["replace", "accumulate", "accumulate_same"])
+@pytest.mark.parametrize("shape", [(1, 4), (3, 4), (3, 2, 4)], ids=["input", "deep", "groups"])
+def test_what_texts_have_in_front_is_computed_once(
+    tiny: Callable[[], OpenClip], shape: tuple[int, ...], mode: PromptMode
+) -> None:
+    backbone, seen, found = tiny(), list[int](), []
+    block = backbone.model.transformer.resblocks[0]
+    block.mlp.register_forward_hook(lambda module, given, output: seen.append(output.shape[:-1].numel()))
+    tokens = backbone.tokenize([f"a {'very ' * (i % 3)}good class {i}." for i in range(6)])
+    prompts = noise(*shape, 96).requires_grad_()
+    for naive in (False, True):
+        backbone.naive = naive
+        features = backbone.encode_text(tokens, DeepPrompts(prompts, mode, "start"))
+        (gradient,) = torch.autograd.grad((features * noise(*features.shape)).sum(), prompts)
+        found.append((features.detach(), gradient))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+    groups, behind = shape[1] if len(shape) == 3 else 1, tokens.shape[1] - 1
+    assert seen == [groups * (1 + 4) + 6 * behind]  # the naive form calls no module

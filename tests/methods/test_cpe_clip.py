@@ -152,8 +152,8 @@ def test_figures_equal_those_of_the_naive_form(tiny: Tiny, mode: str) -> None:
 def count_rows(method: CpeClip) -> list[int]:
     """Texts that enter the text tower from now on, filled as it is called."""
     rows: list[int] = []
-    block = method.backbone.model.transformer.resblocks[0]
-    block.ln_1.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    embedding = method.backbone.model.token_embedding
+    embedding.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     return rows
 
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from everclip.errors import ConfigError
 
 Prefix = tuple[Tensor, Tensor]
+Branches = tuple[int, int]
 
 
 def _check_plain(block: Any) -> None:
@@ -100,6 +101,7 @@ def run_block(
     prefix: Prefix | None = None,
     keep: Tensor | None = None,
     recompute: bool = False,
+    branches: Branches | None = None,
 ) -> Tensor:
     """Residual stream (N, L, D) after a plain block, whose dropout is off.
 
@@ -111,6 +113,8 @@ def run_block(
         keep: (N, K) the only positions of each row that are wanted, (N, K, D) is returned; None: all.
         recompute: the MLP's hidden values, two fifths of what a block keeps for the backward pass, are computed again
             in it instead; the numbers are the same.
+        branches: (B, S): each row ends in B branches of S tokens, which see what is in front of all of them, and of the
+            branches only their own. A causal block without a prefix or parts of a method computes them.
 
     Raises:
         ConfigError: the block has another structure.
@@ -119,7 +123,7 @@ def run_block(
     if isinstance(block, AdaptedBlock):  # whose parts may mix tokens, or draw random numbers
         x = _run_adapted(block, x, causal, prefix)
         return x if keep is None else x[torch.arange(len(x), device=x.device)[:, None], keep]
-    mixed = mix(block.attn, block.ln_1(x), causal, prefix)
+    mixed = mix(block.attn, block.ln_1(x), causal, prefix, branches=branches)
     if keep is not None:
         rows = torch.arange(len(x), device=x.device)[:, None]
         x, mixed = x[rows, keep], mixed[rows, keep]
@@ -152,19 +156,38 @@ def _with_part(block: Any, layer: str, normed: Tensor, output: Tensor) -> Tensor
     return output
 
 
-def mix(attention: Any, x: Tensor, causal: bool, prefix: Prefix | None, more: Tensor | None = None) -> Tensor:
+def mix(
+    attention: Any,
+    x: Tensor,
+    causal: bool,
+    prefix: Prefix | None,
+    more: Tensor | None = None,
+    branches: Branches | None = None,
+) -> Tensor:
     """Attended values (N, L, D), before the output projection, of normalised tokens; see `run_block`.
 
     `more` (N, L, 3 D) is added to queries, keys and values.
     """
     projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = (projected if more is None else projected + more).chunk(3, dim=-1)
+    projected = projected if more is None else projected + more
+    if branches is None:
+        return _attend(projected, attention.num_heads, causal, prefix)
+    count, length = branches
+    front, rest = projected.split([x.shape[1] - count * length, count * length], dim=1)
+    _, k, v = (part[:, None].expand(-1, count, -1, -1).flatten(0, 1) for part in front.chunk(3, dim=-1))
+    mixed = _attend(rest.unflatten(1, branches).flatten(0, 1), attention.num_heads, causal, (k, v))
+    return torch.cat([_attend(front, attention.num_heads, causal, None), mixed.reshape(*rest.shape[:2], -1)], dim=1)
+
+
+def _attend(projected: Tensor, heads: int, causal: bool, prefix: Prefix | None) -> Tensor:
+    """Attended values (N, L, D) of queries, keys and values (N, L, 3 D)."""
+    q, k, v = projected.chunk(3, dim=-1)
     mask = None
     if prefix is not None:
         k, v = (_in_front(given, own) for given, own in zip(prefix, (k, v), strict=True))
         if causal:
-            mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=x.device).tril(k.shape[1] - q.shape[1])
-    q, k, v = (_heads(t, attention.num_heads) for t in (q, k, v))
+            mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril(k.shape[1] - q.shape[1])
+    q, k, v = (_heads(t, heads) for t in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and mask is None)
     return mixed.transpose(1, 2).flatten(2)
 

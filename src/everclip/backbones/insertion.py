@@ -18,9 +18,15 @@ class TokenEdit:
     Attributes:
         readout: the output tokens of the image tower, after its last norm, whose mean becomes the feature; the class
             token unless changed.
+        front: leading tokens, as `embed` leaves them, that are the same in every row of a group and that alone
+            `before` reads and changes, with no `prefix`. The text tower then computes them once for the group: it gives
+            `before` one row per group, of the front and whatever follows it in all rows.
+        groups: into which consecutive rows fall, all of one size.
     """
 
     readout: slice = slice(0, 1)
+    front: int = 0
+    groups: int = 1
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Called once on the embedded tokens (N, L, D).

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import open_clip
@@ -21,7 +21,14 @@ from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
 from everclip.backbones.base import Backbone, Tower
-from everclip.backbones.blocks import attend_to_self, fuse_activations, run_block, run_block_naively
+from everclip.backbones.blocks import (
+    AdaptedBlock,
+    Branches,
+    attend_to_self,
+    fuse_activations,
+    run_block,
+    run_block_naively,
+)
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.own_models import names_file, read_model
@@ -274,8 +281,7 @@ class OpenClip(Backbone):
         x = x + text.positional_embedding[: x.shape[1]]
         ends = tokens.argmax(dim=-1)
         if edit is not None:
-            read = (ends - tokens.shape[1])[:, None]
-            x = self._run_blocks(text.transformer.resblocks, x, edit, read, causal=True)[:, 0]
+            x = self._run_text_blocks(text.transformer.resblocks, x, edit, ends - tokens.shape[1])
         else:
             for block in text.transformer.resblocks:
                 x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
@@ -284,7 +290,32 @@ class OpenClip(Backbone):
         projection = text.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
-    def _run_blocks(self, blocks: Any, x: Tensor, edit: TokenEdit, readout: Tensor, *, causal: bool) -> Tensor:
+    def _run_text_blocks(self, blocks: Any, x: Tensor, edit: TokenEdit, ends: Tensor) -> Tensor:
+        """The residual stream (N, D) after all blocks at the ends of texts, counted from the end of each row.
+
+        No token sees those behind it, so what the rows of a group have in front is the same after every block too.
+        """
+        groups, front = edit.groups, edit.front
+        adapted = any(isinstance(block, AdaptedBlock) for block in blocks)  # whose parts may draw numbers per row
+        if not front or self.naive or adapted or len(x) <= groups:
+            return self._run_blocks(blocks, x, edit, ends[:, None], causal=True)[:, 0]
+        rows = x.unflatten(0, (groups, -1))
+        count, length = rows.shape[1], rows.shape[2] - front
+        x = torch.cat([rows[:, 0, :front], rows[:, :, front:].flatten(1, 2)], dim=1)
+        behind = torch.arange(1 - count, 1, device=x.device) * length  # where rows end, from the end of their group
+        read = ends.unflatten(0, (groups, -1)) + behind
+        return self._run_blocks(blocks, x, edit, read, causal=True, branches=(count, length)).flatten(0, 1)
+
+    def _run_blocks(
+        self,
+        blocks: Any,
+        x: Tensor,
+        edit: TokenEdit,
+        readout: Tensor,
+        *,
+        causal: bool,
+        branches: Branches | None = None,
+    ) -> Tensor:
         """The residual stream (N, K, D) at some positions of each row after all blocks.
 
         Args:
@@ -293,6 +324,7 @@ class OpenClip(Backbone):
             edit: applied at every block.
             readout: (N, K) positions after the last edit, counted from the end where negative.
             causal: a token sees none behind it.
+            branches: see `run_block`.
         """
         for layer, block in enumerate(blocks):
             x = edit.before(layer, x)
@@ -302,8 +334,8 @@ class OpenClip(Backbone):
                 keep = readout % x.shape[1] if layer == len(blocks) - 1 else None
                 # Class prompts are the rows that a step has many of; below some size, memory is no matter.
                 recompute = causal and x.numel() > RECOMPUTE_FROM
-                prefix = edit.prefix(layer)
-                x = self._run_block(block, x, causal=causal, prefix=prefix, keep=keep, recompute=recompute)
+                how = partial(self._run_block, causal=causal, keep=keep, recompute=recompute, branches=branches)
+                x = how(block, x, prefix=edit.prefix(layer))
         return x[torch.arange(len(x), device=x.device)[:, None], readout] if self.naive else x
 
 

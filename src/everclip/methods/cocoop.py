@@ -60,9 +60,8 @@ class Cocoop(ContextLearner):
     def cosines(self, features: Tensor, texts: Sequence[str]) -> Tensor:
         """Cosines (B, C) of pictures with features (B, E) and texts, whose context each picture has shifted."""
         tokens = self.context.tokens + self.shift(features)[:, None]
-        rows = tokens.repeat_interleave(len(texts), dim=0)
         words = self.backbone.tokenize(texts).to(self.backbone.device).repeat(len(features), 1)
-        text = self.backbone.encode_text(words, DeepPrompts(rows[None], "replace", "start"))
+        text = self.backbone.encode_text(words, DeepPrompts(tokens[None], "replace", "start"))
         return similarity(features[:, None], text.unflatten(0, (len(features), len(texts))))[:, 0]
 
     @override

@@ -21,8 +21,8 @@ class DeepPrompts(TokenEdit):
     """Inserts prompts[0] into the embedded tokens and prompts[i] before block i, for one forward pass.
 
     Args:
-        prompts: (depth, P, D) tokens, the same for all rows of a batch, or (depth, N, P, D). Blocks from `depth` on
-            get none of their own.
+        prompts: (depth, P, D) tokens, the same for all rows of a batch, or (depth, G, P, D) for as many groups of
+            consecutive rows, of one size. Blocks from `depth` on get none of their own.
         mode: what becomes of the slots before block i: `replace` overwrites them by prompts[i] (P slots throughout);
             `accumulate` keeps their outputs and adds prompts[i] behind them (P * (i + 1) slots); `accumulate_same`
             refills them with the raw prompts[0..i].
@@ -34,10 +34,12 @@ class DeepPrompts(TokenEdit):
         self.mode = mode
         self.position = position
         self.slots = 0
+        self.front = 1 + prompts.shape[-2] if position == "start" else 0
+        self.groups = prompts.shape[1] if prompts.ndim == 4 else 1
 
     def _with_slots(self, tokens: Tensor, slots: Tensor) -> Tensor:
-        """`tokens` with the content of the prompt slots exchanged for `slots`, shared (S, D) or per row (N, S, D)."""
-        slots = slots.to(tokens.dtype).expand(len(tokens), -1, -1)
+        """`tokens` with the content of the prompt slots exchanged for `slots`, shared (S, D) or per group (G, S, D)."""
+        slots = self._of_rows(slots, tokens)
         before, self.slots = self.slots, slots.shape[1]
         if self.position == "start":
             return torch.cat([tokens[:, :1], slots, tokens[:, 1 + before :]], dim=1)
@@ -55,8 +57,14 @@ class DeepPrompts(TokenEdit):
             return self._with_slots(tokens, torch.cat(list(self.prompts[: layer + 1]), dim=-2))
         first = 1 if self.position == "start" else tokens.shape[1] - self.slots
         outputs = tokens[:, first : first + self.slots]
-        own = self.prompts[layer].to(tokens.dtype).expand(len(tokens), -1, -1)
-        return self._with_slots(tokens, torch.cat([outputs, own], dim=1))
+        return self._with_slots(tokens, torch.cat([outputs, self._of_rows(self.prompts[layer], tokens)], dim=1))
+
+    def _of_rows(self, slots: Tensor, tokens: Tensor) -> Tensor:
+        """(N, S, D) for rows of tokens."""
+        slots = slots.to(tokens.dtype)
+        if slots.ndim == 2:
+            return slots.expand(len(tokens), -1, -1)
+        return slots if len(slots) == len(tokens) else slots.repeat_interleave(len(tokens) // len(slots), dim=0)
 
 
 def random_prompts(backbone: Backbone, tower: Literal["text", "vision"], length: int, depth: int | None) -> Tensor:
