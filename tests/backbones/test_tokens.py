@@ -42,10 +42,31 @@ def test_hidden_gives_what_open_clips_blocks_put_out(tiny: Callable[[], OpenClip
             torch.testing.assert_close(tokens, expected[layer], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("naive", [False, True])
+@torch.no_grad()
+def test_hidden_text_gives_what_open_clips_blocks_put_out(tiny: Callable[[], OpenClip], naive: bool) -> None:
+    backbone, outputs = tiny(), []
+    backbone.naive = naive
+    model, count = backbone.model, backbone.text.layers if backbone.text else 0
+    for block in model.transformer.resblocks:
+        block.register_forward_hook(lambda module, given, output: outputs.append(output))
+    texts = ["a red circle", "two blue squares on a grey ground"]
+    features, expected = model.encode_text(backbone.tokenizer(texts)), list(outputs)
+    tokens = backbone.tokenize(texts)
+    found = backbone.hidden_text(tokens, [-1, *range(count)])
+    for stream, wanted in zip(found, [expected[-1], *expected], strict=True):
+        torch.testing.assert_close(stream, wanted[:, : tokens.shape[1]], rtol=0, atol=2e-5)
+    ends = found[0][torch.arange(2), tokens.argmax(dim=-1)]
+    torch.testing.assert_close(model.ln_final(ends) @ model.text_projection, features, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("layers", [[4], [0, -5], []])
 def test_blocks_that_do_not_exist_are_refused(backbone: OpenClip, layers: list[int]) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"layers={layers}: the blocks") + ".*everclip-tiny are 0 to 3"):
         backbone.hidden(noise(1, 3, 32, 32), layers)
+    count = backbone.text.layers if backbone.text else 0
+    with pytest.raises(ConfigError, match=f"the text tower of everclip-tiny are 0 to {count - 1}"):
+        backbone.hidden_text(backbone.tokenize(["a circle"]), [count])
 
 
 @torch.no_grad()
@@ -136,6 +157,13 @@ def test_a_backbone_without_tokens_names_one_that_has_them() -> None:
     for ask in (lambda: backbone.hidden(images, [0]), lambda: backbone.encode_patches(images)):
         with pytest.raises(ConfigError, match=r"MobileCLIP2-S0 gives no access.*backbone=vit_b16_openai"):
             ask()
+
+
+def test_texts_of_a_tower_that_is_not_causal_have_no_tokens(tiny: Callable[[], OpenClip]) -> None:
+    backbone = tiny()
+    backbone.model.attn_mask = None
+    with pytest.raises(ConfigError, match=r"everclip-tiny has no causal text tower.*backbone=vit_b16_openai"):
+        backbone.hidden_text(backbone.tokenize(["a circle"]), [0])
 
 
 @pytest.mark.parametrize("mode", ["replace", "accumulate", "accumulate_same"])

@@ -112,6 +112,18 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
+    def hidden_text(self, tokens: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """All tokens (N, L, D) of the text tower after some of its blocks; those behind a text's end mean nothing.
+
+        Args:
+            tokens: ids (N, L), as `tokenize` gives them.
+            layers: as `hidden` takes them.
+
+        Raises:
+            ConfigError: a block that does not exist, or a tower that is not causal.
+        """
+
+    @abstractmethod
     def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
         """Features (B, G, G, E) in the joint embedding of the patches of pictures.
 

@@ -231,16 +231,25 @@ class OpenClip(Backbone):
     def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         if self.vision is None:
             raise self._refuse_tokens()
-        count = self.vision.layers
-        unknown = [layer for layer in layers if not -count <= layer < count]
-        if unknown or not layers:
+        return self._outputs(self.model.visual, self._embed_image(images, TokenEdit()), layers)
+
+    @parametrize.cached()
+    def hidden_text(self, tokens: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        if not self._causal:
+            raise self._refuse_texts()
+        return self._outputs(self._text, self._embed_text(tokens, TokenEdit()), layers)
+
+    def _outputs(self, tower: Any, x: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
+        """The residual stream (N, L, D) after some blocks of a tower, whose first one reads `x`."""
+        blocks, name = tower.transformer.resblocks, "text" if tower is self._text else "image"
+        count = len(blocks)
+        if not layers or any(not -count <= layer < count for layer in layers):
             model = self.provenance["model"]
-            raise ConfigError(f"layers={list(layers)}: the blocks of the image tower of {model} are 0 to {count - 1}")
-        wanted = [layer % count for layer in layers]
+            raise ConfigError(f"layers={list(layers)}: the blocks of the {name} tower of {model} are 0 to {count - 1}")
+        wanted, outputs = [layer % count for layer in layers], []
         run = run_block_naively if self.naive else self._run_block
-        x, outputs = self._embed_image(images, TokenEdit()), []
-        for block in self.model.visual.transformer.resblocks[: max(wanted) + 1]:
-            x = run(block, x)
+        for block in blocks[: max(wanted) + 1]:
+            x = run(block, x, causal=name == "text")
             outputs.append(x)
         return tuple(outputs[layer] for layer in wanted)
 
@@ -262,23 +271,30 @@ class OpenClip(Backbone):
         elif edit is None:
             features = self.model.encode_text(tokens)
         else:
-            raise ConfigError(
-                f"backbone {self.provenance['model']} has no causal text tower, which this method needs; "
-                "use for example backbone=vit_b16_openai"
-            )
+            raise self._refuse_texts()
         return F.normalize(features, dim=-1) if normalize else features
 
-    def _encode_causal_text(self, tokens: Tensor, edit: TokenEdit | None) -> Tensor:
-        """open_clip's `encode_text` on rows of any length: the same features, as nothing follows the end of text."""
+    def _refuse_texts(self) -> ConfigError:
+        return ConfigError(
+            f"backbone {self.provenance['model']} has no causal text tower, which this method needs; "
+            "use for example backbone=vit_b16_openai"
+        )
+
+    def _embed_text(self, tokens: Tensor, edit: TokenEdit) -> Tensor:
+        """The residual stream (N, L, D) that the first block of a causal text tower reads."""
         text = self._text
-        x = text.token_embedding(tokens)
-        x = x if edit is None else edit.embed(x)
+        x = edit.embed(text.token_embedding(tokens))
         if x.shape[1] > len(text.positional_embedding):
             raise ConfigError(
                 f"{x.shape[1]} tokens with prompts, but backbone {self.provenance['model']} has room for "
                 f"{len(text.positional_embedding)}; shorten the class names, the template or the prompts"
             )
-        x = x + text.positional_embedding[: x.shape[1]]
+        return x + text.positional_embedding[: x.shape[1]]
+
+    def _encode_causal_text(self, tokens: Tensor, edit: TokenEdit | None) -> Tensor:
+        """open_clip's `encode_text` on rows of any length: the same features, as nothing follows the end of text."""
+        text = self._text
+        x = self._embed_text(tokens, edit or TokenEdit())
         ends = tokens.argmax(dim=-1)
         if edit is not None:
             x = self._run_text_blocks(text.transformer.resblocks, x, edit, ends - tokens.shape[1])
