@@ -10,9 +10,12 @@ import pytest
 from omegaconf import DictConfig, open_dict
 
 from everclip.commands import execute, parts
+from everclip.data.sequences.drawn_kinds import dense_shapes, retrieval_shapes
 from everclip.errors import ConfigError
+from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
+from everclip.training.evaluation import check_fit
 from tests.conftest import compose_in
 
 KINDS = {
@@ -95,6 +98,18 @@ def test_what_a_method_cannot_do_is_refused(
     composed = compose(*KINDS[kind], f"method={method}")
     with pytest.raises(ConfigError, match=text):
         parts.make_parts(composed, load=False)
+
+
+class PairLearner(Method):
+    learns_pairs = True
+
+
+def test_a_method_may_learn_pairs_by_a_loss_of_its_own() -> None:
+    few = {"train_scenes": 2, "test_scenes": 2}
+    check_fit(PairLearner, retrieval_shapes(name="pairs", domains=["cards"], **few), "none")
+    masks = dense_shapes(name="masks", num_sessions=1, way=2, **few)
+    with pytest.raises(ConfigError, match="PairLearner learns from class labels or image-text pairs, but masks has"):
+        check_fit(PairLearner, masks, "none")
 
 
 def test_augmentation_would_tear_masks_off(compose: Callable[..., DictConfig]) -> None:

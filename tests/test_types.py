@@ -9,6 +9,7 @@ import torch
 from everclip.backbones.open_clip import OpenClip
 from everclip.errors import ConfigError
 from everclip.methods.zero_shot import ZeroShot
+from everclip.modules.fine_tuning import texts_of
 from everclip.types import Batch, ClassSet
 
 SHAPES = ClassSet((0, 1), ("red star", "blue ring"), ("a photo of a {}.",))
@@ -46,6 +47,13 @@ def test_named_classes_keep_their_templates() -> None:
     assert (named.ids, named.names) == ((7, 8, 1), ("green heart", "okapi", "blue ring"))
     assert named.own_templates == (FOOD.templates, SHAPES.templates, SHAPES.templates)
     assert both.named(both.names) == both
+
+
+def test_labelled_pictures_have_the_first_prompts_of_their_classes_as_texts() -> None:
+    both = ClassSet.union([SHAPES, FOOD])
+    batch = Batch(torch.zeros(3, 1), torch.tensor([5, 0, 5]), torch.arange(3))
+    assert texts_of(batch, both) == ("pink cross food.", "a photo of a red star.", "pink cross food.")
+    assert texts_of(replace(batch, texts=("x", "y", "z")), both) == ("x", "y", "z")
 
 
 def test_a_template_of_one_class_must_hold_the_name_once() -> None:

@@ -112,7 +112,8 @@ def _comment(path: Path) -> str:
 def _needs(group: str, path: Path, target: Any, options: dict[str, Any]) -> str:
     if group == "method":
         kept = {"exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}.get(target.sees)
-        return ", ".join(filter(None, ["" if target.any_objective else "class labels", kept]))
+        learnt = "class labels or image-text pairs" if target.learns_pairs else "class labels"
+        return ", ".join(filter(None, ["" if target.any_objective else learnt, kept]))
     if group == "backbone":
         if "run" in options:
             return "a finished run"

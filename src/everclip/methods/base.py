@@ -76,6 +76,7 @@ class Method(nn.Module):
             names, which come as `session.memory`; or `all` sessions so far, in which case `session.train` holds them.
         open_vocabulary: whether classes that were never trained on can be scored.
         any_objective: whether it learns whatever a session's objective asks for; else it learns class labels.
+        learns_pairs: whether a loss of its own learns image-text pairs; labels then stand for texts of their classes.
         needs_labels: whether a session must have pictures with labels.
         takes_clips: whether a sample may be a clip, whose features are the mean over its frames.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
@@ -92,6 +93,7 @@ class Method(nn.Module):
     sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"
     open_vocabulary: bool = True
     any_objective: ClassVar[bool] = False
+    learns_pairs: ClassVar[bool] = False
     needs_labels: bool = True
     takes_clips: ClassVar[bool] = True
     all_parameters_used: ClassVar[bool] = True

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from everclip.backbones.base import Backbone
-from everclip.types import ClassSet, Session
+from everclip.types import Batch, ClassSet, Session
 
 # Classes that a training picture is compared with: those of the `current` session, or all `seen` so far.
 LabelSpace = Literal["current", "seen"]
@@ -32,6 +32,18 @@ def first_template(classes: ClassSet) -> ClassSet:
     """The classes with the first of their templates alone; training reads one text per class, evaluation all."""
     own = tuple(templates[:1] for templates in classes.own_templates)
     return replace(classes, templates=classes.templates[:1], own_templates=own)
+
+
+def texts_of(batch: Batch, classes: ClassSet) -> tuple[str, ...]:
+    """The texts (B of them) of a batch: its own, or else those of its labels among `classes`, by their first template.
+
+    Of pictures of one class, a softmax over the batch then counts each other's text as wrong; but equal texts are
+    equally likely whatever is right, so that the gradient is that of targets spread over all of them.
+    """
+    if batch.texts is not None:
+        return batch.texts
+    prompts = classes.first_prompts()
+    return tuple(prompts[column] for column in classes.columns(batch.labels).tolist())
 
 
 def compared(session: Session, label_space: LabelSpace) -> ClassSet:

@@ -23,6 +23,7 @@ class Contrastive(Objective):
     """CLIP's loss: each picture finds its text among those of the whole batch, and each text its picture."""
 
     needs = "image-text pairs"
+    pairs = True
     couples_batch = True
 
     @override

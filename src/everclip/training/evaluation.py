@@ -12,7 +12,7 @@ from torch import Tensor
 from everclip.errors import ConfigError, ContractError, NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
-from everclip.types import ClassSet, Guess, Passes, Task, TaskSequence, Verdict
+from everclip.types import ClassSet, Guess, Objective, Passes, Task, TaskSequence, Verdict
 
 SHOWN = 8
 
@@ -190,9 +190,10 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
     patches = kind.encode_patches is not Method.encode_patches or kind.encode_image is Method.encode_image
     for session in sequence.sessions:
         objective = session.objective
-        if objective is not None and not (objective.from_labels or method.any_objective):
+        if objective is not None and not _learns(method, objective):
+            learnt = f"class labels{' or image-text pairs' * method.learns_pairs}"
             raise ConfigError(
-                f"{name} learns from class labels, but {sequence.name} has {objective.needs}; "
+                f"{name} learns from {learnt}, but {sequence.name} has {objective.needs}; "
                 "`everclip-list methods` shows which methods need no class labels"
             )
         if objective is not None and objective.patches and augment != "none":
@@ -211,3 +212,7 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
             raise ConfigError(f"{name} scores trained classes only, but {sequence.name} compares pictures with texts")
         if task.evaluator.patches and not patches:
             raise ConfigError(f"{name} adapts features of whole pictures, but {sequence.name} needs those of patches")
+
+
+def _learns(method: type[Method] | Method, objective: Objective) -> bool:
+    return objective.from_labels or method.any_objective or (method.learns_pairs and objective.pairs)

@@ -105,6 +105,10 @@ class ClassSet:
         """One text per class."""
         return [template.format(name) for name in self.names]
 
+    def first_prompts(self) -> tuple[str, ...]:
+        """One text per class, by the first of its templates."""
+        return tuple(own[0].format(name) for own, name in zip(self._templates, self.names, strict=True))
+
     @cached_property
     def _position(self) -> Tensor:
         table = torch.full((max(self.ids) + 2,), -1, dtype=torch.long)

@@ -129,6 +129,7 @@ class Objective(ABC):
     Attributes:
         needs: what its samples must have, for messages.
         from_labels: whether that is class labels, which every method can learn.
+        pairs: whether that is a text of each picture, see `Method.learns_pairs`.
         couples_batch: whether samples of a batch are compared with each other, see `Method.couples_batch`.
         patches: whether it reads patch features.
         all_parameters_used: whether every weight of both towers then gets a gradient, see `Method`.
@@ -136,6 +137,7 @@ class Objective(ABC):
 
     needs: ClassVar[str]
     from_labels: ClassVar[bool] = False
+    pairs: ClassVar[bool] = False
     couples_batch: ClassVar[bool] = False
     patches: ClassVar[bool] = False
     all_parameters_used: ClassVar[bool] = True
