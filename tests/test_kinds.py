@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from omegaconf import DictConfig, open_dict
 
 from everclip.commands import execute, parts
@@ -15,6 +16,7 @@ from everclip.errors import ConfigError
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
+from everclip.training.checkpoint import load_session
 from everclip.training.evaluation import check_fit
 from tests.conftest import compose_in
 
@@ -118,10 +120,13 @@ def test_augmentation_would_tear_masks_off(compose: Callable[..., DictConfig]) -
         parts.make_parts(composed, load=False)
 
 
-@pytest.mark.parametrize(("kind", "told"), [("retrieval", True), ("dense", False)])
-def test_pairs_compared_with_each_other_are_not_divided_unnoticed(
-    kind: str, told: bool, tmp_path: Path, cache_dir: Path
-) -> None:
-    run_kind(tmp_path, cache_dir, kind, "method=finetune", "trainer.accumulate=2", "max_sessions=1")
-    log = (tmp_path / "run" / "run.log").read_text()
-    assert ("depends on how trainer.accumulate" in log) == told
+def test_micro_batches_of_pairs_compare_the_whole_batch(tmp_path: Path, cache_dir: Path) -> None:
+    words = ("method=lora", "optimizer=sgd", "optimizer.lr=0.1", "max_sessions=1", "train.batch_size=7")
+    whole, parts = (
+        run_kind(tmp_path / str(count), cache_dir, "retrieval", *words, f"trainer.accumulate={count}")
+        for count in (1, 3)
+    )
+    assert whole.read_sessions()[0]["losses"] == pytest.approx(parts.read_sessions()[0]["losses"], rel=1e-5)
+    first, second = (load_session(folder.checkpoint(0))[0] for folder in (whole, parts))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)

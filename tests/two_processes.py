@@ -78,7 +78,8 @@ if __name__ == "__main__":
     for place in sys.argv[3:]:
         strategy, name = place.split("/")
         if strategy == "kind":
-            run_kind(folder / place, cache, name, *ODD, "trainer=ddp", "trainer.accelerator=cpu")
+            two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.accumulate=2")
+            run_kind(folder / place, cache, name, *ODD, *two)
             continue
         run_in(folder / place, cache, *WORDS, f"method={name}", f"trainer={strategy}", "trainer.accelerator=cpu")
     (folder / "refusal.txt").write_text(refusal(folder / "fsdp" / "osft", cache, "osft"))

@@ -185,3 +185,28 @@ def test_what_texts_have_in_front_is_computed_once(
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
     groups, behind = shape[1] if len(shape) == 3 else 1, tokens.shape[1] - 1
     assert seen == [groups * (1 + 4) + 6 * behind]  # the naive form calls no module
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["plain", "edited"])
+def test_pieces_give_the_same_and_keep_nothing_but_features(tiny: Callable[[], OpenClip], edited: bool) -> None:
+    backbone, kept, found = tiny(), dict[int, int](), dict[int, list[Tensor]]()
+    images, tokens = noise(7, 3, 32, 32), backbone.tokenize([f"class {i}." for i in range(7)])
+    lengths = {"vision": 160, "text": 96}
+    prompts = {tower: noise(2, 3, width).requires_grad_() for tower, width in lengths.items()}
+    weights = [tower.transformer.resblocks[0].attn.in_proj_weight for tower in (backbone.model.visual, backbone.model)]
+    trained = list(prompts.values()) if edited else [weight.requires_grad_() for weight in weights]
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for pieces in (1, 3):
+        backbone.pieces, sizes = pieces, dict[int, int]()
+        edits = [DeepPrompts(prompts[t], "accumulate", "start") if edited else None for t in lengths]
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            pictures, texts = backbone.encode_image(images, edits[0]), backbone.encode_text(tokens, edits[1])
+            loss = (pictures @ texts.T).exp().sum()
+        kept[pieces] = sum(sizes.values())
+        found[pieces] = [pictures, texts, *torch.autograd.grad(loss, trained)]
+    torch.testing.assert_close(found[3], found[1], rtol=1e-4, atol=1e-5)
+    assert kept[3] < kept[1] / 10

@@ -38,6 +38,9 @@ class Backbone(nn.Module, ABC):
         separable: whether features before the projection to the joint embedding can be had.
         provenance: model name, weights, their SHA-256 and whatever else identifies the numbers.
         naive: edited passes compute every position of every block with materialised attention, to compare with.
+        pieces: into which pictures or texts are divided while gradients are wanted; nothing of a piece but its features
+            is kept, and the backward pass computes it again. Losses of features thus see all rows at once, with the
+            memory of a piece (gradient caching, arXiv 2101.06983).
     """
 
     embed_dim: int
@@ -49,6 +52,7 @@ class Backbone(nn.Module, ABC):
     separable: bool
     provenance: dict[str, Any]
     naive: bool = False
+    pieces: int = 1
 
     @abstractmethod
     def compile_blocks(self) -> None:

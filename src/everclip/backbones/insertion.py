@@ -22,11 +22,13 @@ class TokenEdit:
             `before` reads and changes, with no `prefix`. The text tower then computes them once for the group: it gives
             `before` one row per group, of the front and whatever follows it in all rows.
         groups: into which consecutive rows fall, all of one size.
+        alike: whether it does the same to every row, so that rows may pass in pieces.
     """
 
     readout: slice = slice(0, 1)
     front: int = 0
     groups: int = 1
+    alike: bool = False
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Called once on the embedded tokens (N, L, D).

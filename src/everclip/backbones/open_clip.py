@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
@@ -159,10 +161,27 @@ class OpenClip(Backbone):
                 raise ConfigError(f"the text {text!r} has no words")
         return tokens[:, : int(ends.max()) + 1]
 
-    @parametrize.cached()  # attention reads a weight several times
     def encode_image(
         self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
     ) -> Tensor:
+        return self._in_pieces(partial(self._encode_image, normalize=normalize, project=project), images, edit)
+
+    def _in_pieces(
+        self, encode: Callable[[Tensor, TokenEdit | None], Tensor], rows: Tensor, edit: TokenEdit | None
+    ) -> Tensor:
+        """What `encode` makes of all rows, see `pieces`."""
+        alike = edit is None or edit.alike
+        if self.pieces == 1 or not alike or not torch.is_grad_enabled():
+            return encode(rows, edit)
+
+        def encode_anew(piece: Tensor) -> Tensor:
+            return encode(piece, copy(edit))  # an edit is made for one pass
+
+        pieces = rows.split(math.ceil(len(rows) / self.pieces) or 1)
+        return torch.cat([checkpoint(encode_anew, piece, use_reentrant=False) for piece in pieces])
+
+    @parametrize.cached()  # attention reads a weight several times
+    def _encode_image(self, images: Tensor, edit: TokenEdit | None, normalize: bool, project: bool) -> Tensor:
         if images.ndim == 2:
             features = self._project(images) if project else images
         elif images.ndim == 4:
@@ -264,8 +283,11 @@ class OpenClip(Backbone):
         features = features.unflatten(1, visual.grid_size)
         return F.normalize(features, dim=-1) if normalize else features
 
-    @parametrize.cached()
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
+        return self._in_pieces(partial(self._encode_text, normalize=normalize), tokens, edit)
+
+    @parametrize.cached()
+    def _encode_text(self, tokens: Tensor, edit: TokenEdit | None, normalize: bool) -> Tensor:
         if self._causal:
             features = self._encode_causal_text(tokens, edit)
         elif edit is None:

@@ -123,13 +123,6 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         _refuse_other_origin(folder, facts | data)
         storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(settled(config, sequence), resolve=True))
         folder.update_run(**(facts | data))
-    objectives = [session.objective for session in sequence.sessions if method.any_objective]
-    couples = method.couples_batch or any(objective and objective.couples_batch for objective in objectives)
-    if couples and (config.trainer.accumulate > 1 or config.trainer.auto_batch):
-        log.warning(
-            "the loss of %s depends on how trainer.accumulate or auto_batch divide a batch into micro-batches",
-            chosen["method"],
-        )
     names = (chosen["method"], chosen["sequence"], chosen["backbone"], config.seed, engine.description)
     log.info("%s on %s, %s, seed %d; %s", *names)
     runner = Runner(

@@ -86,8 +86,9 @@ class Method(nn.Module):
         frozen_images: whether pictures reach it through `backbone.encode_image` alone, without an edit, and no weight
             before the projection ever changes. Each then passes the image tower once, and its features (B, D) before
             the projection come in its place (`data.features`), which `backbone.encode_image` takes like pictures.
-        couples_batch: whether the loss depends on how a batch is divided into micro-batches, as it does where pictures
-            are compared with each other (over processes `everclip.losses.global_batch` joins a batch again).
+        couples_batch: whether the loss depends on how a batch is divided, as it does where pictures are compared with
+            each other. Instead of micro-batches, the passes through the backbone are then divided (`Backbone.pieces`);
+            over processes `everclip.losses.global_batch` joins a batch again.
     """
 
     sees: ClassVar[Literal["session", "exemplars", "all"]] = "session"

@@ -25,7 +25,7 @@ from everclip.methods.base import Encode, Extract, Method
 from everclip.training.features import FrozenFeatures, looks_of
 from everclip.training.peers import Peers
 from everclip.training.phases import PhaseModule, PhaseState, Training, Watcher
-from everclip.types import Batch, Draw, Passes, Phase, Samples, Session, View
+from everclip.types import Batch, Draw, Objective, Passes, Phase, Samples, Session, View
 
 log = logging.getLogger("everclip")
 
@@ -42,7 +42,8 @@ class Engine:
         num_workers: loader processes.
         features: where features of frozen towers are kept, see `Method.frozen_images`: in `memory`, or `off`.
         eval_batch_size: pictures per forward pass without gradients.
-        accumulate: micro-batches per step and process; the step stays the same up to rounding.
+        accumulate: micro-batches per step and process, or pieces of the passes through the backbone where a loss
+            compares the samples of a batch; the step stays the same up to rounding.
         auto_batch: double the micro-batches, and go on, when the device's memory does not hold a step.
         seed: of the order of batches and of augmentation.
         peers: looks after the processes that are started.
@@ -154,9 +155,10 @@ class Engine:
         watcher.start(steps - state.step, length.steps_per_epoch)
         method.train()
         while state.step < steps:
+            parts, method.backbone.pieces = (1, self._parts) if _coupled(method, session) else (self._parts, 1)
             shares: dict[str, Any] = {
                 "steps": steps, "start": state.step, "rank": self.rank, "world_size": self.world_size,
-                "parts": self._parts, "views": training.views,
+                "parts": parts, "views": training.views,
             }  # fmt: skip
             batches = SeededBatches(len(samples), batch_size, key, **shares, draws=phase.draws, view=view)
             auxiliary = None
@@ -173,19 +175,19 @@ class Engine:
                 training=training,
                 batches=batches,
                 schedule_length=steps if training.schedule.interval == "step" else length.epochs,
-                parts=self._parts,
+                parts=parts,
                 watcher=watcher,
                 resume=state,
             )
             try:
-                self._run(module, loader, budget.gradient_clip, _all_used(method, session))
+                self._run(module, loader, self._trainer(parts, budget.gradient_clip, _all_used(method, session)))
                 state = PhaseState(steps)
             except torch.OutOfMemoryError as error:
                 state = self._more_parts(module, batch_size, error)
+        method.backbone.pieces = 1
         method.eval()
 
-    def _run(self, module: PhaseModule, loader: Any, gradient_clip: float | None, all_used: bool) -> None:
-        trainer = self._trainer(gradient_clip, all_used)
+    def _run(self, module: PhaseModule, loader: Any, trainer: L.Trainer) -> None:
         with warnings.catch_warnings():
             # Lightning 2.6 with torch 2.15 warns about its own code.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
@@ -214,14 +216,14 @@ class Engine:
             torch.cuda.empty_cache()
         return state
 
-    def _trainer(self, gradient_clip: float | None, all_used: bool) -> L.Trainer:
+    def _trainer(self, parts: int, gradient_clip: float | None, all_used: bool) -> L.Trainer:
         settings = dict(self._settings)
         if self.world_size > 1:  # all processes have loaded the same weights
             settings["strategy"] = DDPStrategy(find_unused_parameters=not all_used, init_sync=False)
         return L.Trainer(
             **settings,
             max_epochs=1,
-            accumulate_grad_batches=self._parts,
+            accumulate_grad_batches=parts,
             gradient_clip_val=gradient_clip,
             logger=False,
             enable_checkpointing=False,
@@ -351,7 +353,18 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
+def _objective(method: Method, session: Session) -> Objective | None:
+    """What says how a session's samples are learnt, where that is not the method itself."""
+    return session.objective if method.any_objective else None
+
+
+def _coupled(method: Method, session: Session) -> bool:
+    """Whether a loss must see a whole batch."""
+    objective = _objective(method, session)
+    return method.couples_batch or (objective is not None and objective.couples_batch)
+
+
 def _all_used(method: Method, session: Session) -> bool:
     """Whether every trained parameter gets a gradient in every step."""
-    objective = session.objective if method.any_objective else None
+    objective = _objective(method, session)
     return method.all_parameters_used and (objective is None or objective.all_parameters_used)
