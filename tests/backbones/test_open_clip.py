@@ -264,7 +264,7 @@ def test_no_tag_is_taken_for_random() -> None:
 def test_every_configured_backbone_exists(name: str) -> None:
     loaded = OmegaConf.to_container(OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
     node = SimpleNamespace(**loaded)  # type: ignore[arg-type]  # interpolations stay texts
-    weights = node.tag if node.weights == "${backbone.tag}" else node.weights
+    weights = {"${backbone.tag}": node.tag, "???": "random"}.get(node.weights, node.weights)
     backbone = OpenClip(model=node.model, weights=weights, tag=node.tag, load=False)
     assert backbone.embed_dim == open_clip.get_model_config(node.model)["embed_dim"]
     assert backbone.resize(Image.new("RGB", (50, 60))).shape == (3, backbone.image_size, backbone.image_size)

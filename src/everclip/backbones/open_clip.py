@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
-from everclip.backbones.base import Backbone, Tower
+from everclip.backbones.base import Backbone
 from everclip.backbones.blocks import (
     AdaptedBlock,
     Branches,
@@ -34,10 +34,13 @@ from everclip.backbones.blocks import (
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.own_models import names_file, read_model
+from everclip.backbones.positions import stretch_text_tower
 from everclip.backbones.sharded import run_sharded, shard
+from everclip.backbones.towers import ends_linearly, tower_size
 from everclip.backbones.weights import check_weights, create, create_meta, tokenizer_of
 from everclip.digest import json_sha256, state_sha256
 from everclip.errors import ConfigError
+from everclip.types import Positive
 
 END_OF_TEXT = 49407
 PREPARATION = ("mean", "std", "interpolation", "resize_mode", "fill_color")  # of pictures, besides their size
@@ -54,14 +57,19 @@ class OpenClip(Backbone):
             (weights shipped with Everclip), or `random` (only when asked for by this name).
         tag: the pre-trained tag whose preprocessing and activation the weights have; for a file of such weights, or
             random ones. None: that of `weights`, or open_clip's defaults for the model.
+        stretch: how many positions come of every one that a text has after the 20th, so that longer texts fit (4: 248
+            tokens instead of 77); features of texts that end before stay the same. None: as the weights are.
         load: False builds the model on the meta device, without storage, after checking that weights exist.
 
     Raises:
-        ConfigError: unknown model or tag, or a tag whose activation differs from the model's (QuickGELU).
+        ConfigError: unknown model or tag, a tag whose activation differs from the model's (QuickGELU), or a text
+            tower whose positions cannot be stretched.
         MissingError: weights that are neither here nor to be fetched.
     """
 
-    def __init__(self, *, model: str, weights: str, tag: str | None = None, load: bool = True) -> None:
+    def __init__(
+        self, *, model: str, weights: str, tag: str | None = None, stretch: Positive | None = None, load: bool = True
+    ) -> None:
         super().__init__()
         embedded.register_configs()
         given, own = model, names_file(model)
@@ -77,12 +85,15 @@ class OpenClip(Backbone):
             self.model: Any = create(model, weights) if load else create_meta(model, weights)
         self.model.requires_grad_(False)
         fuse_activations(self.model)
-        self.tokenizer = tokenizer_of(model)
+        self.config: dict[str, Any] = open_clip.get_model_config(model)
         self._run_block: Callable[..., Tensor] = run_block
         self._tokenize = lru_cache(maxsize=16)(self._tokenize_anew)  # prompts ask for the same texts in every step
         self.train(False)
 
         visual, text = self.model.visual, self._text
+        if stretch is not None:
+            self.config["text_cfg"]["context_length"] = stretch_text_tower(text, stretch, self._causal)
+        self.tokenizer = tokenizer_of(model, self.config["text_cfg"].get("context_length"))
         published = open_clip.get_pretrained_cfg(model, tag) if tag else published
         kept = {key: published[key] for key in PREPARATION if published.get(key)}
         preprocess = PreprocessCfg(**{**visual.preprocess_cfg, **kept})
@@ -93,11 +104,10 @@ class OpenClip(Backbone):
         self.image_size = size if isinstance(size, int) else size[0]
         self.register_buffer("mean", torch.tensor(preprocess.mean), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std), persistent=False)
-        self.config: dict[str, Any] = open_clip.get_model_config(model)
         self.embed_dim = self.config["embed_dim"]
-        self.vision = _tower(visual)
-        self.text = _tower(text)
-        self.separable = self.vision is not None or _ends_linearly(visual)
+        self.vision = tower_size(visual)
+        self.text = tower_size(text)
+        self.separable = self.vision is not None or ends_linearly(visual)
         self.provenance = {
             "model": given,
             "weights": weights,
@@ -375,16 +385,3 @@ class OpenClip(Backbone):
                 how = partial(self._run_block, causal=causal, keep=keep, recompute=recompute, branches=branches)
                 x = how(block, x, prefix=edit.prefix(layer))
         return x[torch.arange(len(x), device=x.device)[:, None], readout] if self.naive else x
-
-
-def _ends_linearly(visual: Any) -> bool:
-    """Whether a tower is a trunk (of timm) and a linear head, if it has any behind the trunk's own."""
-    return hasattr(visual, "trunk") and all(isinstance(part, nn.Linear | nn.Dropout) for part in visual.head)
-
-
-def _tower(module: Any) -> Tower | None:
-    """Size of a tower built of open_clip's own blocks, None for timm trunks and convolutional towers."""
-    blocks = getattr(getattr(module, "transformer", None), "resblocks", None)
-    if blocks is None:
-        return None
-    return Tower(width=blocks[0].ln_1.normalized_shape[0], layers=len(blocks), heads=blocks[0].attn.num_heads)

@@ -18,7 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-from everclip.backbones import embedded
+from everclip.backbones import embedded, positions
 from everclip.errors import ConfigError, MissingError
 
 log = logging.getLogger("everclip")
@@ -102,7 +102,7 @@ def create_meta(model: str, weights: str) -> Any:
     if _names_file(weights):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is a no-op.*")
-            _explained(model, weights, partial(open_clip.load_checkpoint, created, weights))
+            _explained(model, weights, partial(_load_file, created, weights))
     elif weights not in ("random", "embedded") and not is_here(model, weights):
         log.warning("weights %s of %s are not on this machine; a run would fetch them first", weights, model)
     return created
@@ -118,11 +118,21 @@ def is_here(model: str, tag: str) -> bool:
     return Path("~/.cache/clip", Path(str(published.get("url"))).name).expanduser().is_file()
 
 
+def _load_file(created: Any, weights: str) -> None:
+    """Loads a checkpoint into a model, as open_clip does; one with two tables of text positions has them merged."""
+    try:
+        open_clip.load_checkpoint(created, weights)
+    except RuntimeError as error:
+        if positions.REST not in str(error):
+            raise
+        created.load_state_dict(positions.merged(open_clip.factory.load_state_dict(weights)))
+
+
 @cache
-def tokenizer_of(model: str) -> Any:
-    """A model's tokenizer, made once in a process."""
+def tokenizer_of(model: str, length: int | None = None) -> Any:
+    """A model's tokenizer, made once in a process, for texts of so many tokens; None: of as many as the model's."""
     with silent():
-        return open_clip.get_tokenizer(model)
+        return open_clip.get_tokenizer(model, context_length=length)
 
 
 def _explained(model: str, weights: str, load: Callable[[], Any]) -> Any:
@@ -168,7 +178,10 @@ def create(model: str, weights: str) -> Any:
         created.load_state_dict(embedded.load_weights(model))
         return created
     if _names_file(weights):
-        return _explained(model, weights, partial(_create_model, model, pretrained=weights))
+        created = _create_model(model, load_weights=False, pretrained_text=False)
+        with silent():
+            _explained(model, weights, partial(_load_file, created, weights))
+        return created
     if not is_here(model, weights):
         log.info("weights %s of %s are not on this machine; fetching them", weights, model)
     try:
