@@ -89,7 +89,7 @@ def test_the_embedded_backbone_is_above_chance_but_on_motion(tmp_path: Path, cac
 @pytest.mark.parametrize(
     ("kind", "method", "text"),
     [
-        ("retrieval", "er", "Er learns from class labels, but shapes_retrieval has image-text pairs"),
+        ("retrieval", "codyra", "Codyra learns from class labels, but shapes_retrieval has image-text pairs"),
         ("dense", "ncm", "Ncm learns from class labels, but shapes_dense has masks"),
         ("clips", "l2p", "L2p adapts to single pictures, but shapes_clips has clips of several frames"),
     ],

@@ -11,6 +11,7 @@ from everclip.errors import ConfigError
 from everclip.memory.exemplars import reservoir
 from everclip.methods.er import Er
 from everclip.types import Session
+from tests.methods.pairs import pair_batch, pair_session
 from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch, make_session, no_extract
 from tests.methods.test_finetune import all_but_the_scale, assert_same_weights, train
 
@@ -45,6 +46,21 @@ def test_the_loss_is_the_mean_over_both_batches(tiny: Tiny) -> None:
     loss = method.loss(replace(batch, auxiliary=shown))
     expected = -(log_p[0, 3] + shown_log_p[0, 0] + shown_log_p[1, 2]) / 3
     torch.testing.assert_close(loss, {"cross_entropy": expected})
+
+
+def test_pairs_of_both_batches_are_compared_with_each_other(tiny: Tiny) -> None:
+    method = Er(tiny())
+    method.begin_session(pair_session(1), no_extract)
+    batch, shown = pair_batch(("a red star", "a bee")), pair_batch(("a dog", "two boats", "a red bee"), seed=1)
+    images, texts = torch.cat([batch.images, shown.images]), (*batch.texts, *shown.texts)  # type: ignore[misc]  # given
+    logits = method.backbone.logit_scale * method.encode_image(images) @ method.encode_text(texts).T
+    expected = -(logits.log_softmax(0) + logits.log_softmax(1)).diagonal().mean() / 2
+    torch.testing.assert_close(method.loss(replace(batch, auxiliary=shown)), {"contrastive": expected})
+
+
+def test_pairs_have_no_classes_to_balance(tiny: Tiny) -> None:
+    with pytest.raises(ConfigError, match="use reservoir where there are none"):
+        Er(tiny(), selection="balanced").begin_session(pair_session(), no_extract)
 
 
 def test_the_memory_is_a_second_stream(tiny: Tiny) -> None:

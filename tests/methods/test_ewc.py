@@ -14,6 +14,7 @@ from everclip.methods.finetune import Finetune
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
 from everclip.training.monitor import Monitor
+from tests.methods.pairs import pair_batch, pair_session
 from tests.methods.test_cpe_clip import Tiny, make_batch, make_session, no_extract
 from tests.methods.test_finetune import all_but_the_scale, assert_same_weights, train
 
@@ -158,3 +159,14 @@ def test_going_on_inside_the_measuring_phase(run: Callable[..., RunFolder], monk
     assert {"fisher", "batches"} <= first.keys() == again.keys()
     assert int(first["batches"]) == 2
     assert [name for name in first if not torch.equal(first[name], again[name])] == []
+
+
+def test_of_pairs_the_likelihood_within_a_batch_is_measured(tiny: Tiny) -> None:
+    method, batch = Ewc(tiny()), pair_batch(("a red star", "a bee", "two boats"))
+    method.begin_session(pair_session(), no_extract)
+    (plain,) = method.loss(batch).values()
+    gradients = torch.autograd.grad(plain, method.tuned)
+    method.log_likelihood(batch)["fisher_contrastive"].backward()
+    method.before_step()
+    method.end_session(pair_session(), no_extract)
+    torch.testing.assert_close(method.fisher, torch.cat([g.flatten() for g in gradients]).square())

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from everclip.losses.distillation import distillation
 from everclip.methods.base import Method
 from everclip.methods.lwf import Lwf
 from everclip.types import Batch
+from tests.methods.pairs import pair_batch, pair_session
 from tests.methods.test_cpe_clip import EVERY, Tiny, make_batch, make_session, no_extract
 from tests.methods.test_finetune import all_but_the_scale, assert_same_weights, train
 
@@ -89,3 +91,22 @@ def test_the_teacher_is_in_no_checkpoint(tiny: Tiny) -> None:
     before = set(method.state_dict())
     method.begin_session(make_session(0), no_extract)
     assert set(method.state_dict()) == before
+
+
+def test_pairs_are_compared_with_captions_as_each_model_reads_them(tiny: Tiny) -> None:
+    method, shown = Lwf(tiny(), label_smoothing=0.0), pair_batch(("a red star", "a bee", "two boats"), seed=1)
+    method.begin_session(pair_session(), no_extract)
+    images, texts = shown.images, shown.texts
+    assert texts is not None
+
+    def logits() -> Tensor:
+        return method.backbone.logit_scale * method.encode_image(images) @ method.encode_text(texts).T
+
+    with torch.no_grad():
+        teacher = logits()
+        move(method)
+        student = logits()
+        losses = method.loss(replace(pair_batch(("a dog", "a cat")), auxiliary=shown))
+    assert list(losses) == ["contrastive", "image_distillation", "text_distillation"]
+    torch.testing.assert_close(losses["image_distillation"], distillation(student, teacher), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses["text_distillation"], distillation(student.T, teacher.T), rtol=1e-4, atol=1e-4)

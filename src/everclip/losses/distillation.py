@@ -32,6 +32,7 @@ def image_text_distillation(
     student: Tensor,
     teacher: Tensor,
     texts: Tensor,
+    known_texts: Tensor | None = None,
     *,
     scale: Tensor,
     indices: Tensor,
@@ -47,7 +48,8 @@ def image_text_distillation(
     Args:
         student: features (B, E) of B pictures.
         teacher: the same by the teacher.
-        texts: features (M, E) that both are compared with.
+        texts: features (M, E) that they are compared with, the same on all processes.
+        known_texts: those that the teacher compares with; None: the same.
         scale: of the similarities.
         indices: (B,) of the pictures, see `global_rows`.
         temperature: of both directions.
@@ -56,7 +58,9 @@ def image_text_distillation(
 
     Source: arXiv 2303.06628 equations 3 and 4 (Thunderbeee/ZSCL @ b96e714, mtil/src/models/finetune.py).
     """
-    own, known = (scale * similarity(features, texts) for features in global_rows(indices, student, teacher))
+    student, teacher = global_rows(indices, student, teacher)
+    own = scale * similarity(student, texts)
+    known = scale * similarity(teacher, texts if known_texts is None else known_texts)
     return {
         "image_distillation": image_weight * distillation(own, known, temperature),
         "text_distillation": text_weight * distillation(own.T, known.T, temperature),

@@ -2,6 +2,8 @@
 
 All weights but the logit scale are fine-tuned with cross-entropy over all classes seen, on the batch and a second one
 drawn from the memory, as if they were one. The memory is a reservoir: every picture so far is equally likely in it.
+Of image-text pairs it keeps pictures with all their captions, and the pairs of both batches are compared with each
+other.
 
 Family: exemplars.
 Source: arXiv 1902.10486 (aimagelab/mammoth @ e75a491, models/er.py and utils/buffer.py).
@@ -15,12 +17,12 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.errors import ConfigError
 from everclip.losses.global_batch import global_rows
 from everclip.memory.exemplars import (
     by_class,
@@ -32,11 +34,12 @@ from everclip.memory.exemplars import (
     with_memory,
 )
 from everclip.methods.base import Extract, Rehearsal
-from everclip.modules.fine_tuning import first_template, unfreeze
+from everclip.methods.families import TowerTuning
+from everclip.modules.fine_tuning import unfreeze
 from everclip.types import Batch, Phase, Positive, Session
 
 
-class Er(Rehearsal):
+class Er(TowerTuning, Rehearsal):
     """Fine-tuning with a replay batch beside each batch.
 
     Args:
@@ -58,16 +61,19 @@ class Er(Rehearsal):
         replay_batch_size: Positive | None = None,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, "seen", label_smoothing)
         unfreeze(backbone)
         self.memory_size = memory_size
         self.balanced = selection == "balanced"
         self.replay_batch_size = replay_batch_size
-        self.label_smoothing = label_smoothing
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(session.seen)
+        super().begin_session(session, extract)
+        if self.balanced and not session.seen:
+            raise ConfigError(
+                "method.selection=balanced keeps equally many of every class; use reservoir where there are none"
+            )
         # Here and not at the session's end: a run that goes on inside the session draws the same again.
         choosable = len(by_class(session)[0]) if self.balanced else len(session.train)
         self.draws = torch.rand(choosable, dtype=torch.float64)
@@ -81,14 +87,11 @@ class Er(Rehearsal):
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if batch.auxiliary is None:
-            return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
-        classify = self.classifier(self.classes)
-        rows = [
-            global_rows(part.indices, classify(part.images), self.classes.columns(part.labels))
-            for part in (batch, batch.auxiliary)
-        ]
-        logits, target = (torch.cat(parts) for parts in zip(*rows, strict=True))
-        return {"cross_entropy": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
+            return super().loss(batch)
+        rows_of = self.objective.rows(self, self.classes)
+        rows = [global_rows(part.indices, *rows_of(part)) for part in (batch, batch.auxiliary)]
+        together = [torch.cat(parts) for parts in zip(*rows, strict=True)]
+        return self.objective.compare(self, together, self.label_smoothing)
 
     @override
     def end_session(self, session: Session, extract: Extract) -> None:

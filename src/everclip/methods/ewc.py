@@ -2,7 +2,8 @@
 
 All weights but the logit scale are fine-tuned. A session ends with a pass over its pictures at learning rate 0, which
 averages the squared gradients of the log-likelihood (the diagonal of the empirical Fisher information); later sessions
-add `0.5 * strength * sum(fisher * (weight - anchor)^2)` to the loss.
+add `0.5 * strength * sum(fisher * (weight - anchor)^2)` to the loss. On pairs and masks the likelihood is that of their
+objective: of pairs within a batch, so that `fisher_batch_size: 1` has nothing to measure.
 
 Family: regularisation.
 Source: arXiv 1612.00796 equation 3; `online`: arXiv 1805.06370 section 3.2 and aimagelab/mammoth @ 20ff873
@@ -25,12 +26,13 @@ from torch.nn.utils import parameters_to_vector
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import LabelSpace, compared, first_template, unfreeze
+from everclip.methods.base import Extract
+from everclip.methods.families import TowerTuning
+from everclip.modules.fine_tuning import LabelSpace, unfreeze
 from everclip.types import Batch, Phase, Positive, Session
 
 
-class Ewc(Method):
+class Ewc(TowerTuning):
     """Fine-tuning with a quadratic penalty.
 
     Args:
@@ -59,7 +61,7 @@ class Ewc(Method):
         label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, label_space, label_smoothing)
         self.tuned = unfreeze(backbone)
         if variant == "separate" and decay != 1:
             raise ValueError(f"decay={decay} belongs to variant=online; separate sessions keep decay=1")
@@ -67,8 +69,6 @@ class Ewc(Method):
         self.variant = variant
         self.decay = decay
         self.fisher_batch_size = fisher_batch_size
-        self.label_space = label_space
-        self.label_smoothing = label_smoothing
         self.measuring = False
         self.register_buffer("fisher", torch.empty(0))  # F, one value per weight
         self.register_buffer("pull", torch.empty(0))  # sum of F * anchor over separate sessions
@@ -77,7 +77,7 @@ class Ewc(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(compared(session, self.label_space))
+        super().begin_session(session, extract)
         weights = parameters_to_vector(self.tuned).detach()
         self.squares = torch.zeros_like(weights)
         self.batches.zero_()
@@ -97,7 +97,7 @@ class Ewc(Method):
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         self.measuring = False
-        losses = {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
+        losses = super().loss(batch)
         if len(self.fisher):
             losses["ewc"] = self.penalty()
         return losses
@@ -112,7 +112,8 @@ class Ewc(Method):
     def log_likelihood(self, batch: Batch) -> dict[str, Tensor]:
         """The negative log-likelihood, whose gradients `before_step` squares."""
         self.measuring = True
-        return {"fisher_cross_entropy": self.cross_entropy(batch, self.classes)}
+        losses = self.objective.loss(self, batch, self.classes, 0.0)
+        return {f"fisher_{name}": loss for name, loss in losses.items()}
 
     @override
     def before_step(self) -> None:

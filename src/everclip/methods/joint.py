@@ -1,7 +1,8 @@
 """Joint training on everything seen so far: the upper bound.
 
 After each session a fresh copy of the pre-trained weights is fine-tuned on the union of all sessions, with
-cross-entropy over all classes seen. Not a continual learner: it keeps all data.
+cross-entropy over all classes seen, or whatever the sessions ask for: pairs of all of them are compared with each
+other. Not a continual learner: it keeps all data.
 
 Family: baselines.
 Source: the joint baseline of the continual-learning literature; "Joint-CNN" of arXiv 2004.10956 is its few-shot form.
@@ -18,6 +19,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract, Method
+from everclip.objectives.classification import Classification
 from everclip.types import Batch, Phase, Samples, Session
 
 
@@ -26,10 +28,12 @@ class Joint(Method):
 
     Args:
         backbone: unfrozen in place.
-        balanced: repeat the pictures of small classes until every class has as many as the largest.
+        balanced: repeat the pictures of small classes until every class has as many as the largest; where there are no
+            classes, every picture comes once.
     """
 
     sees = "all"
+    any_objective = True
 
     def __init__(self, backbone: Backbone, *, balanced: bool = True) -> None:
         super().__init__(backbone)
@@ -39,6 +43,7 @@ class Joint(Method):
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
+        self.objective = session.objective or Classification()
         self.classes = session.seen
         self.backbone.load_state_dict(self._pretrained)
 
@@ -48,7 +53,7 @@ class Joint(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes)}
+        return self.objective.loss(self, batch, self.classes, 0.0)
 
 
 def _balance(images: Samples) -> Samples:

@@ -1,12 +1,14 @@
 """Learning without forgetting for CLIP: the model before the session teaches similarities to the session's own classes.
 
 All weights but the logit scale are fine-tuned; on pictures of the session, the distributions over its class texts (and
-over the pictures, per text) must stay those of the model as it was when the session began.
+over the pictures, per text) must stay those of the model as it was when the session began. Image-text pairs have no
+class texts: there the captions of a batch take their place, each model reading them by itself.
 
 Family: distillation and weight averaging.
 Source: arXiv 1606.09282; in this form the "LwF" baseline of arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714,
 mtil/scripts/lwf.sh).
-Differs: the session's class texts are encoded by the teacher once, not in every step; the numbers are the same.
+Differs: the session's class texts are encoded by the teacher once, not in every step; the numbers are the same. On
+pairs the text tower is held too; with the teacher's texts for both models, as on classes, nothing would hold it.
 """
 
 from __future__ import annotations
@@ -14,21 +16,24 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation
+from everclip.losses.global_batch import global_rows
 from everclip.memory.frozen import frozen_features
-from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
+from everclip.methods.base import Extract
+from everclip.methods.families import TowerTuning
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, own_lr, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.types import Batch, Phase, Session
 
 
-class Lwf(Method):
-    """Fine-tuning with the previous model as teacher on the session's own pictures and class texts.
+class Lwf(TowerTuning):
+    """Fine-tuning with the previous model as teacher on the session's own pictures and texts.
 
     Args:
         backbone: unfrozen in place.
@@ -53,22 +58,21 @@ class Lwf(Method):
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
         session_lr: SessionLr | None = None,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, label_space, label_smoothing)
         unfreeze(backbone)
         self.distil = partial(
             image_text_distillation, temperature=temperature, image_weight=image_weight, text_weight=text_weight
         )
-        self.label_space = label_space
-        self.label_smoothing = label_smoothing
         self.session_lr = session_lr
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(compared(session, self.label_space))
-        teacher = Teacher(self.backbone)
-        self.known = frozen_features(teacher.encode_image, session.train, extract, keep=session.repeats > 1)
+        super().begin_session(session, extract)
+        self.teacher = Teacher(self.backbone)
+        self.known = frozen_features(self.teacher.encode_image, session.train, extract, keep=session.repeats > 1)
         groups = [group for _, group in self.classes.by_templates()]
-        self.texts = teacher.encode_text([text for group in groups for text in group.prompts(group.templates[0])])
+        texts = [text for group in groups for text in group.prompts(group.templates[0])]
+        self.texts = self.teacher.encode_text(texts) if texts else torch.empty(0)
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -80,7 +84,9 @@ class Lwf(Method):
         shown = batch.auxiliary
         assert shown is not None  # `phases` asks for it
         student, teacher = self.encode_image(shown.images), self.known(shown)
-        return {
-            "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
-            **self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),
-        }
+        texts = known_texts = self.texts
+        if shown.texts is not None:
+            own, known = self.encode_text(shown.texts), self.teacher.encode_text(shown.texts)
+            texts, known_texts = global_rows(shown.indices, own, known)
+        kept = self.distil(student, teacher, texts, known_texts, scale=self.backbone.logit_scale, indices=shown.indices)
+        return super().loss(batch) | kept

@@ -23,16 +23,17 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import LabelSpace, compared, first_template
+from everclip.methods.base import Extract
+from everclip.methods.families import TowerTuning
+from everclip.modules.fine_tuning import LabelSpace, first_template
 from everclip.modules.subspaces import split_weights, token_similarity
 from everclip.modules.tower_blocks import Towers
-from everclip.types import Batch, Positive, Session
+from everclip.types import Positive, Session
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Osft(Method):
+class Osft(TowerTuning):
     """Fine-tuning orthogonal to the main singular directions of every weight.
 
     Args:
@@ -73,7 +74,7 @@ class Osft(Method):
         label_space: LabelSpace = "current",
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, label_space, label_smoothing)
         if policy == "budget" and num_sessions is None:
             raise ValueError("policy=budget needs num_sessions")
         self.places = split_weights(backbone, towers)
@@ -84,12 +85,10 @@ class Osft(Method):
         self.min_share, self.max_share = min_share, max_share
         self.importance_images = importance_images
         self.project = project
-        self.label_space = label_space
-        self.label_smoothing = label_smoothing
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(compared(session, self.label_space))
+        super().begin_session(session, extract)
         if session.is_base:
             self.measure(session, extract)
         keep = [round(s * m.size) for s, m in zip(self.shares(session.index), self.matrices, strict=True)]
@@ -118,10 +117,6 @@ class Osft(Method):
         return [share] * len(self.matrices)
 
     @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
-
-    @override
     def before_step(self) -> None:
         for matrix in self.matrices:
             matrix.project_gradients()
@@ -136,12 +131,13 @@ class Osft(Method):
         self.measure(session, extract)
 
     def measure(self, session: Session, extract: Extract) -> None:
-        """Finds the importance of every matrix on the first pictures and the class names of a session."""
+        """Finds the importance of every matrix on the first pictures of a session, and its class names or captions."""
         if self.policy != "adaptive":
             return
         images = session.train.subset(range(min(self.importance_images, len(session.train))))
         groups = [group for _, group in first_template(session.classes).by_templates()]
         texts = [text for group in groups for text in group.prompts(group.templates[0])]
+        texts += [own[0] for own in images.texts]
         found = []
         for tower, places in self.places.items():
             if tower == "vision":

@@ -1,7 +1,8 @@
 """VR-LwF: learning without forgetting for CLIP with replayed vocabulary, sentences of random tokens as the texts.
 
 All weights but the logit scale are fine-tuned; on pictures of the session, the distributions over random sentences (and
-over the pictures, per sentence) must stay those of the model as it was when the session began. No old data is needed.
+over the pictures, per sentence) must stay those of the model as it was when the session began. No old data is needed,
+and no classes: on image-text pairs it is the same.
 
 Family: distillation and weight averaging.
 Source: arXiv 2207.09248, whose code was not released; followed is the "LwF-VR" baseline of arXiv 2303.06628
@@ -24,13 +25,14 @@ from everclip.backbones.base import Backbone
 from everclip.errors import ConfigError
 from everclip.losses.distillation import image_text_distillation
 from everclip.memory.frozen import frozen_features
-from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
+from everclip.methods.base import Extract
+from everclip.methods.families import TowerTuning
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, own_lr, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.types import Batch, Phase, Positive, Session
 
 
-class VrLwf(Method):
+class VrLwf(TowerTuning):
     """Fine-tuning with the previous model as teacher on the session's own pictures and random sentences.
 
     Args:
@@ -60,7 +62,7 @@ class VrLwf(Method):
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
         session_lr: SessionLr | None = None,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, label_space, label_smoothing)
         random_sentences(backbone, 1, sentence_length)
         unfreeze(backbone)
         self.distil = partial(
@@ -68,13 +70,11 @@ class VrLwf(Method):
         )
         self.num_sentences = num_sentences
         self.sentence_length = sentence_length
-        self.label_space = label_space
-        self.label_smoothing = label_smoothing
         self.session_lr = session_lr
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(compared(session, self.label_space))
+        super().begin_session(session, extract)
         teacher = Teacher(self.backbone)
         sentences = random_sentences(self.backbone, self.num_sentences, self.sentence_length)
         self.texts = teacher.encode_tokens(sentences)
@@ -90,10 +90,8 @@ class VrLwf(Method):
         shown = batch.auxiliary
         assert shown is not None  # `phases` asks for it
         student, teacher = self.encode_image(shown.images), self.known(shown)
-        return {
-            "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
-            **self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),
-        }
+        kept = self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices)
+        return super().loss(batch) | kept
 
 
 def random_sentences(backbone: Backbone, count: int, length: int) -> Tensor:

@@ -15,17 +15,17 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
-from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
+from everclip.methods.base import Extract
+from everclip.methods.families import TowerTuning
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, own_lr, unfreeze
 from everclip.modules.weight_average import interpolate
-from everclip.types import Batch, Phase, Session
+from everclip.types import Phase, Session
 
 
-class WiseFt(Method):
+class WiseFt(TowerTuning):
     """Fine-tuning, then interpolation with an anchor.
 
     Args:
@@ -47,28 +47,22 @@ class WiseFt(Method):
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
         session_lr: SessionLr | None = None,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, label_space, label_smoothing)
         self.tuned = unfreeze(backbone)
         self.alpha = alpha
         self.follows = anchor == "previous"
         self.anchors = [parameter.detach().clone() for parameter in self.tuned]
-        self.label_space = label_space
-        self.label_smoothing = label_smoothing
         self.session_lr = session_lr
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(compared(session, self.label_space))
+        super().begin_session(session, extract)
         if self.follows:
             self.anchors = [parameter.detach().clone() for parameter in self.tuned]
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
         return (Phase(lr=own_lr(session, self.session_lr)),)
-
-    @override
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing)}
 
     @override
     def end_session(self, session: Session, extract: Extract) -> None:

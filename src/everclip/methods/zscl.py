@@ -3,13 +3,14 @@
 All weights but the logit scale are fine-tuned. On unpaired reference pictures and texts from outside the sequence the
 model must keep the teacher's distributions in both directions; a penalty holds the weights near those at the start of
 the session (weight constraint), and a session ends with the mean of the weights along its path (weight ensemble).
+On image-text pairs all that is the same, as the reference data are not the session's.
 
 Family: distillation and weight averaging.
 Source: arXiv 2303.06628 (Thunderbeee/ZSCL @ b96e714, mtil/src/models/finetune.py; cil/continual_clip/models.py weights
 both distillations with 5 and has no weight constraint).
 Differs: reference texts are encoded by the teacher once instead of in every step, and so are the reference pictures
 where they are few; the numbers are the same. As in the code, both models are compared with the teacher's text features,
-so the student's text tower learns from the cross-entropy alone.
+so the student's text tower learns from the session's own loss alone.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.distillation import image_text_distillation, squared_distance
 from everclip.memory.frozen import frozen_features
-from everclip.methods.base import Extract, Method
-from everclip.modules.fine_tuning import LabelSpace, SessionLr, compared, first_template, own_lr, unfreeze
+from everclip.methods.base import Extract
+from everclip.methods.families import TowerTuning
+from everclip.modules.fine_tuning import LabelSpace, SessionLr, own_lr, unfreeze
 from everclip.modules.teacher import Teacher
 from everclip.modules.weight_average import WeightAverage
 from everclip.types import Batch, Phase, Positive, Reference, Session
 
 
-class Zscl(Method):
+class Zscl(TowerTuning):
     """Fine-tuning with distillation on reference data, weight constraint and weight ensemble.
 
     Args:
@@ -71,7 +73,7 @@ class Zscl(Method):
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.2,
         session_lr: SessionLr | None = None,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, label_space, label_smoothing)
         if not len(reference.images):
             raise ValueError("reference=none has nothing to compare models on; use reference=shapes, folder or cc")
         self.teacher = Teacher(backbone)
@@ -84,14 +86,12 @@ class Zscl(Method):
         self.constraint_weight = constraint_weight
         self.average = WeightAverage(average_every) if average_every else None
         self.few_images = len(reference.images) <= max_cached_images
-        self.label_space = label_space
-        self.label_smoothing = label_smoothing
         self.session_lr = session_lr
         self.texts = torch.empty(0)
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes = first_template(compared(session, self.label_space))
+        super().begin_session(session, extract)
         self.anchors = [parameter.detach().clone() for parameter in self.tuned]
         if self.average is not None:
             self.average.start(self.tuned)
@@ -113,10 +113,8 @@ class Zscl(Method):
         shown = batch.auxiliary
         assert shown is not None  # `phases` asks for it
         student, teacher = self.encode_image(shown.images), self.known(shown)
-        losses = {
-            "cross_entropy": self.cross_entropy(batch, self.classes, self.label_smoothing),
-            **self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices),
-        }
+        losses = super().loss(batch)
+        losses |= self.distil(student, teacher, self.texts, scale=self.backbone.logit_scale, indices=shown.indices)
         if self.constraint_weight:
             losses["weight_constraint"] = self.constraint_weight * squared_distance(self.tuned, self.anchors)
         return losses

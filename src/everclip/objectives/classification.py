@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -19,6 +20,11 @@ class Classification(Objective):
     from_labels = True
 
     @override
-    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
-        logits, target = model.classifier(classes)(batch.images), classes.columns(batch.labels)
+    def rows(self, model: Model, classes: ClassSet) -> Callable[[Batch], tuple[Tensor, ...]]:
+        classify = model.classifier(classes)
+        return lambda batch: (classify(batch.images), classes.columns(batch.labels))
+
+    @override
+    def compare(self, model: Model, rows: Sequence[Tensor], label_smoothing: float) -> dict[str, Tensor]:
+        logits, target = rows
         return {"cross_entropy": F.cross_entropy(logits, target, label_smoothing=label_smoothing)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,21 @@ class Segmentation(Objective):
     all_parameters_used = False  # patch features are the last block's values: its queries, keys and MLP play no part
 
     @override
-    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
-        if batch.targets is None:
-            raise DataError("masks are to be learnt, but the samples have none")
-        target = mask_columns(batch.targets["mask"], classes)
-        features = model.encode_patches(batch.images)
-        logits = model.backbone.logit_scale * patch_logits(features, model.class_features(classes), target.shape[-2:])
+    def rows(self, model: Model, classes: ClassSet) -> Callable[[Batch], tuple[Tensor, ...]]:
+        text = model.class_features(classes)
+
+        def compared(batch: Batch) -> tuple[Tensor, ...]:
+            if batch.targets is None:
+                raise DataError("masks are to be learnt, but the samples have none")
+            target = mask_columns(batch.targets["mask"], classes)
+            similar = patch_logits(model.encode_patches(batch.images), text, target.shape[-2:])
+            return model.backbone.logit_scale * similar, target
+
+        return compared
+
+    @override
+    def compare(self, model: Model, rows: Sequence[Tensor], label_smoothing: float) -> dict[str, Tensor]:
+        logits, target = rows
         losses = F.cross_entropy(
             logits, target, ignore_index=NO_CLASS, label_smoothing=label_smoothing, reduction="none"
         )

@@ -143,12 +143,26 @@ class Objective(ABC):
     all_parameters_used: ClassVar[bool] = True
 
     @abstractmethod
-    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
+    def rows(self, model: Model, classes: ClassSet) -> Callable[[Batch], tuple[Tensor, ...]]:
+        """A function from normalised batches to what `compare` reads of them, of each tensor a row (B, ...) per sample.
+
+        What depends on the classes alone is computed once, here.
+
+        Args:
+            model: in training.
+            classes: that samples are compared with, where the objective compares with classes.
+        """
+
+    @abstractmethod
+    def compare(self, model: Model, rows: Sequence[Tensor], label_smoothing: float) -> dict[str, Tensor]:
         """Named scalar terms.
 
         Args:
             model: in training.
-            batch: normalised.
-            classes: that samples are compared with, where the objective compares with classes.
+            rows: of one batch, or of several one after the other.
             label_smoothing: share of the target spread over all that a sample is compared with.
         """
+
+    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
+        """The terms of a batch; arguments as in `rows` and `compare`."""
+        return self.compare(model, self.rows(model, classes)(batch), label_smoothing)
