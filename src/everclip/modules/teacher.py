@@ -31,17 +31,17 @@ class Teacher:
         return self
 
     @torch.no_grad()
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Image features (B, E) of length 1 for normalised pictures (B, 3, S, S)."""
-        return self._backbone.encode_image(images)
+    def encode_image(self, images: Tensor, *, normalize: bool = True) -> Tensor:
+        """Image features (B, E) for normalised pictures (B, 3, S, S), of length 1 if `normalize`."""
+        return self._backbone.encode_image(images, normalize=normalize)
 
     @torch.no_grad()
-    def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Text features (N, E) of length 1 for token ids (N, L)."""
+    def encode_tokens(self, tokens: Tensor, *, normalize: bool = True) -> Tensor:
+        """Text features (N, E) for token ids (N, L), of length 1 if `normalize`."""
         chunks = tokens.to(self._backbone.device).split(CHUNK)
-        return torch.cat([self._backbone.encode_text(chunk) for chunk in chunks])
+        return torch.cat([self._backbone.encode_text(chunk, normalize=normalize) for chunk in chunks])
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Text features (N, E) of length 1, in chunks as long as their longest text."""
+    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
+        """Text features (N, E), of length 1 if `normalize`, in chunks as long as their longest text."""
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
-        return torch.cat([self.encode_tokens(self._backbone.tokenize(chunk)) for chunk in chunks])
+        return torch.cat([self.encode_tokens(self._backbone.tokenize(chunk), normalize=normalize) for chunk in chunks])
