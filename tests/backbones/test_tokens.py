@@ -210,3 +210,33 @@ def test_pieces_give_the_same_and_keep_nothing_but_features(tiny: Callable[[], O
         found[pieces] = [pictures, texts, *torch.autograd.grad(loss, trained)]
     torch.testing.assert_close(found[3], found[1], rtol=1e-4, atol=1e-5)
     assert kept[3] < kept[1] / 10
+
+
+class Watching(TokenEdit):
+    watched = True
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def before(self, layer: int, tokens: Tensor) -> Tensor:
+        self.seen.append(tokens)
+        return tokens
+
+    def after(self, tokens: Tensor) -> None:
+        self.seen.append(tokens)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@torch.no_grad()
+def test_who_watches_a_pass_sees_all_tokens_of_it(tiny: Callable[[], OpenClip], naive: bool) -> None:
+    backbone, tokens = tiny(), tiny().tokenize(["a red circle", "two blue squares on a grey ground"])
+    backbone.naive, images = naive, noise(2, 3, 32, 32)
+    for encode, hidden, given in (
+        (backbone.encode_image, backbone.hidden, images),
+        (backbone.encode_text, backbone.hidden_text, tokens),
+    ):
+        edit = Watching()
+        torch.testing.assert_close(encode(given, edit), encode(given), rtol=0, atol=2e-5)
+        assert len(edit.seen) == 5
+        for seen, expected in zip(edit.seen[1:], hidden(given, [0, 1, 2, 3]), strict=True):
+            torch.testing.assert_close(seen, expected, rtol=0, atol=2e-5)

@@ -23,12 +23,14 @@ class TokenEdit:
             `before` one row per group, of the front and whatever follows it in all rows.
         groups: into which consecutive rows fall, all of one size.
         alike: whether it does the same to every row, so that rows may pass in pieces.
+        watched: whether `after` is called: the last block then computes all tokens, not those alone that are read out.
     """
 
     readout: slice = slice(0, 1)
     front: int = 0
     groups: int = 1
     alike: bool = False
+    watched: bool = False
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Called once on the embedded tokens (N, L, D).
@@ -48,6 +50,9 @@ class TokenEdit:
         They are not projected any more, and every token sees them; the tokens themselves become no more.
         """
         return None
+
+    def after(self, tokens: Tensor) -> None:
+        """Called on the residual stream (N, L, D) after the last block, if `watched`."""
 
 
 def matching(names: Iterable[str], pattern: str, what: str) -> list[str]:

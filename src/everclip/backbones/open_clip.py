@@ -379,9 +379,12 @@ class OpenClip(Backbone):
             if self.naive:
                 x = run_block_naively(block, x, causal=causal, prefix=edit.prefix(layer))
             else:  # after the last block, no other position is read
-                keep = readout % x.shape[1] if layer == len(blocks) - 1 else None
+                keep = readout % x.shape[1] if layer == len(blocks) - 1 and not edit.watched else None
                 # Class prompts are the rows that a step has many of; below some size, memory is no matter.
                 recompute = causal and x.numel() > RECOMPUTE_FROM
                 how = partial(self._run_block, causal=causal, keep=keep, recompute=recompute, branches=branches)
                 x = how(block, x, prefix=edit.prefix(layer))
-        return x[torch.arange(len(x), device=x.device)[:, None], readout] if self.naive else x
+        if edit.watched:
+            edit.after(x)
+        whole = self.naive or edit.watched
+        return x[torch.arange(len(x), device=x.device)[:, None], readout] if whole else x
