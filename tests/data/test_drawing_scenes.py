@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from everclip.data.drawing import scenes, shapes
-from everclip.data.drawing.scenes import SceneObject, Scenes, captions, class_masks, draw_scenes, relation
+from everclip.data.drawing.scenes import SceneObject, Scenes, captions, class_masks, described, draw_scenes, relation
 
 NAMES = shapes.all_class_names()[:6]
 
@@ -55,6 +55,25 @@ def test_masks_cover_the_pixels_of_their_object() -> None:
             inside = np.median(picture[mask == number], axis=0) / 255
             tone = np.asarray(shapes.COLOURS[thing.name.split()[1]])
             assert abs(inside - tone).max() < 0.2, thing.name
+
+
+def test_annotations_name_what_is_drawn_and_what_captions_say(drawn: Scenes) -> None:
+    known = described(drawn)
+    for things, masks, regions, texts in zip(drawn.objects, drawn.masks, known.regions, captions(drawn), strict=True):
+        assert [region.phrase for region in regions] == [thing.name for thing in things]
+        for number, (_, (left, top, right, bottom)) in enumerate(regions, start=1):
+            inside = masks == number
+            assert inside[top : bottom + 1, left : right + 1].sum() == inside.sum()
+            edges = inside[top], inside[bottom], inside[:, left], inside[:, right]
+            assert all(edge.any() for edge in edges)
+        first, second = (thing.name for thing in things)
+        seen = relation(*things)
+        said = [known.parses[text].relations for text in texts]
+        assert said[1] == said[4] == ((first, seen, second),)
+        assert said[0] == said[3] == ()
+        assert [(end.subject, end.object) for end in said[2]] == [(second, first)]
+        assert all(set(known.parses[text].entities) == {first, second} for text in texts)
+    assert known.subset([2, 0]).regions == (known.regions[2], known.regions[0])
 
 
 def test_objects_are_where_their_masks_are(drawn: Scenes) -> None:

@@ -19,6 +19,7 @@ from everclip.data.sequences.drawn_kinds import clip_shapes, dense_shapes, retri
 from everclip.data.validation import hold_out
 from everclip.data.video import ArrayClips
 from everclip.errors import ConfigError, DataError
+from everclip.evaluation.comclip import ComClip
 from everclip.types import NO_CLASS, Batch, Draw
 
 PREPARE = PILToTensor()
@@ -107,6 +108,12 @@ def test_retrieval_sequence_is_one_domain_per_session_all_judged() -> None:
     again = retrieval_shapes(name="r", domains=["cards", "quilts"], train_scenes=6, test_scenes=5)
     other = retrieval_shapes(name="r", domains=["cards", "quilts"], train_scenes=6, test_scenes=5, seed=1)
     assert sequence.fingerprint() == again.fingerprint() != other.fingerprint()
+    parts = retrieval_shapes(name="r", domains=["cards", "quilts"], train_scenes=6, test_scenes=5, scorer=ComClip())
+    assert parts.fingerprint() != sequence.fingerprint()
+    task = parts.tasks[1].samples.subset([3])
+    assert task.described is not None
+    assert all(text in task.described.parses for text in task.texts[0])
+    assert len(task.described.regions) == 1
 
 
 def test_clips_are_kept_after_they_were_drawn(tmp_path: Path) -> None:

@@ -147,9 +147,9 @@ def prepare_pixels(
     if draw is not None and draw.view is not None:
         shown = [draw.showing(prepare, position) for position in positions]
         return torch.stack([show(Image.fromarray(picture)) for show, picture in zip(shown, pixels, strict=True)])
-    first = prepare(Image.fromarray(pixels[0]))
-    if first.shape[1:] == pixels.shape[1:3]:  # already of the right size: preparing would change nothing
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    first, plain = prepare(Image.fromarray(pixels[0])), torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    if torch.equal(first, plain[0]):  # already of the right size: preparing would change nothing
+        return plain
     return torch.stack([first, *(prepare(Image.fromarray(picture)) for picture in pixels[1:])])
 
 

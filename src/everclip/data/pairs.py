@@ -9,7 +9,7 @@ import numpy as np
 
 from everclip.digest import json_sha256
 from everclip.errors import DataError
-from everclip.types import NO_CLASS, Batch, Draw, Indices, Prepare, Samples
+from everclip.types import NO_CLASS, Batch, Described, Draw, Indices, Prepare, Samples
 
 
 class CaptionedImages(Samples):
@@ -18,18 +18,19 @@ class CaptionedImages(Samples):
     Args:
         pictures: whose labels mean nothing here.
         texts: the captions of every picture, at least one.
+        described: what is known of pictures and captions besides.
 
     Raises:
         DataError: another number of captions than pictures, or a picture without any.
     """
 
-    def __init__(self, pictures: Samples, texts: Sequence[Sequence[str]]) -> None:
+    def __init__(self, pictures: Samples, texts: Sequence[Sequence[str]], described: Described | None = None) -> None:
         if len(texts) != len(pictures):
             raise DataError(f"{len(pictures)} pictures, but captions of {len(texts)}")
         if bare := [position for position, own in enumerate(texts) if not own]:
             raise DataError(f"picture {bare[0]} has no caption")
         self._pictures, self.files = pictures, pictures.files
-        self.texts = tuple(map(tuple, texts))
+        self.texts, self.described = tuple(map(tuple, texts)), described
         self.labels = np.full(len(pictures), NO_CLASS, dtype=np.int64)
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
@@ -39,10 +40,12 @@ class CaptionedImages(Samples):
         return replace(self.batch(pictures.images, indices), texts=texts)
 
     def subset(self, indices: Sequence[int] | Indices) -> CaptionedImages:
-        return CaptionedImages(self._pictures.subset(indices), [self.texts[i] for i in indices])
+        described = self.described and self.described.subset(indices)
+        return CaptionedImages(self._pictures.subset(indices), [self.texts[i] for i in indices], described)
 
     def fingerprint(self) -> str:
-        return json_sha256([self._pictures.fingerprint(), self.texts])
+        described = [] if self.described is None else self.described.facts()
+        return json_sha256([self._pictures.fingerprint(), self.texts, *described])
 
     def version(self) -> str:
         return self._pictures.version()
@@ -52,4 +55,4 @@ class CaptionedImages(Samples):
         return self._pictures
 
     def with_pictures(self, pictures: Samples) -> CaptionedImages:
-        return CaptionedImages(pictures, self.texts)
+        return CaptionedImages(pictures, self.texts, self.described)

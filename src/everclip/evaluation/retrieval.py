@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from everclip.evaluation.rescoring import Features, PairScorer, rescore
 from everclip.metrics.retrieval import ENTRY
 from everclip.metrics.scores import Score
 from everclip.types import Batch, ClassSet, Evaluator, Guess, Model, Passes, Task, Verdict
@@ -24,15 +26,20 @@ SHOWN = 3  # texts of a guess
 
 @dataclass(frozen=True)
 class Retrieval(Evaluator):
-    """`i2t_r<K>` (a picture finds one of its texts), `t2i_r<K>` (a text finds its picture), in %, and `mean_recall`."""
+    """`i2t_r<K>` (a picture finds one of its texts), `t2i_r<K>` (a text finds its picture), in %, and `mean_recall`.
+
+    Attributes:
+        scorer: orders the first answers of a query anew; None: they stay as similarity has them.
+    """
 
     entry = ENTRY
     open_vocabulary = True
+    scorer: PairScorer | None = None
 
     @property
     @override
     def identity(self) -> str:
-        return "retrieval"
+        return "retrieval" if self.scorer is None else f"retrieval {self.scorer.identity}"
 
     @override
     def evaluate(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
@@ -40,10 +47,17 @@ class Retrieval(Evaluator):
         owner = torch.tensor([sample for sample, own in enumerate(task.samples.texts) for _ in own])
         pictures = passes.samples(task.samples, lambda batch: model.encode_image(batch.images), by_features=True).cpu()
         captions = passes.texts(texts, model.encode_text).cpu()
-        scores = recalls("i2t", ranks(pictures, captions, torch.arange(len(pictures)), owner))
-        scores |= recalls("t2i", ranks(captions, pictures, owner, torch.arange(len(pictures))))
+        found = {
+            "i2t": ranks(pictures, captions, torch.arange(len(pictures)), owner),
+            "t2i": ranks(captions, pictures, owner, torch.arange(len(pictures))),
+        }
+        facts: dict[str, Any] = {}
+        if self.scorer is not None:
+            known = Features(pictures, captions, owner)
+            found, facts = rescore(self.scorer, model, task.samples, passes, known, found)
+        scores = {name: score for way, before in found.items() for name, score in recalls(way, before).items()}
         mean = sum(score.value for score in scores.values()) / len(scores)
-        return Verdict(scores | {ENTRY: Score(mean, len(pictures))})
+        return Verdict(scores | {ENTRY: Score(mean, len(pictures))}, facts)
 
     @override
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:

@@ -1,6 +1,7 @@
 """The concepts that everything else is written in: classes, samples, sessions, tasks, phases."""
 
 from everclip.types.classes import NO_CLASSES, ClassSet, ClassTexts, Positive, Template, Templates
+from everclip.types.described import Box, Described, Parse, Region, Relation
 from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
 from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView, View
 from everclip.types.sequence import Session, Task, TaskSequence
@@ -10,8 +11,10 @@ __all__ = [
     "NO_CLASS",
     "NO_CLASSES",
     "Batch",
+    "Box",
     "ClassSet",
     "ClassTexts",
+    "Described",
     "Draw",
     "Draws",
     "Evaluator",
@@ -20,11 +23,14 @@ __all__ = [
     "Model",
     "Objective",
     "ParameterGroup",
+    "Parse",
     "Passes",
     "Phase",
     "Positive",
     "Prepare",
     "Reference",
+    "Region",
+    "Relation",
     "Samples",
     "Session",
     "SessionView",

@@ -17,6 +17,7 @@ from torch import Tensor
 from everclip.digest import json_sha256
 from everclip.errors import DataAccessError
 from everclip.types.classes import ClassSet
+from everclip.types.described import Described
 
 Indices = NDArray[np.int64]
 Prepare = Callable[[Image.Image], Tensor]
@@ -72,12 +73,14 @@ class Samples(ABC):
     Attributes:
         labels: (N,) global class ids, `NO_CLASS` for a sample without one.
         texts: the texts of every sample (its captions), empty for samples without any.
+        described: what is where in the pictures and what the texts speak of; None where that is not known.
         num_frames: pictures of a sample that is a clip, None for single pictures.
         files: what the samples are read from, and the lists that name it, as far as that are files.
     """
 
     labels: Indices
     texts: tuple[tuple[str, ...], ...] = ()
+    described: Described | None = None
     num_frames: int | None = None
     files: tuple[Path, ...] = ()
 

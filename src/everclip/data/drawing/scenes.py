@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from everclip.data.drawing import shapes
 from everclip.data.drawing.shapes import STYLES, Place
+from everclip.types import Described, Parse, Region, Relation
 
 VERSION = 1  # raise when the same arguments give other scenes or captions
 CAPTIONS = 5
@@ -113,6 +114,23 @@ def captions(scenes: Scenes) -> tuple[tuple[str, ...], ...]:
         phrases = [phrase.format(**words) for phrase in PHRASES]
         described.append(tuple(frame.format(phrase) for frame, phrase in zip(frames, phrases, strict=True)))
     return tuple(described)
+
+
+def described(scenes: Scenes) -> Described:
+    """Where the objects of every scene are, and what its captions speak of: exact."""
+    parses, regions = {}, []
+    for (first, second), masks, texts in zip(scenes.objects, scenes.masks, captions(scenes), strict=True):
+        regions.append(tuple(_region(thing.name, masks == k) for k, thing in enumerate((first, second), start=1)))
+        seen, entities = relation(first, second), {thing.name: thing.name for thing in (first, second)}
+        named = Relation(first.name, seen, second.name), Relation(second.name, OPPOSITE[seen], first.name)
+        for text in texts:
+            parses[text] = Parse(entities, tuple(found for found in named if found.verb in text))
+    return Described(tuple(regions), parses)
+
+
+def _region(name: str, inside: NDArray[np.bool_]) -> Region:
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)).tolist() for axis in (1, 0))
+    return Region(name, (columns[0], rows[0], columns[-1], rows[-1]))
 
 
 def class_masks(scenes: Scenes, classes: Sequence[str]) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from everclip.data.video import ArrayClips
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification
+from everclip.evaluation.rescoring import PairScorer
 from everclip.evaluation.retrieval import Retrieval
 from everclip.evaluation.segmentation import Segmentation
 from everclip.objectives.classification import Classification as LabelObjective
@@ -34,6 +35,7 @@ def retrieval_shapes(
     domains: Sequence[str],
     train_scenes: Positive,
     test_scenes: Positive,
+    scorer: PairScorer | None = None,
     seed: int = 0,
 ) -> TaskSequence:
     """Drawn scenes with five captions each, one session per rendering style; all domains evaluated after each.
@@ -43,6 +45,7 @@ def retrieval_shapes(
         domains: keys of `everclip.data.drawing.shapes.STYLES`, in order of their sessions.
         train_scenes: per domain.
         test_scenes: per domain; also the number of pictures that a caption is compared with.
+        scorer: see `Retrieval`.
         seed: of the scenes.
 
     Raises:
@@ -60,19 +63,19 @@ def retrieval_shapes(
     sessions, tasks = [], []
     for index, domain in enumerate(domains):
         train, test = (
-            _captioned(count, seed=seed, split=split, style=domain)
+            _captioned(count, seed=seed, split=split, style=domain, described=scorer is not None)
             for split, count in ((TRAIN, train_scenes), (TEST, test_scenes))
         )
         sessions.append(Session(index, domain, no_classes, no_classes, train, objective=Contrastive()))
-        tasks.append(Task(domain, no_classes, test, Retrieval(), index))
+        tasks.append(Task(domain, no_classes, test, Retrieval(scorer), index))
     return TaskSequence(name, tuple(sessions), tuple(tasks), "retrieval", evaluate="all")
 
 
-def _captioned(count: int, *, seed: int, split: int, style: str) -> CaptionedImages:
+def _captioned(count: int, *, seed: int, split: int, style: str, described: bool) -> CaptionedImages:
     drawn = scenes.draw_scenes(count, seed=seed, split=split, style=style)
     identity = json_sha256([scenes.VERSION, shapes.VERSION, count, seed, split, repr(shapes.STYLES[style])])
     pictures = ArrayImages(drawn.pixels, np.full(count, NO_CLASS, np.int64), identity)
-    return CaptionedImages(pictures, scenes.captions(drawn))
+    return CaptionedImages(pictures, scenes.captions(drawn), scenes.described(drawn) if described else None)
 
 
 def clip_shapes(
