@@ -3,23 +3,29 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from unittest.mock import patch
 
 import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, open_dict
 
+from everclip.backbones import open_clip, weights
 from everclip.backbones.open_clip import OpenClip
 from everclip.commands import execute
 from everclip.config import build, schema
 from everclip.config.catalogue import option_names
+from everclip.data.sequences import shapes
 from everclip.reporting.console import set_up_logging
 from everclip.reporting.tables.definition import read_definition
 from everclip.reporting.tables.table import Entry, make_entries
@@ -31,6 +37,9 @@ if TYPE_CHECKING:
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start; two of them run side by side
+
+# Of each of the 20 classes that no embedded sequence trains on: with 10, they are most of what a small run looks at.
+shapes.HELD_OUT_TEST = 2
 
 # More than one only to prove that recorded figures do not depend on it, see tests/test_golden.py.
 THREADS = int(os.environ.get("EVERCLIP_TEST_THREADS", "1"))
@@ -59,6 +68,21 @@ if not NAMES:
 METHODS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 
 
+@cache
+def embedded(model: str) -> Any:
+    """An embedded model as it comes from its file; nobody may change it."""
+    with torch.random.fork_rng(devices=[]):
+        return weights.create(model, "embedded")
+
+
+def create(model: str, given: str) -> Any:
+    """As `weights.create`; what takes longest of an embedded model are the random values that it begins with."""
+    return deepcopy(embedded(model)) if given == "embedded" else weights.create(model, given)
+
+
+open_clip.create = create
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--remake-golden", action="store_true", help="write tests/golden/<method>.json anew")
 
@@ -81,32 +105,47 @@ def _messages() -> None:
     log.setLevel(logging.INFO)
 
 
+@cache
+def composed(*overrides: str) -> bytes:
+    """What these words compose to; the same ones are composed many times."""
+    build.register()
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
+        return pickle.dumps(hydra_compose("run", list(overrides), return_hydra_config=True))
+
+
 def compose_in(place: Path, cache_dir: Path, *overrides: str) -> DictConfig:
     """The root configuration with Hydra's node, outputs and cache in temporary folders."""
-    build.register()
     set_up_logging("info")
-    places = [f"paths.outputs={place}/outputs", f"paths.cache={cache_dir}"]
-    places += [f"hydra.searchpath=[file://{OWN}]"] if OWN else []
-    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
-        composed = hydra_compose("run", [*places, *overrides], return_hydra_config=True)
-    with open_dict(composed.hydra):
-        composed.hydra.runtime.output_dir = str(place)
-    return composed
+    own = [f"hydra.searchpath=[file://{OWN}]"] if OWN else []
+    config: DictConfig = pickle.loads(composed(*own, *overrides))
+    with open_dict(config.hydra):
+        config.hydra.runtime.output_dir = str(place)
+    for name, path in (("outputs", f"{place}/outputs"), ("cache", str(cache_dir))):
+        config.paths[name] = path
+        config.hydra.overrides.task.append(f"paths.{name}={path}")
+    return config
+
+
+def run_words(folder: Path, cache_dir: Path, *overrides: str, plots: bool = False) -> RunFolder:
+    """Runs what overrides compose to into a folder.
+
+    Without its figures, which take longer than all the rest; tests of the command draw them. And without waiting for
+    the disk some fifty times: what is left of a run that is broken is for `tests/faults` to show.
+    """
+    config = compose_in(folder.parent, cache_dir, *overrides)
+    hydra = config.hydra
+    with open_dict(config):
+        del config["hydra"]
+    target = RunFolder(folder)
+    figures = nullcontext() if plots else patch("everclip.reporting.results.write_plots", return_value=[])
+    with patch("os.fsync"), figures:
+        execute.run(config, hydra, target)
+    return target
 
 
 def run_in(folder: Path, cache_dir: Path, *overrides: str, plots: bool = False) -> RunFolder:
-    """Runs the small embedded sequence with overrides into a folder.
-
-    Without its figures, which take longer than all the rest; tests of the command draw them.
-    """
-    composed = compose_in(folder.parent, cache_dir, *SMALL, *overrides)
-    hydra = composed.hydra
-    with open_dict(composed):
-        del composed["hydra"]
-    target = RunFolder(folder)
-    with nullcontext() if plots else patch("everclip.reporting.results.write_plots", return_value=[]):
-        execute.run(composed, hydra, target)
-    return target
+    """Runs the small embedded sequence with overrides into a folder."""
+    return run_words(folder, cache_dir, *SMALL, *overrides, plots=plots)
 
 
 @pytest.fixture
@@ -142,12 +181,31 @@ def trained(request: pytest.FixtureRequest, cache_dir: Path, tmp_path_factory: p
     return train(request.param, tmp_path_factory.mktemp(request.param), cache_dir)
 
 
+class Remembering(CachingConfigRepository):
+    """Hydra's memory of the files that it has read, for all that is composed instead of for one."""
+
+    read: ClassVar[dict[str, bytes]] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self.cache:
+            if config_path not in self.read:
+                self.read[config_path] = pickle.dumps(super().load_config(config_path))
+            self.cache[config_path] = pickle.loads(self.read[config_path])
+        return self.cache[config_path]
+
+
 @pytest.fixture(scope="session")
 def entries(cache_dir: Path) -> Iterator[Callable[[str], list[Entry]]]:
     """Gives the rows of a table of conf/table with what they compose to, made once for all tests that need them."""
+
+    @cache
+    def _entries(table: str) -> list[Entry]:
+        with patch("hydra._internal.config_loader_impl.CachingConfigRepository", Remembering):
+            return make_entries(read_definition(table), (), ())
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("EVERCLIP_CACHE", str(cache_dir))
-        yield cache(lambda table: make_entries(read_definition(table), (), ()))
+        yield _entries
 
 
 @pytest.fixture(scope="session")

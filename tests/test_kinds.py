@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from everclip.commands import execute, parts
+from everclip.commands import parts
 from everclip.data.sequences.drawn_kinds import dense_shapes, retrieval_shapes
 from everclip.errors import ConfigError
 from everclip.methods.base import Method
@@ -18,7 +17,7 @@ from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
 from everclip.training.checkpoint import load_session
 from everclip.training.evaluation import check_fit
-from tests.conftest import compose_in
+from tests.conftest import run_words
 
 KINDS = {
     "retrieval": ("sequence=shapes_retrieval", "sequence.domains=[cards,quilts]", "sequence.train_scenes=16",
@@ -31,20 +30,8 @@ KINDS = {
 SHORT = ("train.epochs=2", "train.base.epochs=2", "train.batch_size=8", "trainer=cpu", "logger=none")
 
 
-def run_composed(place: Path, cache_dir: Path, *words: str) -> RunFolder:
-    """A run without its figures, which take longer than all the rest."""
-    composed = compose_in(place, cache_dir, *words)
-    hydra = composed.hydra
-    with open_dict(composed):
-        del composed["hydra"]
-    folder = RunFolder(place / "run")
-    with patch("everclip.reporting.results.write_plots", return_value=[]):
-        execute.run(composed, hydra, folder)
-    return folder
-
-
 def run_kind(place: Path, cache_dir: Path, kind: str, *words: str) -> RunFolder:
-    return run_composed(place, cache_dir, *KINDS[kind], *SHORT, *words)
+    return run_words(place / "run", cache_dir, *KINDS[kind], *SHORT, *words)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,9 +57,8 @@ CHANCE = {"clips": 100 / 12, "dense": 100 / (2 * 5 - 1)}  # of 12 classes; mIoU 
 @pytest.mark.slow
 def test_the_embedded_backbone_is_above_chance_but_on_motion(tmp_path: Path, cache_dir: Path) -> None:
     def first_rows(name: str, *words: str) -> dict[str, list[float]]:
-        folder = run_composed(
-            tmp_path / name, cache_dir, f"sequence={name}", "method=zero_shot", "trainer=cpu", "logger=none", *words
-        )
+        plain = (f"sequence={name}", "method=zero_shot", "trainer=cpu", "logger=none")
+        folder = run_words(tmp_path / name / "run", cache_dir, *plain, *words)
         table = table_of(folder.read_sessions())
         return {score: table.matrix(score)[-1].tolist() for score in table.names}
 

@@ -21,9 +21,10 @@ from everclip.errors import ConfigError, DataError, MissingError
 from everclip.metrics.domain_incremental import PROTOCOL
 from everclip.runs.scores import table_of
 from everclip.types import TaskSequence
+from tests.conftest import run_words
 from tests.data.conftest import picture
 from tests.metrics.tables import table_of as scores
-from tests.test_kinds import SHORT, run_composed
+from tests.test_kinds import SHORT
 
 SMALL = (
     "sequence=shapes_dil", "sequence.styles=[scenes,night_sky]", "sequence.num_classes=4",
@@ -113,13 +114,13 @@ OTHERS = [name for name in option_names("method") if name not in ("ncm", "icarl"
     "method", ["ncm", "icarl", *(pytest.param(name, marks=pytest.mark.everything) for name in OTHERS)]
 )
 def test_a_method_learns_classes_that_return(method: str, tmp_path: Path, cache_dir: Path) -> None:
-    records = run_composed(tmp_path, cache_dir, *SMALL, *SHORT, f"method={method}").read_sessions()
+    records = run_words(tmp_path / "run", cache_dir, *SMALL, *SHORT, f"method={method}").read_sessions()
     assert not np.isnan(table_of(records).matrix("accuracy")).any()  # styles to come have the same classes
 
 
 def test_a_method_with_an_owner_for_each_class_is_refused(tmp_path: Path, cache_dir: Path) -> None:
     with pytest.raises(ConfigError, match="Conpet learns a class in one session, but shapes_dil has the same again"):
-        run_composed(tmp_path, cache_dir, *SMALL, *SHORT, "method=conpet")
+        run_words(tmp_path / "run", cache_dir, *SMALL, *SHORT, "method=conpet")
 
 
 @pytest.fixture
