@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -14,6 +13,7 @@ from everclip.errors import ConfigError, DataError, MissingError
 from everclip.methods.zero_shot import ZeroShot
 from everclip.types import ClassSet, ClassTexts
 from tests.conftest import SMALL
+from tests.test_cli import Command, everclip  # noqa: F401 (a fixture)
 
 CLASSES = ClassSet((4, 2), ("zebra", "owl"))
 
@@ -67,24 +67,17 @@ def test_drawn_classes_have_two_texts_that_are_not_their_names() -> None:
     assert texts.texts["dotted yellow cross"] == ("spotted golden plus sign", "a cross that is yellow and dotted")
 
 
-def test_a_method_of_ones_own_asks_for_texts_in_its_config_alone(tmp_path: Path) -> None:
+def test_a_method_of_ones_own_asks_for_texts_in_its_config_alone(everclip: Command, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "conf" / "method").mkdir(parents=True)
     (tmp_path / "conf" / "method" / "told.yaml").write_text(
         f"# @package _global_\nmethod:\n  _target_: {__name__}.Told\n  class_texts: ${{class_texts}}\n"
     )
     (tmp_path / "texts.json").write_text(json.dumps({"plain red star": ["a star"]}))
-
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        places = (f"paths.outputs={tmp_path}/out", f"paths.cache={tmp_path}/cache")
-        command = [sys.executable, "-m", "everclip.commands.run", "--config-dir", f"{tmp_path}/conf"]
-        return subprocess.run(
-            [*command, "method=told", *SMALL, *places, *words],
-            capture_output=True, text=True, timeout=200, cwd=Path(__file__).parents[2], check=False,
-        )  # fmt: skip
-
-    done = call("class_texts=shapes", "max_sessions=1")
-    assert (done.returncode, "told" in done.stdout) == (0, True), done.stderr
-    refused = call("class_texts=file", f"class_texts.path={tmp_path}/texts.json", "check=true")
-    assert refused.returncode == 2
-    assert "texts.json has no texts of 10 classes: " in refused.stderr
-    assert "(nearest: 'plain red star')" in refused.stderr
+    words = ("--config-dir", f"{tmp_path}/conf", "method=told", *SMALL)
+    with patch("everclip.reporting.results.write_plots", return_value=[]):
+        code, out, error = everclip(*words, "class_texts=shapes", "max_sessions=1")
+    assert (code, "told" in out) == (0, True), error
+    code, _, error = everclip(*words, "class_texts=file", f"class_texts.path={tmp_path}/texts.json", "check=true")
+    assert code == 2
+    assert "texts.json has no texts of 10 classes: " in error
+    assert "(nearest: 'plain red star')" in error
