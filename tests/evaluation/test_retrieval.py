@@ -1,8 +1,9 @@
-"""Recall at K against a naive loop, ties, and what it is compared in."""
+"""Recall at K and ranks against a naive loop, ties, and what they are compared in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean, median
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from everclip.data.pairs import CaptionedImages
-from everclip.evaluation import retrieval
-from everclip.evaluation.retrieval import Retrieval, ranks
+from everclip.evaluation import ranks as ranking
+from everclip.evaluation.ranks import ranks
+from everclip.evaluation.retrieval import Retrieval
 from everclip.metrics.scores import Score
 from everclip.types import Batch, ClassSet, Draw, Indices, Prepare, Samples, Task
 from tests.evaluation.conftest import Chunks, Table
@@ -24,10 +26,12 @@ class Numbers(Samples):
         self.labels = np.arange(count)
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
-        return self.batch(torch.tensor(list(indices)).float()[:, None, None, None], indices)
+        return self.batch(torch.from_numpy(self.labels[list(indices)]).float()[:, None, None, None], indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> Samples:
-        raise NotImplementedError
+        part = Numbers(0)
+        part.labels = self.labels[list(indices)]
+        return part
 
     def fingerprint(self) -> str:
         return "numbers"
@@ -46,7 +50,7 @@ def judged(model: Table, task: Task, size: int = 7) -> dict[str, Score]:
 
 
 def naive(pictures: Tensor, texts: Tensor, owner: list[int]) -> dict[str, float]:
-    """The six recalls by sorting every row."""
+    """The six recalls by sorting every row, and what follows from the position of the first right one."""
     found = {}
     similar = (pictures.double() @ texts.double().T).tolist()
     for k in (1, 5, 10):
@@ -61,6 +65,13 @@ def naive(pictures: Tensor, texts: Tensor, owner: list[int]) -> dict[str, float]
             for text, column in enumerate(columns)
         ]
         found[f"t2i_r{k}"] = 100 * sum(hits) / len(hits)
+    order = [sorted(range(len(owner)), key=lambda t: -row[t]) for row in similar]
+    first = {"i2t": [[owner[t] for t in own].index(picture) + 1 for picture, own in enumerate(order)]}
+    order = [sorted(range(len(similar)), key=lambda p: -column[p]) for column in zip(*similar, strict=True)]
+    first["t2i"] = [own.index(owner[text]) + 1 for text, own in enumerate(order)]
+    for way, positions in first.items():
+        found[f"{way}_mrr"] = 100 * fmean(1 / position for position in positions)
+        found[f"{way}_median_rank"] = median(positions)
     return found
 
 
@@ -76,26 +87,60 @@ def test_recalls_are_those_of_a_naive_loop_whatever_the_batches(monkeypatch: pyt
     scores = judged(model, task)
     assert {name: scores[name].value for name in expected} == pytest.approx(expected)
     assert 20 < expected["i2t_r1"] < 90  # neither all right nor all wrong
-    assert scores["mean_recall"].value == pytest.approx(sum(expected.values()) / 6)
+    total = sum(value for name, value in expected.items() if "_r" in name and "rank" not in name)
+    assert scores["r_sum"].value == pytest.approx(total)
+    assert scores["mean_recall"].value == pytest.approx(total / 6)
     assert (scores["i2t_r1"].count, scores["t2i_r1"].count) == (24, len(owner))
-    monkeypatch.setattr(retrieval, "CHUNK", 5)
-    assert judged(model, task, size=4) == scores
+    for name, size in (("BLOCK", 5 * len(owner)), ("PAIRS", 3), ("DENSE", 10**6)):  # the last: all in float64
+        monkeypatch.setattr(ranking, name, size)
+        assert judged(model, task, size=4) == scores
 
 
 def test_ties_count_against_the_query() -> None:
     constant = Table(torch.ones(20, 4), torch.ones(100, 4))
     scores = judged(constant, make_task([range(5 * i, 5 * i + 5) for i in range(20)]))
-    assert {name: score.value for name, score in scores.items()} == dict.fromkeys(scores, 0.0)
+    recalls = {name: score.value for name, score in scores.items() if "_r" in name and "rank" not in name}
+    assert recalls == dict.fromkeys(recalls, 0.0)
+    assert (scores["i2t_median_rank"].value, scores["t2i_median_rank"].value) == (96, 20)  # after all wrong ones
+
+
+@pytest.mark.parametrize("dense", [0, 10**9], ids=["one by one", "all at once"])
+def test_what_float32_cannot_tell_apart_is_told_by_float64(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "DENSE", dense)
+    draw = torch.Generator().manual_seed(0)
+    owner = torch.arange(40).repeat_interleave(2)
+    # Similarities of about 1 that differ by some 1e-9, and some that do not.
+    pictures = torch.cat([torch.ones(40, 1), 3e-5 * torch.randn(40, 7, generator=draw)], dim=1)
+    texts = torch.cat([torch.ones(80, 1), 3e-5 * torch.randn(80, 7, generator=draw)], dim=1)
+    texts[10:20] = texts[:10]
+    similar = pictures.double() @ texts.double().T
+    right = owner == torch.arange(40)[:, None]
+    best = similar.masked_fill(~right, 0).amax(dim=1, keepdim=True)
+    own = similar[owner, torch.arange(80)]
+    expected = ((similar >= best - 1e-14) & ~right).sum(dim=1), ((similar >= own - 1e-14) & ~right).sum(dim=0)
+    assert len((pictures @ texts.T).unique()) < 10 < len(similar.unique())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ranks(pictures, texts, owner)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.equal(theirs)
 
 
 def test_any_of_a_pictures_texts_is_right_and_every_text_is_a_query() -> None:
     axes = torch.eye(3)
     # Picture 0 finds its second text; its first text finds picture 1.
     model = Table(axes[:2], torch.stack([axes[1], axes[0], axes[1]]))
-    found = ranks(model.pictures, model.texts, torch.arange(2), torch.tensor([0, 0, 1]))
-    assert found.tolist() == [0, 1]  # of picture 1, a wrong text ties with the right one
-    found = ranks(model.texts, model.pictures, torch.tensor([0, 0, 1]), torch.arange(2))
-    assert found.tolist() == [1, 0, 0]
+    of_pictures, of_texts = ranks(model.pictures, model.texts, torch.tensor([0, 0, 1]))
+    assert of_pictures.tolist() == [0, 1]  # of picture 1, a wrong text ties with the right one
+    assert of_texts.tolist() == [1, 0, 0]
+
+
+def test_ranks_are_the_same_for_texts_in_any_order() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pictures, texts = torch.randn(6, 4, generator=draw), torch.randn(15, 4, generator=draw)
+    owner, order = torch.arange(15) % 6, torch.randperm(15, generator=draw)
+    (one, of_texts), (other, moved) = ranks(pictures, texts, owner), ranks(pictures, texts[order], owner[order])
+    assert one.equal(other)
+    assert moved.equal(of_texts[order])
 
 
 def test_guesses_show_the_nearest_first_texts() -> None:

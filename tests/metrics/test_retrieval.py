@@ -13,6 +13,11 @@ def task(i2t: tuple[float, float, float], t2i: tuple[float, float, float], pictu
     return scores | {"mean_recall": Score(sum(values) / 6, pictures)}
 
 
+def task_of(table: ScoreTable, session: int, task: int) -> dict[str, Score]:
+    """The scores of a task after a session."""
+    return {name: score for s, j, name, score in table.rows() if (s, j) == (session, task)}
+
+
 @pytest.fixture
 def table() -> ScoreTable:
     """Two domains of different size, both judged after both sessions."""
@@ -26,6 +31,7 @@ def test_a_session_is_the_mean_over_domains_whatever_their_size(table: ScoreTabl
     # mean recall: domain 0: 50, domain 1: 70
     assert PROTOCOL.session(table) == {
         "mean_recall": 60, "i2t_r1": 40, "i2t_r5": 70, "i2t_r10": 85, "t2i_r1": 30, "t2i_r5": 60, "t2i_r10": 75,
+        "unseen_mean_recall": None, "unseen_i2t_r1": None, "unseen_t2i_r1": None,
     }  # fmt: skip
 
 
@@ -34,10 +40,36 @@ def test_the_summary_counts_seen_domains(table: ScoreTable) -> None:
     assert PROTOCOL.summary(table) == pytest.approx(
         {
             "average_mean_recall": 60, "last_mean_recall": 60, "performance_drop": 0, "forgetting": 10,
-            "backward_transfer": -10,
+            "backward_transfer": -10, "transfer": 35, "avg": (55 + 52.5) / 2, "last": 60,
             "average_i2t_r1": 40, "average_i2t_r5": 70, "average_i2t_r10": 82.5,
             "average_t2i_r1": 30, "average_t2i_r5": 60, "average_t2i_r10": 77.5,
             "last_i2t_r1": 40, "last_i2t_r5": 70, "last_i2t_r10": 85,
             "last_t2i_r1": 30, "last_t2i_r5": 60, "last_t2i_r10": 75,
+            "asymmetry_r5": 10,
         }
     )  # fmt: skip
+
+
+def test_a_domain_without_a_session_is_told_apart(table: ScoreTable) -> None:
+    with_unseen = ScoreTable(3)
+    for session, recall in enumerate((20, 30)):
+        seen = {j: task_of(table, session, j) for j in range(2)}
+        with_unseen.append({**seen, 2: task((recall, 90, 90), (recall + 10, 90, 90), 5)})
+    without, found = PROTOCOL.summary(table), PROTOCOL.summary(with_unseen)
+    assert {key: found[key] for key in without} == without
+    assert {key: found[key] for key in found.keys() - without.keys()} == pytest.approx(
+        {"unseen_mean_recall": (30 + 40 + 4 * 90) / 6, "unseen_i2t_r1": 30, "unseen_t2i_r1": 40}
+    )
+
+
+def test_ranks_count_where_all_sessions_have_them(table: ScoreTable) -> None:
+    grown = ScoreTable(2)
+    for session in range(2):
+        rows = {j: task_of(table, session, j) | {"i2t_mrr": Score(40 + 20 * j, 10)} for j in range(2)}
+        if session == 1:  # an earlier version measured the session before
+            rows = {j: row | {"r_sum": Score(300, 10)} for j, row in rows.items()}
+        grown.append(rows)
+    found = PROTOCOL.summary(grown)
+    assert {key: found[key] for key in found.keys() - PROTOCOL.summary(table).keys()} == {
+        "average_i2t_mrr": 45, "last_i2t_mrr": 50,
+    }  # fmt: skip

@@ -1,1 +1,1 @@
-"""How tasks are judged: one evaluator per file."""
+"""How tasks are judged: one evaluator per file, and the mathematics that they share."""

@@ -14,19 +14,22 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from everclip.evaluation.ranks import ranks
 from everclip.evaluation.rescoring import Features, PairScorer, rescore
-from everclip.metrics.retrieval import ENTRY
+from everclip.metrics.retrieval import ENTRY, RANKS, RECALLS, WAYS
 from everclip.metrics.scores import Score
 from everclip.types import Batch, ClassSet, Evaluator, Guess, Model, Passes, Task, Verdict
 
-RANKS = (1, 5, 10)
-CHUNK = 1024  # queries compared with everything at a time
 SHOWN = 3  # texts of a guess
 
 
 @dataclass(frozen=True)
 class Retrieval(Evaluator):
-    """`i2t_r<K>` (a picture finds one of its texts), `t2i_r<K>` (a text finds its picture), in %, and `mean_recall`.
+    """What a picture finds among all texts (i2t), and what a text finds among all pictures (t2i).
+
+    For each direction `<way>_r<K>`, the share that finds a right one among the first K, and `<way>_mrr`, the mean of
+    one over the rank of the first right one, in %; `<way>_median_rank`, 1 at best. `mean_recall` is the mean of the six
+    recalls, `r_sum` their sum.
 
     Attributes:
         scorer: orders the first answers of a query anew; None: they stay as similarity has them.
@@ -47,17 +50,17 @@ class Retrieval(Evaluator):
         owner = torch.tensor([sample for sample, own in enumerate(task.samples.texts) for _ in own])
         pictures = passes.samples(task.samples, lambda batch: model.encode_image(batch.images), by_features=True).cpu()
         captions = passes.texts(texts, model.encode_text).cpu()
-        found = {
-            "i2t": ranks(pictures, captions, torch.arange(len(pictures)), owner),
-            "t2i": ranks(captions, pictures, owner, torch.arange(len(pictures))),
-        }
+        found = dict(zip(WAYS, ranks(pictures, captions, owner), strict=True))
         facts: dict[str, Any] = {}
         if self.scorer is not None:
             known = Features(pictures, captions, owner)
             found, facts = rescore(self.scorer, model, task.samples, passes, known, found)
-        scores = {name: score for way, before in found.items() for name, score in recalls(way, before).items()}
-        mean = sum(score.value for score in scores.values()) / len(scores)
-        return Verdict(scores | {ENTRY: Score(mean, len(pictures))}, facts)
+        scores: dict[str, Score] = {}
+        for way, before in found.items():
+            scores |= scores_of(way, before)
+        total = sum(scores[name].value for name in RECALLS)
+        scores |= {ENTRY: Score(total / len(RECALLS), len(pictures)), "r_sum": Score(total, len(pictures))}
+        return Verdict(scores, facts)
 
     @override
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:
@@ -74,26 +77,11 @@ class Retrieval(Evaluator):
         ]
 
 
-def ranks(queries: Tensor, items: Tensor, query_owner: Tensor, item_owner: Tensor) -> Tensor:
-    """How many wrong items stand before each query's best right one (Q,), ties counted against it.
-
-    Compared in float64, a chunk of queries at a time: the same numbers for any size of a chunk.
-
-    Args:
-        queries: (Q, E).
-        items: (I, E).
-        query_owner: (Q,) what a query belongs to.
-        item_owner: (I,) what an item belongs to; equal owners are right for each other.
-    """
-    found = []
-    for start in range(0, len(queries), CHUNK):
-        similar = queries[start : start + CHUNK].double() @ items.double().T
-        right = query_owner[start : start + CHUNK, None] == item_owner
-        best = similar.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True).values
-        found.append(((similar >= best) & ~right).sum(dim=1))
-    return torch.cat(found)
-
-
-def recalls(direction: str, found: Tensor) -> dict[str, Score]:
-    """Recall at each of `RANKS` by name, from the number (Q,) of wrong items before the first right one."""
-    return {f"{direction}_r{k}": Score.share(int((found < k).sum()), len(found)) for k in RANKS}
+def scores_of(way: str, before: Tensor) -> dict[str, Score]:
+    """What follows from the number (Q,) of wrong items before each query's first right one, by name."""
+    rank, count = before.double() + 1, len(before)
+    shares = {f"{way}_r{k}": Score.share(int((before < k).sum()), count) for k in RANKS}
+    return shares | {
+        f"{way}_mrr": Score(100 * float((1 / rank).mean()), count),
+        f"{way}_median_rank": Score(float(rank.quantile(0.5)), count),
+    }

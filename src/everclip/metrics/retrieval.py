@@ -1,29 +1,61 @@
-"""Image-text retrieval over domains: recall at 1, 5, 10 from images to texts (i2t) and back (t2i), and their mean."""
+"""Image-text retrieval over domains: recall at 1, 5, 10 from images to texts (i2t) and back (t2i).
+
+Task j is the domain of session j; tasks beyond the last session are of domains that no session trains for.
+"""
 
 from __future__ import annotations
 
-from everclip.metrics.matrix import per_task_metrics
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from everclip.metrics.matrix import Matrix, per_task_metrics
+from everclip.metrics.multi_domain import multi_domain_metrics
 from everclip.metrics.protocol import Measure, Protocol
 from everclip.metrics.scores import ScoreTable
 
 ENTRY = "mean_recall"
-RECALLS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
+WAYS = ("i2t", "t2i")
+RANKS = (1, 5, 10)
+RECALLS = tuple(f"{way}_r{k}" for way in WAYS for k in RANKS)
+BESIDE = (*(f"{way}_{name}" for way in WAYS for name in ("mrr", "median_rank")), "r_sum")
+UNSEEN = (ENTRY, "i2t_r1", "t2i_r1")  # what is told of domains that were not trained for so far
 
 
 def session_numbers(table: ScoreTable) -> dict[str, float | None]:
-    """Mean recall and the six recalls in %, each as the mean over the domains seen so far."""
-    seen = range(table.latest + 1)
-    return {name: table.mean(name, seen) for name in (ENTRY, *RECALLS)}
+    """Every score as mean over the domains seen so far; `unseen_<score>` over the others, None if there are none."""
+    seen, others = range(table.latest + 1), range(table.latest + 1, table.num_tasks)
+    numbers = {name: table.mean(name, seen) for name in table.names}
+    return numbers | {f"unseen_{name}": table.mean(name, others) for name in UNSEEN}
 
 
 def summary(table: ScoreTable) -> dict[str, float]:
-    """`per_task_metrics` of mean recall; of each recall `average_<recall>` and `last_<recall>`, defined as there."""
+    """What follows from the scores of all sessions so far.
+
+    Of mean recall `per_task_metrics` and `multi_domain_metrics`. Of each recall and rank `average_<score>` and
+    `last_<score>`, defined as in the former: `average_i2t_r1` is the average incremental recall (AIR) of arXiv
+    2605.31229, `last_i2t_r1` its average final recall. `asymmetry_r5`, the mean over domains of |i2t - t2i|, is its gap
+    at 5. `unseen_<recall>` after the last session.
+    """
     sessions = len(table)
-    numbers = per_task_metrics(ENTRY, table.matrix(ENTRY)[:, :sessions])
-    for name in RECALLS:
-        of_recall = per_task_metrics(name, table.matrix(name)[:, :sessions])
-        numbers |= {key: value for key, value in of_recall.items() if key.endswith(name)}
-    return numbers
+
+    def entries(name: str) -> Matrix:
+        return table.matrix(name)[:, :sessions]
+
+    numbers = per_task_metrics(ENTRY, entries(ENTRY)) | multi_domain_metrics(entries(ENTRY))
+    for name in _complete(table, (*RECALLS, *BESIDE)):
+        of_score = per_task_metrics(name, entries(name))
+        numbers |= {key: value for key, value in of_score.items() if key.endswith(name)}
+    numbers["asymmetry_r5"] = float(np.abs(entries("i2t_r5")[-1] - entries("t2i_r5")[-1]).mean())
+    latest = session_numbers(table)
+    return numbers | {key: value for key, value in latest.items() if key.startswith("unseen_") and value is not None}
+
+
+def _complete(table: ScoreTable, names: Iterable[str]) -> Iterator[str]:
+    """Those of some scores that all sessions have; earlier versions measured fewer."""
+    for name in names:
+        if all(np.isfinite(row[: session + 1]).all() for session, row in enumerate(table.matrix(name))):
+            yield name
 
 
 PROTOCOL = Protocol(
@@ -43,5 +75,15 @@ PROTOCOL = Protocol(
         Measure("last_t2i_r1", "t2i R@1"),
         Measure("forgetting", "forgetting", ""),
     ),
-    details=tuple(Measure(f"last_{name}", f"{name[:3]} R@{name[5:]}") for name in RECALLS if not name.endswith("_r1")),
+    details=(
+        *(Measure(f"last_{name}", f"{name[:3]} R@{name[5:]}") for name in RECALLS if not name.endswith("_r1")),
+        *(Measure(f"last_{way}_mrr", f"{way} MRR") for way in WAYS),
+        *(Measure(f"last_{way}_median_rank", f"{way} median rank", "low", 1) for way in WAYS),
+        Measure("last_r_sum", "R-sum", digits=1),
+        *(Measure(f"average_{way}_r1", f"AIR {way} R@1") for way in WAYS),
+        Measure("asymmetry_r5", "asymmetry", "low"),
+        Measure("transfer", "transfer"),
+        Measure("backward_transfer", "backward transfer", ""),
+        *(Measure(f"unseen_{way}_r1", f"unseen domains {way} R@1") for way in WAYS),
+    ),
 )
