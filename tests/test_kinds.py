@@ -51,6 +51,19 @@ def test_a_method_learns_what_a_sequence_asks_for(kind: str, method: str, tmp_pa
     assert (folder.path / ("accuracy_matrix.csv" if kind == "clips" else f"{entry}_matrix.csv")).is_file()
 
 
+def test_the_start_is_known_to_a_run_that_goes_on(tmp_path: Path, cache_dir: Path) -> None:
+    folder = run_kind(tmp_path, cache_dir, "retrieval", "method=finetune")
+    records = folder.read_sessions()
+    changed = [[task["scores"]["image_cka"]["value"] for task in record["tasks"]] for record in records]
+    assert all(0 < value < 1 - 1e-6 for row in changed for value in row)
+    assert changed[0] != changed[1]
+    folder.update_run(state="running")
+    (folder.path / "summary.json").unlink()
+    folder.write_sessions(records[:1], 2, "mean_recall")  # killed between the second session's training and its record
+    again = run_kind(tmp_path, cache_dir, "retrieval", "method=finetune")
+    assert [record["tasks"] for record in again.read_sessions()] == [record["tasks"] for record in records]
+
+
 CHANCE = {"clips": 100 / 12, "dense": 100 / (2 * 5 - 1)}  # of 12 classes; mIoU of one class of 5 per pixel at random
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everclip.data.pairs import CaptionedImages
 from everclip.evaluation import ranks as ranking
+from everclip.evaluation import retrieval
 from everclip.evaluation.ranks import ranks
 from everclip.evaluation.retrieval import Retrieval
 from everclip.metrics.scores import Score
@@ -141,6 +142,24 @@ def test_ranks_are_the_same_for_texts_in_any_order() -> None:
     (one, of_texts), (other, moved) = ranks(pictures, texts, owner), ranks(pictures, texts[order], owner[order])
     assert one.equal(other)
     assert moved.equal(of_texts[order])
+
+
+@pytest.mark.parametrize("few", [100, 3])
+def test_a_sketch_is_what_the_verdict_gives_besides(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "SKETCHED", few)
+    draw = torch.Generator().manual_seed(0)
+    model = Table(torch.randn(7, 5, generator=draw), torch.randn(20, 5, generator=draw))
+    task = make_task([[0, 1], [2], [3, 4, 5], [6], [7, 8], [9, 10], [19]])
+    sketch = Retrieval().sketch(model, task, Chunks(2))
+    verdict = Retrieval().evaluate(model, task, Chunks(3), ())
+    rows = range(7) if few == 100 else [0, 3, 6]
+    first = [[0, 2, 3, 6, 7, 9, 19][row] for row in rows]
+    for found in (sketch, verdict.sketch):
+        assert found["pictures"].equal(model.pictures[list(rows)])
+        assert found["texts"].equal(model.texts[first])
+    alone, compared = Retrieval().diagnose(sketch, None), Retrieval().diagnose(sketch, sketch)
+    assert (compared["neighbour_overlap"].value, compared["neighbour_overlap"].count) == (100, len(first))
+    assert compared.keys() - alone.keys() == {"image_cka", "text_cka", "neighbour_overlap"}
 
 
 def test_guesses_show_the_nearest_first_texts() -> None:

@@ -18,7 +18,7 @@ def two_sessions(of: Protocol) -> ScoreTable:
     """Two tasks, both evaluated after both sessions, with all names a protocol may read."""
     table = ScoreTable(2)
     for _ in range(2):
-        names = (of.entry, *retrieval.RECALLS, *retrieval.BESIDE)
+        names = (of.entry, *retrieval.RECALLS, *retrieval.BESIDE, *(m.key[5:] for m in retrieval.DIAGNOSTICS))
         table.append({task: dict.fromkeys(names, Score(50.0, 10)) for task in range(2)})
     return table
 
@@ -33,7 +33,7 @@ def test_a_protocol_is_read_by_its_name_and_gives_what_is_shown(each: Protocol) 
     held_out = {"zero_shot_accuracy", "zero_shot_before", "zero_shot_after"}  # of classes outside the tasks
     held_out |= {"unseen_i2t_r1", "unseen_t2i_r1"}  # of domains without a session
     assert {measure.key for measure in each.line} <= session.keys() | held_out
-    assert {m.key for m in (*each.columns, *each.details)} <= summary.keys() | held_out
+    assert {m.key for m in (*each.columns, *each.details, *each.diagnostics)} <= summary.keys() | held_out
 
 
 @pytest.mark.parametrize("name", ["mtil", "scores", "..errors", ""])

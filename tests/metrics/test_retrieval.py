@@ -62,14 +62,14 @@ def test_a_domain_without_a_session_is_told_apart(table: ScoreTable) -> None:
     )
 
 
-def test_ranks_count_where_all_sessions_have_them(table: ScoreTable) -> None:
+def test_ranks_and_diagnostics_count_where_all_sessions_have_them(table: ScoreTable) -> None:
     grown = ScoreTable(2)
     for session in range(2):
         rows = {j: task_of(table, session, j) | {"i2t_mrr": Score(40 + 20 * j, 10)} for j in range(2)}
         if session == 1:  # an earlier version measured the session before
-            rows = {j: row | {"r_sum": Score(300, 10)} for j, row in rows.items()}
+            rows = {j: row | {"r_sum": Score(300, 10), "alignment": Score(1.5 - j, 10)} for j, row in rows.items()}
         grown.append(rows)
     found = PROTOCOL.summary(grown)
     assert {key: found[key] for key in found.keys() - PROTOCOL.summary(table).keys()} == {
-        "average_i2t_mrr": 45, "last_i2t_mrr": 50,
+        "average_i2t_mrr": 45, "last_i2t_mrr": 50, "last_alignment": 1,
     }  # fmt: skip

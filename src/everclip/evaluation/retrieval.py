@@ -6,20 +6,23 @@ texts is right for it, and every text is a query of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from everclip.evaluation.geometry import changes, geometry
 from everclip.evaluation.ranks import ranks
 from everclip.evaluation.rescoring import Features, PairScorer, rescore
 from everclip.metrics.retrieval import ENTRY, RANKS, RECALLS, WAYS
 from everclip.metrics.scores import Score
 from everclip.types import Batch, ClassSet, Evaluator, Guess, Model, Passes, Task, Verdict
 
+SKETCHED = 1000  # samples by whose features models are compared
 SHOWN = 3  # texts of a guess
 
 
@@ -29,7 +32,7 @@ class Retrieval(Evaluator):
 
     For each direction `<way>_r<K>`, the share that finds a right one among the first K, and `<way>_mrr`, the mean of
     one over the rank of the first right one, in %; `<way>_median_rank`, 1 at best. `mean_recall` is the mean of the six
-    recalls, `r_sum` their sum.
+    recalls, `r_sum` their sum. `diagnose` adds what tells why.
 
     Attributes:
         scorer: orders the first answers of a query anew; None: they stay as similarity has them.
@@ -60,7 +63,23 @@ class Retrieval(Evaluator):
             scores |= scores_of(way, before)
         total = sum(scores[name].value for name in RECALLS)
         scores |= {ENTRY: Score(total / len(RECALLS), len(pictures)), "r_sum": Score(total, len(pictures))}
-        return Verdict(scores, facts)
+        rows = _sketched(len(pictures))
+        first = torch.searchsorted(owner, torch.tensor(rows))
+        return Verdict(scores, facts, sketch={"pictures": pictures[rows], "texts": captions[first]})
+
+    @override
+    def sketch(self, model: Model, task: Task, passes: Passes) -> Mapping[str, Tensor]:
+        samples, rows = task.samples, _sketched(len(task.samples))
+        few = samples if len(rows) == len(samples) else samples.subset(rows)
+        pictures = passes.samples(few, lambda batch: model.encode_image(batch.images), by_features=True)
+        texts = passes.texts([own[0] for own in few.texts], model.encode_text)
+        return {"pictures": pictures.cpu(), "texts": texts.cpu()}
+
+    @override
+    def diagnose(self, now: Mapping[str, Tensor], start: Mapping[str, Tensor] | None) -> dict[str, Score]:
+        """`geometry` of pictures with their first texts, and `changes` since the start."""
+        numbers = geometry(**now) | ({} if start is None else changes(start, now))
+        return {name: Score(value, len(now["pictures"])) for name, value in numbers.items()}
 
     @override
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:
@@ -75,6 +94,11 @@ class Retrieval(Evaluator):
                 batch.indices.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
             )
         ]
+
+
+def _sketched(count: int) -> list[int]:
+    """Positions of at most `SKETCHED` of so many samples, evenly spread."""
+    return np.linspace(0, count - 1, min(count, SKETCHED)).round().astype(int).tolist()
 
 
 def scores_of(way: str, before: Tensor) -> dict[str, Score]:

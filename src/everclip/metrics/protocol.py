@@ -52,6 +52,7 @@ class Protocol:
         line: of a record, on the console after each session.
         columns: of the summary, in tables beside the entry of every session.
         details: of the summary, where there is more room.
+        diagnostics: of the summary, that tell why the others are as they are; a table of their own on a page.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Protocol:
     line: tuple[Measure, ...]
     columns: tuple[Measure, ...]
     details: tuple[Measure, ...] = ()
+    diagnostics: tuple[Measure, ...] = ()
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Image-text retrieval over domains: recall at 1, 5, 10 from images to texts (i2t) and back (t2i).
+"""Image-text retrieval over domains: recall at 1, 5, 10 from images to texts (i2t) and back (t2i), and why it is so.
 
 Task j is the domain of session j; tasks beyond the last session are of domains that no session trains for.
 """
@@ -20,6 +20,15 @@ RANKS = (1, 5, 10)
 RECALLS = tuple(f"{way}_r{k}" for way in WAYS for k in RANKS)
 BESIDE = (*(f"{way}_{name}" for way in WAYS for name in ("mrr", "median_rank")), "r_sum")
 UNSEEN = (ENTRY, "i2t_r1", "t2i_r1")  # what is told of domains that were not trained for so far
+DIAGNOSTICS = (
+    Measure("last_modality_gap", "modality gap", "", 3),
+    Measure("last_alignment", "alignment", "low", 3),
+    Measure("last_uniformity", "uniformity", "low", 3),
+    Measure("last_cross_cka", "CKA images, texts", "high", 3),
+    Measure("last_image_cka", "CKA images, start", "", 3),
+    Measure("last_text_cka", "CKA texts, start", "", 3),
+    Measure("last_neighbour_overlap", "neighbours kept", ""),
+)
 
 
 def session_numbers(table: ScoreTable) -> dict[str, float | None]:
@@ -35,7 +44,7 @@ def summary(table: ScoreTable) -> dict[str, float]:
     Of mean recall `per_task_metrics` and `multi_domain_metrics`. Of each recall and rank `average_<score>` and
     `last_<score>`, defined as in the former: `average_i2t_r1` is the average incremental recall (AIR) of arXiv
     2605.31229, `last_i2t_r1` its average final recall. `asymmetry_r5`, the mean over domains of |i2t - t2i|, is its gap
-    at 5. `unseen_<recall>` after the last session.
+    at 5. Of diagnostics `last_<score>`; `unseen_<recall>` after the last session.
     """
     sessions = len(table)
 
@@ -48,7 +57,9 @@ def summary(table: ScoreTable) -> dict[str, float]:
         numbers |= {key: value for key, value in of_score.items() if key.endswith(name)}
     numbers["asymmetry_r5"] = float(np.abs(entries("i2t_r5")[-1] - entries("t2i_r5")[-1]).mean())
     latest = session_numbers(table)
-    return numbers | {key: value for key, value in latest.items() if key.startswith("unseen_") and value is not None}
+    told = {measure.key: latest.get(measure.key.removeprefix("last_")) for measure in DIAGNOSTICS}
+    told |= {key: value for key, value in latest.items() if key.startswith("unseen_")}
+    return numbers | {key: value for key, value in told.items() if value is not None}
 
 
 def _complete(table: ScoreTable, names: Iterable[str]) -> Iterator[str]:
@@ -86,4 +97,5 @@ PROTOCOL = Protocol(
         Measure("backward_transfer", "backward transfer", ""),
         *(Measure(f"unseen_{way}_r1", f"unseen domains {way} R@1") for way in WAYS),
     ),
+    diagnostics=DIAGNOSTICS,
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -117,6 +117,15 @@ class Judge:
         self._engine = engine
         self._sequence = sequence
         self._known = known
+        self._start: dict[int, Mapping[str, Tensor]] = {}
+
+    def remember(self, method: Method) -> None:
+        """Takes a method's sketches of the tasks for those of the start: later evaluations are compared with them."""
+        method.eval()
+        model, passes = Evaluated(method, self._known), self._engine.passes(method)
+        with torch.no_grad(), self._engine.inference():
+            for index, task in enumerate(self._sequence.tasks):
+                self._start[index] = task.evaluator.sketch(model, task, passes)
 
     def evaluate(self, method: Method, session: int) -> Evaluation:
         """All tasks that are due after `session`, and the held-out classes."""
@@ -130,11 +139,18 @@ class Judge:
         verdicts, guesses = {}, []
         with torch.no_grad(), self._engine.inference():
             for index in due:
-                verdicts[index] = self._judge(model, sequence.tasks[index], passes, seen)
+                verdicts[index] = self._judge_all(model, index, passes, seen)
             for index, positions in self._shown(due).items():
                 guesses += self._guess(model, index, positions, seen)
         judged = sum(len(sequence.tasks[index].samples) for index in due)
         return Evaluation(verdicts, judged, self.held_out(method), tuple(guesses))
+
+    def _judge_all(self, model: Evaluated, index: int, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
+        """What the task's evaluator finds and diagnoses."""
+        task = self._sequence.tasks[index]
+        verdict = self._judge(model, task, passes, seen)
+        scores = verdict.scores | task.evaluator.diagnose(verdict.sketch, self._start.get(index))
+        return replace(verdict, scores=scores)
 
     def _judge(self, model: Evaluated, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
         """What the task's evaluator finds, if it follows from numbers.

@@ -130,6 +130,8 @@ class Runner:
 
     def run(self) -> dict[str, Any]:
         """All sessions that are not done yet; returns the summary."""
+        self._engine.place(self._method)
+        self._judge.remember(self._untrained())
         trained, saved = self._resume()
         self._loggers = self._make_loggers(saved.progress.global_step if saved else self._step)
         finished = False
@@ -146,6 +148,12 @@ class Runner:
             return summary
         finally:
             self._loggers.close(failed=not finished)
+
+    def _untrained(self) -> Method:
+        """The backbone as it is, without what the method adds to it."""
+        plain = Method(self._method.backbone)
+        plain.frozen_images = self._method.frozen_images
+        return plain
 
     def _resume(self) -> tuple[dict[str, Any] | None, Saved | None]:
         """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
@@ -167,7 +175,6 @@ class Runner:
                 phase, step = saved.progress.phase, saved.progress.state.step
                 where = f", in phase {phase + 1} of the next one after {step} steps"
             log.info("resuming after session %d of %d%s", len(self._records), len(self._sequence.sessions), where)
-        self._engine.place(self._method)
         return trained, saved
 
     def _restore(self, session: int, *, expected: bool) -> dict[str, Any] | None:
@@ -198,7 +205,7 @@ class Runner:
             torch.cuda.reset_peak_memory_stats()
         facts: dict[str, Any] = {}
         if session.is_base:
-            facts["zero_shot_before"] = self._judge.held_out(Method(self._method.backbone))
+            facts["zero_shot_before"] = self._judge.held_out(self._untrained())
         method = self._method
         extract = self._engine.extractor(method, session.index, self._training.view(method.backbone.image_size))
         seen, view = session_view(self._sequence, session.index, method, self._training)

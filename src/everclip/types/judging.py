@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -66,10 +66,12 @@ class Verdict:
     Attributes:
         scores: by name.
         facts: JSON-like details beside them.
+        sketch: see `Evaluator.sketch`.
     """
 
     scores: dict[str, Score]
     facts: dict[str, Any] = field(default_factory=dict)
+    sketch: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,20 @@ class Evaluator(ABC):
             passes: over the task's samples.
             seen: the new classes of each session so far.
         """
+
+    def sketch(self, model: Model, task: Task, passes: Passes) -> Mapping[str, Tensor]:
+        """How a model sees a few of the task's samples, always the same ones, to be compared with others; or nothing.
+
+        `evaluate` gives the same in its verdict, from what it has computed anyway.
+        """
+        return {}
+
+    def diagnose(self, now: Mapping[str, Tensor], start: Mapping[str, Tensor] | None) -> dict[str, Score]:
+        """Scores of a sketch, and of how far it is from that of the backbone before the first session, if it is known.
+
+        Only sketches of finite numbers come here.
+        """
+        return {}
 
     def loss(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> float | None:
         """Mean cross-entropy on a task, where samples are told apart by logits; arguments as in `evaluate`."""

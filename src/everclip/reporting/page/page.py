@@ -78,6 +78,7 @@ def _section(sequence: str, protocol: Protocol, runs: list[Run], figures_dir: Pa
     return {
         "name": sequence,
         "results": sections.results_of(groups, protocol),
+        "diagnostics": sections.diagnostics_of(groups, protocol),
         "cost": sections.cost_of(groups),
         "figures": shown,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from everclip.metrics.protocol import Protocol
+from everclip.metrics.protocol import Measure, Protocol
 from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
 from everclip.reporting.page.runs import grouped
 from everclip.reporting.results import results_grid
@@ -36,8 +36,27 @@ def results_of(groups: dict[str, list[Run]], protocol: Protocol) -> Grid:
     """The entry per session and what follows from it, one row per label, over seeds."""
     results = {label: [run.result for run in runs] for label, runs in groups.items()}
     title = f"After each session, {protocol.title}; mean ± standard deviation over seeds"
-    grid = results_grid(results, [*protocol.columns, *protocol.details], title)
+    grid = results_grid(results, [*protocol.columns, *_measured(groups, protocol.details)], title)
     return replace(grid, notes=[Note("", [(text, "") for text in _cut_short(groups)])], empty=EMPTY)
+
+
+def diagnostics_of(groups: dict[str, list[Run]], protocol: Protocol) -> Grid | None:
+    """What tells why the results are as they are, one row per label, over seeds."""
+    measures = _measured(groups, protocol.diagnostics)
+    columns = [Column(m.heading, better=m.better, digits=m.digits) for m in measures]
+    rows = [
+        Line([Cell(label), *(over_runs([run.summary.get(m.key) for run in runs]) for m in measures)])
+        for label, runs in groups.items()
+    ]
+    title = "Diagnostics after the last session; mean ± standard deviation over seeds"
+    grid = Grid(title, [Column("method", numeric=False), *columns], rows, empty=EMPTY)
+    return grid.with_best() if measures else None
+
+
+def _measured(groups: dict[str, list[Run]], measures: Iterable[Measure]) -> list[Measure]:
+    """Those of some measures that any run has; earlier versions had fewer."""
+    known = {key for runs in groups.values() for run in runs for key in run.summary}
+    return [measure for measure in measures if measure.key in known]
 
 
 def _cut_short(groups: dict[str, list[Run]]) -> Iterator[str]:

@@ -74,7 +74,7 @@ COLUMNS = {
         Column("minutes", "Minutes", "", 1),
     )
 }
-for _measure in (measure for protocol in every() for measure in (*protocol.columns, *protocol.details)):
+for _measure in (m for protocol in every() for m in (*protocol.columns, *protocol.details, *protocol.diagnostics)):
     COLUMNS.setdefault(_measure.key, Column(**asdict(_measure)))
 LISTS = ("sessions", "tasks", "parts")
 
