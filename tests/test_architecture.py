@@ -39,7 +39,7 @@ BELOW: dict[str, set[str]] = {
     "sweeps": {"reporting", "config", "runs", "storage", "digest", "errors"},
     "commands": {
         "training", "sweeps", "reporting", "loggers", "config", "runs", "metrics", "losses", "methods", "modules",
-        "backbones", "data", "types", "storage", "digest", "errors",
+        "backbones", "data", "evaluation", "types", "storage", "digest", "errors",
     },
 }  # fmt: skip
 

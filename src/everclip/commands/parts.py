@@ -22,6 +22,7 @@ from everclip.data.cache import cached
 from everclip.data.validation import hold_out
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
+from everclip.evaluation.image_search import with_image_search
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
 from everclip.training.evaluation import check_fit
@@ -53,10 +54,12 @@ def make_training(config: DictConfig) -> Training:
 
 
 def make_sequence(config: DictConfig) -> TaskSequence:
-    """The whole task sequence, with `validation=` in place of its test sets if asked for."""
+    """The whole task sequence, with `validation=` in place of its test sets and `image_search=` if asked for."""
     check_group("sequence", config.sequence)
     sequence: TaskSequence = build("sequence", config.sequence)
-    return sequence if config.validation is None else hold_out(sequence, config.validation)
+    if config.validation is not None:
+        sequence = hold_out(sequence, config.validation)
+    return with_image_search(sequence) if config.image_search else sequence
 
 
 def settled(config: DictConfig, sequence: TaskSequence) -> DictConfig:

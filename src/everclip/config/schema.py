@@ -133,7 +133,8 @@ class RunConfig:
     eval: a stored session to evaluate, `session_03` or the path of a checkpoint; force: take a run folder from a
     process of another host; restart: begin anew, whatever the run folder holds; trust: packages besides everclip that a
     stored run's configuration may name methods of; plan: measure a few steps and say what the run would cost;
-    validation: share of each class's training pictures that takes the place of the test set.
+    validation: share of each class's training pictures that takes the place of the test set; image_search: also judge
+    tasks with class labels by image-to-image search, see `everclip.evaluation.image_search`.
 
     `reference` and `class_texts` count, in checks and digest, as part of a method that asks for them by
     `reference: ${reference}`, `class_texts: ${class_texts}`.
@@ -148,6 +149,7 @@ class RunConfig:
     trust: list[str] = field(default_factory=list)
     max_sessions: int | None = number(None, 1)
     validation: float | None = added(number(None, 0.01, 0.5), neutral=None)
+    image_search: bool = added(field(default=False), neutral=False)
     log_level: str = choice("info", *LOG_LEVELS)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)

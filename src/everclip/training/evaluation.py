@@ -146,10 +146,12 @@ class Judge:
         return Evaluation(verdicts, judged, self.held_out(method), tuple(guesses))
 
     def _judge_all(self, model: Evaluated, index: int, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
-        """What the task's evaluator finds and diagnoses."""
+        """What the task's evaluator finds and diagnoses, and what others find besides."""
         task = self._sequence.tasks[index]
         verdict = self._judge(model, task, passes, seen)
         scores = verdict.scores | task.evaluator.diagnose(verdict.sketch, self._start.get(index))
+        for also in task.also:
+            scores |= self._judge(model, replace(task, evaluator=also), passes, seen).scores
         return replace(verdict, scores=scores)
 
     def _judge(self, model: Evaluated, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
@@ -223,10 +225,10 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
             raise ConfigError(f"{name} learns a class in one session, but {sequence.name} has the same again in others")
         if session.train.num_frames is not None and not method.takes_clips:
             raise ConfigError(f"{name} adapts to single pictures, but {sequence.name} has clips of several frames")
-    for task in sequence.tasks:
-        if task.evaluator.open_vocabulary and not method.open_vocabulary:
+    for evaluator in (each for task in sequence.tasks for each in task.evaluators):
+        if evaluator.open_vocabulary and not method.open_vocabulary:
             raise ConfigError(f"{name} scores trained classes only, but {sequence.name} compares pictures with texts")
-        if task.evaluator.patches and not patches:
+        if evaluator.patches and not patches:
             raise ConfigError(f"{name} adapts features of whole pictures, but {sequence.name} needs those of patches")
 
 

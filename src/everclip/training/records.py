@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from everclip.loggers.base import Sample
 from everclip.methods.base import Method
+from everclip.metrics import image_search
 from everclip.metrics.protocol import read as read_protocol
 from everclip.runs.scores import stored, table_of
 from everclip.training.evaluation import Evaluation
@@ -52,6 +53,7 @@ def record_of(
         "seen_classes": len(session.seen),
         "train_images": session.num_samples,
         **read_protocol(sequence.protocol).session(table),
+        **image_search.session_numbers(table),
         "zero_shot_accuracy": evaluation.held_out,
         "tasks": tasks,
         "guesses": [{"task": shown.task, "image": shown.sample, **asdict(shown.guess)} for shown in evaluation.guesses],
@@ -84,7 +86,9 @@ def summary_of(records: Sequence[Mapping[str, Any]], sequence: TaskSequence) -> 
     """The content of `summary.json`."""
     first, last = records[0], records[-1]
     protocol = read_protocol(sequence.protocol)
-    return protocol.summary(table_of(records, len(sequence.tasks))) | {
+    table = table_of(records, len(sequence.tasks))
+    return protocol.summary(table) | {
+        **image_search.summary(table),
         "zero_shot_before": first["zero_shot_before"],
         "zero_shot_after": last["zero_shot_accuracy"],
         f"{protocol.entry}_per_session": [record[protocol.entry] for record in records],

@@ -94,6 +94,7 @@ class Task:
         samples: test samples of one session's classes, or of one domain.
         evaluator: how they judge.
         session: index of the session that trains for it, None if none does.
+        also: further evaluators, whose scores come besides.
     """
 
     name: str
@@ -101,6 +102,12 @@ class Task:
     samples: Samples
     evaluator: Evaluator
     session: int | None = None
+    also: tuple[Evaluator, ...] = ()
+
+    @property
+    def evaluators(self) -> tuple[Evaluator, ...]:
+        """All of them, the task's own first."""
+        return (self.evaluator, *self.also)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ class TaskSequence:
         tasks = [*self.tasks, *([self.held_out] if self.held_out else [])]
         return json_sha256(
             [
-                "+".join(dict.fromkeys(task.evaluator.identity for task in self.tasks)),
+                "+".join(dict.fromkeys(each.identity for task in self.tasks for each in task.evaluators)),
                 self.evaluate,
                 [[s.name, *facts(s.new, s.train), *beside(s)] for s in self.sessions],
                 [[t.name, *facts(t.classes, t.samples)] for t in tasks],
