@@ -14,7 +14,10 @@ import pytest
 
 from everclip.commands.report import main
 from everclip.metrics.class_incremental import PROTOCOL
+from everclip.metrics.protocol import read
+from everclip.reporting.page.sections import diagnostics_of
 from everclip.reporting.results import read_result, write_sweep
+from everclip.reporting.stored import Run
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
 
@@ -243,6 +246,20 @@ def test_a_damaged_record_is_a_failure_not_a_crash(tmp_path: Path) -> None:
 def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith(f"everclip-report: {tmp_path}/nowhere: no run below it")
+
+
+def test_diagnostics_stand_in_a_table_of_their_own_as_far_as_runs_have_them() -> None:
+    def runs(*values: float) -> list[Run]:
+        return [Run(RunFolder(Path()), {}, {"last_image_cka": value, "last_alignment": 1.5}) for value in values]
+
+    groups = {"finetune": runs(0.5, 0.7), "zero_shot": runs(1.0)}
+    grid = diagnostics_of(groups, read("retrieval"))
+    assert grid is not None
+    assert [column.heading for column in grid.columns] == ["method", "alignment", "CKA images, start"]
+    assert [grid.texts(line) for line in grid.lines] == [
+        ["finetune", "1.500 ± 0.000", "0.600 ± 0.141"], ["zero_shot", "1.500", "1.000"],
+    ]  # fmt: skip
+    assert diagnostics_of({"old": [Run(RunFolder(Path()), {}, {})]}, read("retrieval")) is None
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
