@@ -29,7 +29,7 @@ def hold_out(sequence: TaskSequence, share: float) -> TaskSequence:
         held = _choose(session, share)
         kept = np.setdiff1d(np.arange(len(session.train)), held)
         sessions.append(replace(session, train=session.train.subset(kept)))
-        evaluator = next(task.evaluator for task in sequence.tasks if task.session == session.index)
+        evaluator = sequence.tasks[sequence.trained(session.index)[-1]].evaluator
         tasks.append(Task(session.name, session.classes, session.train.subset(held), evaluator, session.index))
     return replace(sequence, sessions=tuple(sessions), tasks=tuple(tasks), held_out=None)
 

@@ -23,15 +23,15 @@ def session_accuracy(accuracy: Matrix, counts: Matrix) -> Matrix:
 
 
 def forgetting(accuracy: Matrix) -> Matrix:
-    """Per task j < T (T-1,): best accuracy before the last session minus the last."""
+    """Per task j < T (T-1,), or of as many as there are: best accuracy before the last session minus the last."""
     last = len(accuracy) - 1
-    return np.array([np.max(accuracy[j:last, j]) - accuracy[last, j] for j in range(last)])
+    return np.array([np.max(accuracy[j:last, j]) - accuracy[last, j] for j in range(min(last, accuracy.shape[1]))])
 
 
 def backward_transfer(accuracy: Matrix) -> Matrix:
-    """Per task j < T (T-1,): last accuracy minus the accuracy right after its own session."""
+    """Per task j < T (T-1,), or of as many as there are: last accuracy minus that right after its own session."""
     last = len(accuracy) - 1
-    return np.array([accuracy[last, j] - accuracy[j, j] for j in range(last)])
+    return np.array([accuracy[last, j] - accuracy[j, j] for j in range(min(last, accuracy.shape[1]))])
 
 
 def lagged_forgetting(accuracy: Matrix) -> float:
@@ -57,7 +57,7 @@ def per_task_metrics(entry: str, matrix: Matrix) -> dict[str, float]:
 
     Args:
         entry: name of the score.
-        matrix: A (T, T), lower triangle filled.
+        matrix: A (T, T), lower triangle filled; fewer columns where later sessions train for no task of their own.
 
     Returns:
         The metrics by name: `average_<entry>`, mean over sessions of the mean over the tasks seen so far;
