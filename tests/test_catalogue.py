@@ -30,6 +30,8 @@ def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "sequence/dataset=caltech101|cifar10|" in sequences["few_shot"]["needs"]
     assert sequences["dil_domainnet"]["options"]["candidates"] == "union"  # of the option it is built on
     assert sequences["shapes_mtil"]["needs"] == ""
+    assert sequences["retrieval_flickr_5phase"]["needs"] == "data sets coco_captions, flickr30k"
+    assert sequences["retrieval_dar"]["needs"].startswith("data sets flickr30k, lexica, wikiart, kream, ")
 
 
 def test_every_method_names_its_source() -> None:

@@ -99,9 +99,9 @@ def _short(value: Any) -> Any:
 
 
 def _dataset(node: dict[str, Any]) -> str:
-    """`cifar100` for a node that names `everclip.data.datasets.cifar100.load`."""
+    """`cifar100` for a node that names `everclip.data.datasets.cifar100.load`, or what its reader is told to read."""
     module, function = str(node["_target_"]).split(".")[-2:]
-    return module if function == "load" else function.removesuffix("_dataset")
+    return str(node.get("key", module)) if function == "load" else function.removesuffix("_dataset")
 
 
 def _comment(path: Path) -> str:
@@ -120,7 +120,8 @@ def _needs(group: str, path: Path, target: Any, options: dict[str, Any]) -> str:
         if options["model"] == "???":
             return "a configuration and weights of your own"
         return "" if options["weights"] == "embedded" else f"weights {options['tag']} of {options['model']}"
-    nodes = [options.get("source"), *(options.get("targets") or ()), *(options.get("domains") or ())]
+    several = (options.get(key) or () for key in ("targets", "domains", "unseen"))
+    nodes = [*(options.get(key) for key in ("source", "base", "stream")), *(node for own in several for node in own)]
     if read := [_dataset(node) for node in nodes if isinstance(node, dict) and str(node["_target_"]).endswith(".load")]:
         return f"data sets {', '.join(read)}"
     if "dataset" in options and "defaults" in OmegaConf.load(path):

@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from typing_extensions import is_protocol
 
 from everclip.config.compatibility import NEUTRAL
 from everclip.config.schema import GROUPS, INJECTED, RunConfig
@@ -36,9 +37,8 @@ def check_values(config: DictConfig) -> None:
             raise ConfigError(f"{key}={value}: must be {limit}")
     _check_devices(config.trainer.devices)
     for group in (*GROUPS, *INJECTED):
-        for key in config[group]:
-            if OmegaConf.is_missing(config[group], key):
-                raise ConfigError(f"{group}.{key} is required; give it as {group}.{key}=...")
+        for key in sorted(OmegaConf.missing_keys(config[group])):
+            raise ConfigError(f"{key} is required; give it as {key}=...")
     for key, value in _numbers(OmegaConf.to_container(config, resolve=True), ""):
         if not math.isfinite(value):
             raise ConfigError(f"{key}={value}: must be a finite number")
@@ -157,11 +157,25 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, dict) and "_target_" in value
 
 
+def _check_gives(key: str, part: Any, target: Any, wanted: Any) -> None:
+    """Compares what a part is, or gives, with what is asked for where both are plain classes."""
+    given = part if inspect.isclass(part) else typing.get_type_hints(part).get("return")
+    both = [one for one in (given, wanted) if inspect.isclass(one) and one is not Any and not is_protocol(one)]
+    if len(both) == 2 and not issubclass(*both):
+        said, asked = ((inspect.getdoc(one) or one.__name__).split(".")[0] for one in both)
+        raise ConfigError(f"{key}: {target.__name__} takes {asked!r}, this is {said!r}")
+
+
 def _check_types(
     group: str, target: Any, known: Mapping[str, inspect.Parameter], values: dict[str, Any], parts: list[str]
 ) -> None:
-    """Compares values with annotations; `parts` are built from nodes of their own and have any type yet."""
+    """Compares values with annotations; of `parts`, what the constructors they name say to give."""
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    for key in parts:
+        listed = isinstance(values[key], list)
+        wanted = (*typing.get_args(hints.get(key)), Any)[0] if listed else hints.get(key)
+        for part in values[key] if listed else [values[key]]:
+            _check_gives(f"{group}.{key}", get_object(part["_target_"]), target, wanted)
     definition: dict[str, Any] = {
         key: (Any if key in parts else hints.get(key, Any), ... if p.default is inspect.Parameter.empty else p.default)
         for key, p in known.items()

@@ -12,7 +12,7 @@ from everclip.types import ClassSet, Samples
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """A data set with its official split.
+    """Labelled pictures with their official split.
 
     Attributes:
         name: of the data set.
