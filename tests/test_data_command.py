@@ -22,6 +22,7 @@ from everclip.data.datasets.spec import DataSpec, Download, keys, spec
 from everclip.reporting.console import terminal
 from tests.data.datasets import replicas
 from tests.data.server import serve
+from tests.data.test_retrieval import flickr30k
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -234,6 +235,28 @@ def test_verify_finds_what_is_cut_off_or_there_twice(
     (first.parent / second / "c d.jpg").write_text("<html>not found</html>")
     code, out, _ = command("verify", "cub200")
     assert (code, out.count(" cannot be read as a picture: "), len(out.splitlines())) == (2, 3, 3)
+
+
+def test_pairs_are_counted_and_only_what_a_split_needs_is_fetched(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flickr30k(tmp_path)
+    code, out, _ = command("verify", "flickr30k", "--split", "karpathy")
+    assert code == 2
+    assert "flickr30k: split karpathy: 11 train pictures, published are 29,000\n" in out
+    assert "flickr30k: split karpathy: 55 train captions, published are 145,000\n" in out
+    small = replace(spec("flickr30k").splits["karpathy"], counts={"train": 11}, captions={"train": 55, "test": 5})
+    known_as(monkeypatch, "flickr30k", splits={**spec("flickr30k").splits, "karpathy": small})
+    assert command("verify", "flickr30k", "--split", "karpathy")[:2] == (
+        0, "flickr30k: as published (split karpathy); no checksums of its pictures are published\n",
+    )  # fmt: skip
+    assert "split kaggle: 0 train, 31,783 test, 158,915 test captions" in command("status", "flickr30k")[1]
+    fetched: list[str] = []
+    monkeypatch.setattr(data_command, "_fetch", lambda download, target: fetched.append(download.gives))
+    monkeypatch.setattr(data_command, "extract", lambda archive, folder: archive.touch())
+    (tmp_path / ".downloads").mkdir()
+    assert command("prepare", "coco_captions", "--split", "karpathy")[0] == 2
+    assert fetched == ["train2014", "val2014", "dataset_coco.json"]
 
 
 def test_verify_deep_opens_every_picture(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,15 +6,18 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.commands.parts import make_parts
-from everclip.commands.prompts import check_prompts, warn_of_twins
+from everclip.commands.prompts import check_prompts, warn_of_long_captions, warn_of_twins
+from everclip.data.images import ArrayImages
+from everclip.data.pairs import CaptionedImages
 from everclip.errors import ConfigError
 from everclip.methods.zero_shot import ZeroShot
-from everclip.types import ClassSet
+from everclip.types import NO_CLASS, ClassSet
 from tests.data.datasets import replicas
 
 LONG = " ".join(["very"] * 90)
@@ -67,3 +70,19 @@ def test_prompts_that_are_cut_off_are_named(method: ZeroShot, caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "everclip"):
         check_prompts(method, ClassSet((0, 1), ("ant", LONG)))
     assert "1 prompts fill or exceed what the model reads; one is 'a photo of a very very" in caplog.text
+
+
+def test_captions_that_the_model_cuts_are_counted(
+    tiny: Callable[[], OpenClip], caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = tiny()
+    length = backbone.tokenize(["a " * 500]).shape[1]
+    fills, fits = " ".join(["a"] * (length - 2)), " ".join(["a"] * (length - 3))
+    texts = [[fits, fills, f"{fills} a"], ["x" * 400, "short, with   " + " " * 400]]
+    pictures = ArrayImages(np.zeros((2, 4, 4, 3), np.uint8), np.full(2, NO_CLASS), "none")
+    warn_of_long_captions(backbone, [pictures, CaptionedImages(pictures, texts)])
+    (said,) = caplog.messages
+    assert said.startswith(f"3 of 5 captions fill or exceed the {length} tokens that the model reads")
+    caplog.clear()
+    warn_of_long_captions(backbone, [CaptionedImages(pictures, [[fits], ["a cat"]])])
+    assert caplog.messages == []

@@ -6,17 +6,19 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from everclip.config.build import build
-from everclip.config.catalogue import option_names
+from everclip.config.catalogue import option_names, read_option
 from everclip.config.checks import check_group
 from everclip.config.identity import choices, digest
+from everclip.data.captions.samples import CaptionedData
 from everclip.data.datasets import oxford_pets
 from everclip.data.images import FileImages
 from everclip.data.sequences.shots import choose_shots
@@ -238,7 +240,13 @@ def test_the_data_set_and_the_seed_come_from_the_command_line(protocol: str, com
 
 @pytest.mark.parametrize("name", option_names("sequence/dataset"))
 def test_every_data_set_can_be_chosen(name: str, compose: Compose) -> None:
-    composed = compose("sequence=few_shot", f"sequence/dataset={name}", "paths.data=/data")
+    reader = get_object(read_option("sequence/dataset", name)["_target_"])
+    of_pairs = get_type_hints(reader)["return"] is CaptionedData
+    composed = compose(
+        f"sequence={'pairs' if of_pairs else 'few_shot'}", f"sequence/dataset={name}", "paths.data=/data"
+    )
+    if name == "own_pairs":
+        composed.sequence.dataset.root = "photos"
     check_group("sequence", composed.sequence)
 
 

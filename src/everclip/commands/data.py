@@ -97,8 +97,10 @@ def status(known: DataSpec, options: argparse.Namespace) -> bool:
     if options.name != "all":
         _say(f"{known.title}; {known.homepage}; licence: {known.licence}")
         for name, split in known.splits.items():
-            counts = ", ".join(f"{count:,} {part}" for part, count in split.counts.items())
-            _say(f"  split {name}: {split.classes} classes, {counts}")
+            classes = [f"{split.classes} classes"] if split.classes else []
+            counts = [f"{count:,} {part}" for part, count in split.counts.items()]
+            captions = [f"{split.captions[part]:,} {part} captions" for part in split.captions]
+            _say(f"  split {name}: " + ", ".join([*classes, *counts, *captions] or ["as its list says"]))
         for path in dict.fromkeys(p for split in known.splits for p in known.expected(options.root, split)):
             _say(f"  {'there  ' if present(path) else 'missing'} {path}")
         _say_steps(known, options.root, known.splits)
@@ -110,7 +112,7 @@ def prepare(known: DataSpec, options: argparse.Namespace) -> bool:
     root, splits = options.root, _splits(known, options)
     try:
         if _missing(known, root, splits):
-            _download(known, root)
+            _download(known, root, splits)
     except EverclipError as error:
         if options.name != "all":
             raise
@@ -135,8 +137,11 @@ def _say_steps(known: DataSpec, root: Path, splits: Iterable[str]) -> None:
         _say(f"  by hand, into {place}:\n    " + step.replace("\n", "\n    "))
 
 
-def _download(known: DataSpec, root: Path) -> None:
-    wanted = [download for download in known.downloads if not present(known.folder(root) / download.gives)]
+def _download(known: DataSpec, root: Path, splits: Iterable[str]) -> None:
+    files = {name for split in splits for name in known.splits[split].files}
+    of_others = {name for split in known.splits.values() for name in split.files} - files
+    absent = [download for download in known.downloads if not present(known.folder(root) / download.gives)]
+    wanted = [download for download in absent if download.gives not in of_others]
     if wanted:
         _say(f"{known.key}: {known.size} from {known.homepage} (licence: {known.licence})")
     for download in wanted:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from everclip.backbones.base import Backbone
-from everclip.commands.prompts import check_prompts, warn_of_twins
+from everclip.commands.prompts import check_prompts, warn_of_long_captions, warn_of_twins
 from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.config.schema import INJECTED
@@ -118,6 +118,8 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     for classes in ([session.new for session in sequence.sessions] if apart else [seen]) + never:
         check_prompts(method, classes)
     warn_of_twins([task.classes for task in sequence.tasks] + ([] if apart else [seen]))
+    trained = [samples for session in sequence.sessions for samples in session.samples().values()]
+    warn_of_long_captions(backbone, [*trained, *(task.samples for task in sequence.tasks)])
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
 

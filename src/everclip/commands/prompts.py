@@ -6,11 +6,15 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
+from everclip.backbones.base import Backbone
 from everclip.errors import ConfigError
 from everclip.methods.base import Method
-from everclip.types import ClassSet
+from everclip.types import ClassSet, Samples
 
 log = logging.getLogger("everclip")
+
+MORE = 10_000  # words, more than any model reads
+SHOWN = 80  # signs of a caption
 
 
 def check_prompts(method: Method, classes: ClassSet) -> None:
@@ -33,10 +37,42 @@ def check_prompts(method: Method, classes: ClassSet) -> None:
                     f"classes {other!r} and {name!r} are the same to the model, which reads {text!r} for both as the "
                     "same tokens; give them names that differ in their first words (sequence.names=FILE)"
                 )
-            if row[-1] and method.backbone.tokenize([f"{text} and more"])[0].tolist() == row:
+            if row[-1] and _fills(method.backbone, text, row):
                 long.append(text)
         if long:
             log.warning("%d prompts fill or exceed what the model reads; one is %r", len(long), long[0])
+
+
+def _fills(backbone: Backbone, text: str, row: list[int]) -> bool:
+    """Whether a text of these tokens leaves no room for more."""
+    return backbone.tokenize([f"{text} and more"])[0].tolist() == row
+
+
+def warn_of_long_captions(backbone: Backbone, sets: Iterable[Samples]) -> None:
+    """Counts the captions of which the model may not read the end.
+
+    A word is at least one token and a byte at most one: of most captions that tells.
+    """
+    texts = [text for samples in sets for own in samples.texts for text in own]
+    if not texts:
+        return
+    length = backbone.tokenize([" word" * MORE]).shape[1]
+    room = length - 2  # start and end of text
+
+    def is_cut(text: str) -> bool:
+        words = text.split()
+        if len(words) > room or sum(len(word.encode()) for word in words) < room:
+            return len(words) > room
+        row = backbone.tokenize([text])[0].tolist()
+        return len(row) == length and _fills(backbone, text, row)
+
+    cut = [text for text in texts if is_cut(text)]
+    if cut:
+        shown = cut[0] if len(cut[0]) <= SHOWN else f"{cut[0][:SHOWN]}..."
+        log.warning(
+            "%s of %s captions fill or exceed the %d tokens that the model reads, which cuts them there; one is %r",
+            f"{len(cut):,}", f"{len(texts):,}", length, shown,
+        )  # fmt: skip
 
 
 def warn_of_twins(compared: Iterable[ClassSet]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -175,10 +176,22 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         check_regular(path)
-        with Image.open(path, formats=FORMATS) as image:
+    except (OSError, ValueError, DataError) as error:
+        raise DataError(f"{path} cannot be read as a picture: {error}") from error
+    return decode(path, str(path))
+
+
+def decode(source: Path | BytesIO, name: str) -> Image.Image:
+    """The picture in a file or in its content, as `upright` makes it.
+
+    Raises:
+        DataError: it cannot be read as a picture; calls it by its name.
+    """
+    try:
+        with Image.open(source, formats=FORMATS) as image:
             return upright(image)
     except Exception as error:
-        raise DataError(f"{path} cannot be read as a picture: {error}") from error
+        raise DataError(f"{name} cannot be read as a picture: {error}") from error
 
 
 class Unlabelled(Samples):

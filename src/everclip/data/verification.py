@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
+from everclip.data.captions.samples import CaptionedData
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec, Part, Split
 from everclip.data.images import FileImages
@@ -47,33 +47,39 @@ def compare(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch, dee
     paths: dict[Path, None] = {}
     for name in splits:
         try:
-            data = import_module(f"everclip.data.datasets.{spec.key}").load(root=str(root), split=name)
+            data = spec.load(root, name)
             found.problems += [f"split {name}: {problem}" for problem in _counts(data, spec.splits[name])]
             parts = {"training": data.train, "validation": data.val, "test": data.test}
-            files = {part: images for part, images in parts.items() if isinstance(images, FileImages)}
+            pictures = {part: images.pictures for part, images in parts.items() if images is not None}
+            files = {part: images for part, images in pictures.items() if isinstance(images, FileImages)}
             paths |= dict.fromkeys(path for images in files.values() for path in images.paths)
-            found.notes += [f"split {name}: {text}" for text in shared(files)]
+            notes = data.notes if isinstance(data, CaptionedData) else ()
+            found.notes += [f"split {name}: {text}" for text in (*notes, *shared(files))]
         except (DataError, MissingError) as error:
             found.problems.append(f"split {name}: {error}")
     found.problems += _damaged(list(paths), watch, deep)
     return found
 
 
-def _counts(data: LabelledImages, published: Split) -> Iterator[str]:
-    if len(data.names) != published.classes:
-        yield f"{len(data.names)} classes, published are {published.classes}"
+def _counts(data: LabelledImages | CaptionedData, published: Split) -> Iterator[str]:
+    names = data.names if isinstance(data, LabelledImages) else ()
+    if len(names) != published.classes:
+        yield f"{len(names)} classes, published are {published.classes}"
     parts: dict[Part, Samples | None] = {"train": data.train, "val": data.val, "test": data.test}
     for part, images in parts.items():
         count = 0 if images is None else len(images)
         if part in published.counts and count != published.counts[part]:
             yield f"{count:,} {part} pictures, published are {published.counts[part]:,}"
+        captions = 0 if images is None else sum(map(len, images.texts))
+        if part in published.captions and captions != published.captions[part]:
+            yield f"{captions:,} {part} captions, published are {published.captions[part]:,}"
         if images is None or part not in published.per_class:
             continue
         low, high = published.per_class[part]
-        per_class = np.bincount(images.labels, minlength=len(data.names))
+        per_class = np.bincount(images.labels, minlength=len(names))
         for label in np.flatnonzero((per_class < low) | (per_class > high)):
             range_ = f"{low}" if low == high else f"{low} to {high}"
-            yield f"{per_class[label]} {part} pictures of {data.names[label]!r} (class {label}), published are {range_}"
+            yield f"{per_class[label]} {part} pictures of {names[label]!r} (class {label}), published are {range_}"
 
 
 def _damaged(paths: list[Path], watch: Watch, deep: bool) -> Iterator[str]:

@@ -21,8 +21,8 @@ CASES = [pytest.param(key, split, id=f"{key}-{split}") for key in keys() for spl
 @pytest.mark.parametrize(("key", "split"), CASES)
 def test_a_missing_data_set_says_where_it_belongs_and_what_to_do(key: str, split: str, tmp_path: Path) -> None:
     with pytest.raises(MissingError) as error:
-        load(key, tmp_path, split)
-    first = tmp_path / spec(key).folders[0] / spec(key).needs[0]
+        spec(key).load(tmp_path, split)
+    first = tmp_path / spec(key).folders[0] / (*spec(key).needs, *spec(key).splits[split].files)[0]
     assert str(error.value).startswith(f"{spec(key).title}: {first} is not there; everclip-data prepare {key} ")
 
 

@@ -7,8 +7,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -26,21 +27,23 @@ class Split:
     """One published way to divide a data set.
 
     Attributes:
-        classes: how many there are.
         counts: pictures of each part.
+        classes: how many there are; 0 where pictures have captions instead.
         templates: of the prompts, in the convention of those who use the split.
         per_class: fewest and most pictures of a class in each part, where published.
-        files: the lists, below the data set's folder.
+        captions: of the pictures of each part, where they have such.
+        files: the lists, below the data set's folder, and what else a split alone is read from.
         names: of the classes, where the publisher's files hold none in natural language.
         steps: how to get `files` where no download gives them.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    classes: int
     counts: Mapping[Part, int]
-    templates: tuple[str, ...]
-    per_class: Mapping[Part, tuple[int, int]]
+    classes: int = 0
+    templates: tuple[str, ...] = ()
+    per_class: Mapping[Part, tuple[int, int]] = field(default_factory=dict)
+    captions: Mapping[Part, int] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     steps: str = ""
@@ -83,6 +86,7 @@ class DataSpec:
         downloads: what can be fetched without asking anyone.
         steps: what a person must do instead, or besides.
         md5: of what is in files below the folder (unzipped), as published.
+        reader: module that reads it, where that reads several and is told which; empty: the one called as the key.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -98,6 +102,7 @@ class DataSpec:
     downloads: tuple[Download, ...] = ()
     steps: str = ""
     md5: Mapping[str, str] = field(default_factory=dict)
+    reader: str = ""
 
     def folder(self, root: Path) -> Path:
         """Where the data set lies below the root, or belongs if it is not there."""
@@ -136,10 +141,16 @@ class DataSpec:
                 said.append(str(error))
         return said
 
+    def load(self, root: Path, split: str) -> Any:
+        """What the data set's reader makes of it: `LabelledImages` or `CaptionedData`."""
+        known_as = {"key": self.key} if self.reader else {}
+        reader = import_module(f"everclip.data.datasets.{self.reader or self.key}")
+        return reader.load(root=str(root), split=split, **known_as)
+
     @property
     def identified(self) -> bool:
         """Whether the checksums tell all that is read, so that nothing in it can be changed or out of order."""
-        return set(self.needs) <= set(self.md5)
+        return bool(self.md5) and set(self.needs) <= set(self.md5)
 
     @property
     def remedy(self) -> str:

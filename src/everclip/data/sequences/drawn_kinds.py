@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from everclip.data.captions.samples import CaptionedData
 from everclip.data.drawing import clips, scenes, shapes
 from everclip.data.drawing.clips import CLIP_CLASSES
 from everclip.data.images import ArrayImages
 from everclip.data.masks import MaskedImages
 from everclip.data.pairs import CaptionedImages
+from everclip.data.sequences import retrieval
 from everclip.data.video import ArrayClips
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification
 from everclip.evaluation.rescoring import PairScorer
-from everclip.evaluation.retrieval import Retrieval
 from everclip.evaluation.segmentation import Segmentation
 from everclip.objectives.classification import Classification as LabelObjective
-from everclip.objectives.contrastive import Contrastive
 from everclip.objectives.segmentation import Segmentation as MaskObjective
 from everclip.storage import write_npy
 from everclip.types import NO_CLASS, ClassSet, Positive, Session, Task, TaskSequence, Templates
@@ -52,6 +52,31 @@ def retrieval_shapes(
         ConfigError: an unknown domain, or one twice; more scenes than captions could tell apart.
     """
     _check_members("sequence.domains", domains, shapes.STYLES)
+    counts = {"train_scenes": train_scenes, "test_scenes": test_scenes}
+    drawn = [
+        scenes_dataset(name=domain, style=domain, **counts, described=scorer is not None, seed=seed)
+        for domain in domains
+    ]
+    return retrieval.domains(name=name, domains=drawn, scorer=scorer)
+
+
+def scenes_dataset(
+    *, name: str, style: str, train_scenes: Positive, test_scenes: Positive, described: bool = False, seed: int = 0
+) -> CaptionedData:
+    """Drawn scenes with five captions each.
+
+    Args:
+        name: of the data set.
+        style: rendering style, a key of `everclip.data.drawing.shapes.STYLES`.
+        train_scenes: drawn for training.
+        test_scenes: drawn for testing.
+        described: whether they come with their parts, see `CaptionedImages`.
+        seed: of the scenes.
+
+    Raises:
+        ConfigError: an unknown style; more scenes than captions could tell apart.
+    """
+    _check_members("sequence.style", [style], shapes.STYLES)
     count = len(shapes.all_class_names()[shapes.SEQUENCE_CLASSES])
     pairs = count * (count - 1) // 2
     if max(train_scenes, test_scenes) > pairs:
@@ -59,16 +84,11 @@ def retrieval_shapes(
             f"sequence.train_scenes={train_scenes} sequence.test_scenes={test_scenes}: there are {pairs} pairs of "
             "classes, and captions could not tell more scenes apart"
         )
-    no_classes = ClassSet((), ())
-    sessions, tasks = [], []
-    for index, domain in enumerate(domains):
-        train, test = (
-            _captioned(count, seed=seed, split=split, style=domain, described=scorer is not None)
-            for split, count in ((TRAIN, train_scenes), (TEST, test_scenes))
-        )
-        sessions.append(Session(index, domain, no_classes, no_classes, train, objective=Contrastive()))
-        tasks.append(Task(domain, no_classes, test, Retrieval(scorer), index))
-    return TaskSequence(name, tuple(sessions), tuple(tasks), "retrieval", evaluate="all")
+    train, test = (
+        _captioned(count, seed=seed, split=split, style=style, described=described)
+        for split, count in ((TRAIN, train_scenes), (TEST, test_scenes))
+    )
+    return CaptionedData(name, train, test)
 
 
 def _captioned(count: int, *, seed: int, split: int, style: str, described: bool) -> CaptionedImages:

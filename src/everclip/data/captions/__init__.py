@@ -1,0 +1,1 @@
+"""Lists of image-text pairs: as publishers and users write them, and as samples."""

@@ -1,0 +1,89 @@
+"""The user's own image-text pairs: a list, a folder with one, or WebDataset's tar files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from everclip.data.captions.formats import read_list
+from everclip.data.captions.pair_list import PARTS, Broken, Entry, PairList, collect
+from everclip.data.captions.samples import CaptionedData, divided, samples
+from everclip.data.captions.shards import ShardList
+from everclip.data.images import FileImages
+from everclip.data.sequences.folder import Share
+from everclip.data.sequences.own_pictures import warn_of_mistakes
+from everclip.errors import DataError, MissingError
+
+log = logging.getLogger("everclip")
+
+LISTS = ("captions.jsonl", "metadata.jsonl", "captions.csv", "captions.txt", "results.csv", "captions.json")
+
+
+def load(
+    *,
+    root: str,
+    pictures: str | None = None,
+    test_share: Share = 0.2,
+    test_seed: int = 0,
+    broken: Broken = "refuse",
+    name: str | None = None,
+) -> CaptionedData:
+    """Image-text pairs of one's own.
+
+    Args:
+        root: a list of captions, a folder that has one of `LISTS`, or a tar file or folder of tar files of WebDataset.
+        pictures: folder that the paths of a list start from; None: the list's own, or a folder of pictures in it.
+        test_share: part of the pictures that is for testing where the list does not say.
+        test_seed: of the choice of these.
+        broken: see `collect`.
+        name: of the data; None: after `root`.
+
+    Raises:
+        MissingError: there is no such list.
+        DataError: it cannot be used.
+    """
+    place = Path(root).expanduser()
+    pairs = find(place, None if pictures is None else Path(pictures).expanduser())
+    if pairs is None:
+        raise MissingError(f"{place} holds no captions; expected {', '.join(LISTS)}, or *.tar of WebDataset")
+    entries, _ = collect(pairs, broken)
+    return data_of(name or title_of(place), pairs, entries, test_share, test_seed)
+
+
+def title_of(place: Path) -> str:
+    """What a list or folder is called."""
+    resolved = place.resolve()
+    own = place.is_file() and resolved.name not in LISTS
+    return resolved.stem if own else (resolved.parent if place.is_file() else resolved).name
+
+
+def find(place: Path, pictures: Path | None = None) -> PairList | None:
+    """The list at a place, None if it is a folder without any.
+
+    Raises:
+        MissingError: nothing is there.
+        DataError: a list cannot be read.
+    """
+    if not place.exists():
+        raise MissingError(f"{place} is not there; give a list of captions, or a folder that has one")
+    try:
+        if not place.is_dir():
+            return ShardList(place, [place]) if place.suffix == ".tar" else read_list(place, pictures)
+        there = [place / name for name in LISTS if (place / name).is_file()]
+        if there:
+            if there[1:]:
+                log.info("reading %s, not %s", there[0], ", ".join(path.name for path in there[1:]))
+            return read_list(there[0], pictures)
+        shards = sorted([*place.glob("*.tar"), *(p for part in PARTS for p in place.glob(f"{part}/*.tar"))])
+        return ShardList(place, shards) if shards else None
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def data_of(name: str, pairs: PairList, entries: list[Entry], test_share: float, test_seed: int) -> CaptionedData:
+    """Entries as data, divided; warns of pictures that are damaged, or equal byte for byte."""
+    train, val, test = (samples(pairs, part) for part in divided(entries, test_share, test_seed))
+    if isinstance(train.pictures, FileImages) and isinstance(test.pictures, FileImages):
+        warn_of_mistakes(train.pictures, test.pictures)
+    log.info("%s: %d training, %d validation, %d test pictures", name, len(train), len(val), len(test))
+    return CaptionedData(name, train, test, val)
