@@ -83,7 +83,7 @@ def listed(root: Path, key: str) -> None:
 
 def settings(name: str, root: Path, dataset: str | None = None, **changes: Any) -> DictConfig:
     """A sequence's settings, without composing all others."""
-    node = {**read_option("sequence", name, dataset), **changes}
+    node = OmegaConf.merge(read_option("sequence", name, dataset), changes)
     whole = OmegaConf.create({"paths": {"data": str(root), "cache": str(root)}, "seed": 0, "sequence": node})
     check_group("sequence", whole.sequence)
     sequence: DictConfig = whole.sequence

@@ -33,7 +33,9 @@ def read_option(group: str, name: str, dataset: str | None = None, *, own: Path 
         if isinstance(first, str):
             node = cast(DictConfig, OmegaConf.merge(read_option(group, first, dataset, own=own), node))
         else:
-            node.dataset = read_option("sequence/dataset", dataset or first.dataset, own=own)
+            ((part, option),) = first.items()
+            chosen = dataset if part == "dataset" and dataset else option
+            node[part] = read_option(f"sequence/{part}", chosen, own=own)
     return node
 
 
