@@ -42,9 +42,10 @@ def reconstructed(features: Tensor, components: int) -> Tensor:
 
     Up to `components` + 1 features come back as they are.
     """
-    features = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-    mean = features.mean(dim=0)
-    rows = features - mean
-    wide = rows.shape[0] <= rows.shape[1]
-    nearest: Tensor = _LowRank.apply(rows if wide else rows.T, components)
-    return mean + (nearest if wide else nearest.T)
+    with torch.autocast(features.device.type, enabled=False):
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        mean = features.mean(dim=0)
+        rows = features - mean
+        wide = rows.shape[0] <= rows.shape[1]
+        nearest: Tensor = _LowRank.apply(rows if wide else rows.T, components)
+        return mean + (nearest if wide else nearest.T)
