@@ -58,6 +58,9 @@ def test_hidden_text_gives_what_open_clips_blocks_put_out(tiny: Callable[[], Ope
         torch.testing.assert_close(stream, wanted[:, : tokens.shape[1]], rtol=0, atol=2e-5)
     ends = found[0][torch.arange(2), tokens.argmax(dim=-1)]
     torch.testing.assert_close(model.ln_final(ends) @ model.text_projection, features, rtol=0, atol=2e-5)
+    words = backbone.encode_words(tokens, normalize=False)
+    torch.testing.assert_close(words, model.ln_final(found[0]) @ model.text_projection, rtol=0, atol=2e-5)
+    torch.testing.assert_close(backbone.encode_words(tokens), F.normalize(words, dim=-1))
 
 
 @pytest.mark.parametrize("layers", [[4], [0, -5], []])

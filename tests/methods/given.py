@@ -49,6 +49,9 @@ class GivenFeatures(Backbone):
     def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         raise AssertionError("there are no tokens")
 
+    def encode_words(self, tokens: Tensor, *, normalize: bool = True) -> Tensor:
+        raise AssertionError("there are no tokens")
+
     def hidden_text(self, tokens: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         raise AssertionError("there are no tokens")
 

@@ -128,6 +128,18 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
+    def encode_words(self, tokens: Tensor, *, normalize: bool = True) -> Tensor:
+        """Features (N, L, E) in the joint embedding of all tokens of texts; that of a text's end is the text's own.
+
+        Args:
+            tokens: ids (N, L), as `tokenize` gives them; what is behind a text's end means nothing.
+            normalize: to length 1.
+
+        Raises:
+            ConfigError: a tower that is not causal.
+        """
+
+    @abstractmethod
     def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
         """Features (B, G, G, E) in the joint embedding of the patches of pictures.
 

@@ -283,6 +283,12 @@ class OpenClip(Backbone):
         return tuple(outputs[layer] for layer in wanted)
 
     @parametrize.cached()
+    def encode_words(self, tokens: Tensor, *, normalize: bool = True) -> Tensor:
+        (x,) = self.hidden_text(tokens, [-1])
+        features = self._project_text(x)
+        return F.normalize(features, dim=-1) if normalize else features
+
+    @parametrize.cached()
     def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
         visual = self.model.visual
         if self.vision is None or visual.attn_pool is not None:
@@ -334,8 +340,12 @@ class OpenClip(Backbone):
             for block in text.transformer.resblocks:
                 x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
             x = x[torch.arange(len(x), device=x.device), ends]
-        x = text.ln_final(x)
-        projection = text.text_projection
+        return self._project_text(x)
+
+    def _project_text(self, x: Tensor) -> Tensor:
+        """Features (..., E) of the text tower's residual stream (..., D) after its last block."""
+        projection = self._text.text_projection
+        x = self._text.ln_final(x)
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
     def _run_text_blocks(self, blocks: Any, x: Tensor, edit: TokenEdit, ends: Tensor) -> Tensor:
