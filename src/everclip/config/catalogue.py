@@ -114,8 +114,7 @@ def _comment(path: Path) -> str:
 def _needs(group: str, path: Path, target: Any, options: dict[str, Any]) -> str:
     if group == "method":
         kept = {"exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}.get(target.sees)
-        learnt = "class labels or image-text pairs" if target.learns_pairs else "class labels"
-        return ", ".join(filter(None, ["" if target.any_objective else learnt, kept]))
+        return ", ".join(filter(None, ["" if target.any_objective else target.learnt(), kept]))
     if group == "backbone":
         if "run" in options:
             return "a finished run"

@@ -77,6 +77,8 @@ class Method(nn.Module):
         open_vocabulary: whether classes that were never trained on can be scored.
         any_objective: whether it learns whatever a session's objective asks for; else it learns class labels.
         learns_pairs: whether a loss of its own learns image-text pairs; labels then stand for texts of their classes.
+        learns_order: whether a loss of its own orders pictures by their values for the text of their class; where there
+            are labels, pictures of a class then come before all others.
         needs_labels: whether a session must have pictures with labels.
         takes_clips: whether a sample may be a clip, whose features are the mean over its frames.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
@@ -95,6 +97,7 @@ class Method(nn.Module):
     open_vocabulary: bool = True
     any_objective: ClassVar[bool] = False
     learns_pairs: ClassVar[bool] = False
+    learns_order: ClassVar[bool] = False
     needs_labels: bool = True
     takes_clips: ClassVar[bool] = True
     all_parameters_used: ClassVar[bool] = True
@@ -106,6 +109,12 @@ class Method(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+
+    @classmethod
+    def learnt(cls) -> str:
+        """What it learns by a loss of its own, for messages."""
+        others = {"image-text pairs": cls.learns_pairs, "pictures with values": cls.learns_order}
+        return " or ".join(["class labels", *(kind for kind, learns in others.items() if learns)])
 
     def check(self, num_sessions: int) -> None:
         """Refuses a sequence of more sessions than the method was made for, before anything is trained.

@@ -209,9 +209,8 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
     for session in sequence.sessions:
         objective = session.objective
         if objective is not None and not _learns(method, objective):
-            learnt = f"class labels{' or image-text pairs' * method.learns_pairs}"
             raise ConfigError(
-                f"{name} learns from {learnt}, but {sequence.name} has {objective.needs}; "
+                f"{name} learns from {method.learnt()}, but {sequence.name} has {objective.needs}; "
                 "`everclip-list methods` shows which methods need no class labels"
             )
         if objective is not None and objective.patches and augment != "none":
@@ -233,4 +232,5 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
 
 
 def _learns(method: type[Method] | Method, objective: Objective) -> bool:
-    return objective.from_labels or method.any_objective or (method.learns_pairs and objective.pairs)
+    own = (method.learns_pairs and objective.pairs) or (method.learns_order and objective.order)
+    return objective.from_labels or method.any_objective or own

@@ -146,6 +146,7 @@ class Objective(ABC):
         needs: what its samples must have, for messages.
         from_labels: whether that is class labels, which every method can learn.
         pairs: whether that is a text of each picture, see `Method.learns_pairs`.
+        order: whether that is a value of each picture, see `Method.learns_order`.
         couples_batch: whether samples of a batch are compared with each other, see `Method.couples_batch`.
         patches: whether it reads patch features.
         all_parameters_used: whether every weight of both towers then gets a gradient, see `Method`.
@@ -154,6 +155,7 @@ class Objective(ABC):
     needs: ClassVar[str]
     from_labels: ClassVar[bool] = False
     pairs: ClassVar[bool] = False
+    order: ClassVar[bool] = False
     couples_batch: ClassVar[bool] = False
     patches: ClassVar[bool] = False
     all_parameters_used: ClassVar[bool] = True

@@ -74,6 +74,8 @@ class Samples(ABC):
         labels: (N,) global class ids, `NO_CLASS` for a sample without one.
         texts: the texts of every sample (its captions), empty for samples without any.
         described: what is where in the pictures and what the texts speak of; None where that is not known.
+        weights: (N,) how often a sample comes beside others of its class, where a method draws batches by it; None: all
+            alike.
         num_frames: pictures of a sample that is a clip, None for single pictures.
         files: what the samples are read from, and the lists that name it, as far as that are files.
     """
@@ -81,6 +83,7 @@ class Samples(ABC):
     labels: Indices
     texts: tuple[tuple[str, ...], ...] = ()
     described: Described | None = None
+    weights: NDArray[np.float64] | None = None
     num_frames: int | None = None
     files: tuple[Path, ...] = ()
 
@@ -142,7 +145,7 @@ class SessionView(Samples):
         self._session = session
         self._closed: list[bool] = []  # shared with the subsets; closed once it holds anything
         self.labels, self.texts, self.num_frames = source.labels, source.texts, source.num_frames
-        self.files = source.files
+        self.files, self.weights = source.files, source.weights
 
     @property
     def pictures(self) -> Samples:
@@ -208,7 +211,8 @@ class Batch:
         indices: (B,) positions in the data set of the phase.
         auxiliary: a batch of the phase's auxiliary samples, None if it has none.
         texts: B texts, None for samples without any.
-        targets: what else is to be learnt or judged, by name: `mask` (B, H, W) long of global class ids or `NO_CLASS`.
+        targets: what else is to be learnt or judged, by name: `mask` (B, H, W) long of global class ids or `NO_CLASS`;
+            `value` (B,) that pictures of a class are ordered by.
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""The embedded sequences of other kinds than labelled pictures: captioned scenes, clips, scenes with masks."""
+"""The embedded sequences of other kinds than labelled pictures: captioned scenes, clips, masks, ordered pictures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everclip.data.captions.samples import CaptionedData
-from everclip.data.drawing import clips, scenes, shapes
+from everclip.data.drawing import clips, discs, scenes, shapes
 from everclip.data.drawing.clips import CLIP_CLASSES
 from everclip.data.images import ArrayImages
 from everclip.data.masks import MaskedImages
+from everclip.data.ordered import OrderedImages
 from everclip.data.pairs import CaptionedImages
 from everclip.data.sequences import retrieval
 from everclip.data.video import ArrayClips
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification
+from everclip.evaluation.ordering import Ordering
 from everclip.evaluation.rescoring import PairScorer
 from everclip.evaluation.segmentation import Segmentation
 from everclip.objectives.classification import Classification as LabelObjective
+from everclip.objectives.ordering import Ordering as OrderObjective
 from everclip.objectives.segmentation import Segmentation as MaskObjective
 from everclip.storage import write_npy
 from everclip.types import NO_CLASS, ClassSet, Positive, Session, Task, TaskSequence, Templates
@@ -222,6 +225,50 @@ def _masked(classes: ClassSet, count: int, *, seed: int, split: int, style: str)
     ids = np.array([NO_CLASS, *classes.ids], dtype=np.int64)
     masks = ids[scenes.class_masks(drawn, classes.names)]
     return MaskedImages(ArrayImages(drawn.pixels, np.full(count, NO_CLASS, np.int64), identity), masks)
+
+
+def ordering_shapes(
+    *,
+    name: str,
+    attributes: Sequence[str],
+    train_pictures: Positive,
+    test_pictures: Positive,
+    templates: Templates = ("rank the pictures by {}.",),
+    seed: int = 0,
+) -> TaskSequence:
+    """Drawn discs to be ordered by one attribute per session, whatever the others are; all evaluated after each.
+
+    Args:
+        name: of the sequence.
+        attributes: keys of `everclip.data.drawing.discs.ATTRIBUTES`, in order of their sessions.
+        train_pictures: per attribute.
+        test_pictures: per attribute.
+        templates: of the texts that pictures are ordered by.
+        seed: of the pictures.
+
+    Raises:
+        ConfigError: an unknown attribute, or one twice.
+    """
+    _check_members("sequence.attributes", attributes, discs.ATTRIBUTES)
+    everything = ClassSet(
+        tuple(range(len(attributes))), tuple(discs.ATTRIBUTES[key] for key in attributes), tuple(templates)
+    )
+    sessions, tasks = [], []
+    for index, attribute in enumerate(attributes):
+        new, seen = everything.select([index]), everything.select(range(index + 1))
+        train, test = (
+            _ordered(attribute, index, count, seed=seed, split=split)
+            for split, count in ((TRAIN, train_pictures), (TEST, test_pictures))
+        )
+        sessions.append(Session(index, attribute, new, seen, train, objective=OrderObjective()))
+        tasks.append(Task(attribute, new, test, Ordering(), index))
+    return TaskSequence(name, tuple(sessions), tuple(tasks), "ordering", evaluate="all")
+
+
+def _ordered(attribute: str, label: int, count: int, *, seed: int, split: int) -> OrderedImages:
+    drawn = discs.draw_discs(count, seed=seed, split=split, name=attribute)
+    identity = json_sha256([discs.VERSION, shapes.VERSION, attribute, count, seed, split])
+    return OrderedImages(ArrayImages(drawn.pixels, np.full(count, label), identity), drawn.values[attribute])
 
 
 def _check_members(key: str, given: Sequence[str], known: Iterable[str]) -> None:
