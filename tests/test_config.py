@@ -19,6 +19,7 @@ REQUIRED = {
     "folder": ["sequence.root=x"],
     "manifest": ["sequence.file=x.csv"],
     "dil_folder": ["sequence.root=x"],
+    "ordering_table": ["sequence.file=x.csv", "sequence.test_file=y.csv"],
     "from_run": ["backbone.run=x"],
     "file": ["backbone.model=x.json", "backbone.weights=random"],
 }
