@@ -93,7 +93,7 @@ def test_the_embedded_backbone_is_above_chance_but_on_motion(tmp_path: Path, cac
     [
         ("retrieval", "codyra", "Codyra learns from class labels, but shapes_retrieval has image-text pairs"),
         ("dense", "ncm", "Ncm learns from class labels, but shapes_dense has masks"),
-        ("ordering", "ewc", "Ewc learns from class labels, but shapes_ordering has pictures with values"),
+        ("ordering", "ncm", "Ncm learns from class labels, but shapes_ordering has pictures with values"),
         (
             "dense",
             "ranking_adapter",

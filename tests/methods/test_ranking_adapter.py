@@ -24,9 +24,9 @@ from everclip.modules.ranking import RankAttention, Ranker
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
 from everclip.types import Batch, ClassSet, Session
+from tests.conftest import run_words
 from tests.methods.given import Features, GivenFeatures
 from tests.methods.test_cpe_clip import no_extract
-from tests.test_kinds import run_composed
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ranking_adapter_official.json").read_text())
 CLASSES = ClassSet((3, 8), ("dog", "red star"))
@@ -165,7 +165,7 @@ def test_a_backbone_without_text_tokens_is_refused() -> None:
 def test_numbers_of_circles_are_ordered_far_better_than_by_similarity(tmp_path: Path, cache_dir: Path) -> None:
     def first(method: str) -> float:
         words = ("sequence=shapes_ordering", "max_sessions=1", f"method={method}", "trainer=cpu", "logger=none")
-        folder: RunFolder = run_composed(tmp_path / method, cache_dir, *words)
+        folder: RunFolder = run_words(tmp_path / method / "run", cache_dir, *words)
         return float(table_of(folder.read_sessions()).matrix("srcc")[0, 0])
 
     assert first("ranking_adapter") > max(80, first("zero_shot") + 20)

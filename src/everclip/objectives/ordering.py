@@ -5,6 +5,7 @@ Source: arXiv 2412.06760 (uynaes/RankingAwareCLIP @ 05fc5c5, `ClipWithAdapterLos
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,14 +32,27 @@ class Ordering(Objective):
     couples_batch = True
 
     @override
-    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
-        columns = classes.columns(batch.labels)
-        scores = model.classifier(classes)(batch.images).gather(1, columns[:, None])[:, 0]
-        scores, values, own = global_rows(batch.indices, scores, values_of(batch), columns)
+    def rows(self, model: Model, classes: ClassSet) -> Callable[[Batch], tuple[Tensor, ...]]:
+        classify = model.classifier(classes)
+
+        def scored(batch: Batch) -> tuple[Tensor, ...]:
+            columns = classes.columns(batch.labels)
+            return classify(batch.images).gather(1, columns[:, None])[:, 0], values_of(batch), columns
+
+        return scored
+
+    @override
+    def compare(self, model: Model, rows: Sequence[Tensor], label_smoothing: float) -> dict[str, Tensor]:
+        scores, values, own = rows
         return {
             "rank": pair_loss(scores[:, None] - scores[None], values, own[:, None] == own[None]),
             "regression": REGRESSION_WEIGHT * value_loss(scores, values),
         }
+
+    @override
+    def loss(self, model: Model, batch: Batch, classes: ClassSet, label_smoothing: float) -> dict[str, Tensor]:
+        rows = global_rows(batch.indices, *self.rows(model, classes)(batch))
+        return self.compare(model, rows, label_smoothing)
 
 
 def values_of(batch: Batch) -> Tensor:
