@@ -121,6 +121,8 @@ def compose_in(place: Path, cache_dir: Path, *overrides: str) -> DictConfig:
     with open_dict(config.hydra):
         config.hydra.runtime.output_dir = str(place)
     for name, path in (("outputs", f"{place}/outputs"), ("cache", str(cache_dir))):
+        if any(word.startswith(f"paths.{name}=") for word in overrides):
+            continue
         config.paths[name] = path
         config.hydra.overrides.task.append(f"paths.{name}={path}")
     return config

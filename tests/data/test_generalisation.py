@@ -9,8 +9,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-import torch
 from omegaconf import DictConfig, open_dict
+from torchvision.transforms import PILToTensor
 
 from everclip.commands import execute
 from everclip.config.build import build
@@ -74,7 +74,7 @@ def test_classes_of_imagenet_that_share_a_name_are_told_apart() -> None:
 def test_relabelled_samples_keep_their_labels_in_any_part(make_dataset: MakeDataset) -> None:
     samples = Relabelled(make_dataset(3).test, (7, 5, 9))
     assert samples.subset([4, 0]).labels.tolist() == [5, 7]
-    batch = samples.subset([4, 0]).read([1, 0], lambda image: torch.zeros(3, 2, 2))
+    batch = samples.subset([4, 0]).read([1, 0], PILToTensor())
     assert (batch.labels.tolist(), batch.images[:, 0, 0, 0].tolist()) == ([7, 5], [0, 4])
     assert samples.fingerprint() != Relabelled(make_dataset(3).test, (7, 5, 8)).fingerprint()
 

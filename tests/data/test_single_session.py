@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig
+from torchvision.transforms import PILToTensor
 
 from everclip.config.build import build
 from everclip.config.catalogue import option_names, read_option
@@ -65,7 +66,7 @@ def test_base_to_novel_halves_the_classes(classes: int, base: int, make_dataset:
 def pixels(samples: Samples | None) -> list[int]:
     """The pictures, which are their numbers in the data set."""
     assert samples is not None
-    return samples.read(range(len(samples)), lambda image: torch.zeros(3, 2, 2)).images.flatten(1)[:, 0].tolist()
+    return samples.read(range(len(samples)), PILToTensor()).images.flatten(1)[:, 0].tolist()
 
 
 def test_pictures_beside_the_shots_come_without_labels(make_dataset: MakeDataset) -> None:
@@ -170,7 +171,7 @@ def test_validation_pictures_are_the_splits_or_else_what_training_leaves(make_da
         assert np.bincount(session.validation.labels).tolist() == [count] * 3
     parts = few_shot(dataset=plain, shots=2, validation="few", unlabelled="rest").sessions[0].samples()
     assert {name: len(part) for name, part in parts.items()} == {"train": 6, "validation": 6, "unlabelled": 12}
-    shown = [part.read(range(len(part)), lambda image: torch.zeros(3, 2, 2)).images for part in parts.values()]
+    shown = [part.read(range(len(part)), PILToTensor()).images for part in parts.values()]
     assert sorted(torch.cat(shown)[:, 0, 0, 0].tolist()) == list(range(24))
     assert few_shot(dataset=plain).sessions[0].validation is None
     with pytest.raises(ConfigError, match=r"sequence\.validation=few: made has no validation pictures and no training"):
