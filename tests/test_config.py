@@ -19,8 +19,11 @@ REQUIRED = {
     "folder": ["sequence.root=x"],
     "manifest": ["sequence.file=x.csv"],
     "dil_folder": ["sequence.root=x"],
+    "retrieval_folder": ["sequence.root=x"],
     "ordering_table": ["sequence.file=x.csv", "sequence.test_file=y.csv"],
     "from_run": ["backbone.run=x"],
+    "long_clip_b": ["backbone.weights=x.pt"],
+    "long_clip_l": ["backbone.weights=x.pt"],
     "file": ["backbone.model=x.json", "backbone.weights=random"],
 }
 EXPERIMENTS = sorted(
