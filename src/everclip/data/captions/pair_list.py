@@ -139,7 +139,9 @@ class Faults:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in self._counts.items())
         if broken == "refuse":
             more = f" (in all {counted})" if self._counts.total() > 1 else ""
-            raise DataError(f"{self._first}{more}; mend the list, or leave such pairs out with broken=leave_out")
+            raise DataError(
+                f"{self._first}{more}; mend the list, or leave such pairs out with sequence.broken=leave_out"
+            )
         log.warning("%s: left out %s; the first: %s", self._pairs.source, counted, self._first)
 
 
