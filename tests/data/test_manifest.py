@@ -93,6 +93,7 @@ def test_numbers_as_labels_are_in_order_of_size(tmp_path: Path) -> None:
         (("path", "split"), [], "the first line is 'path,split', but must be path,label"),
         (("path", "label", "path"), [], "the first line is 'path,label,path'"),
         (("path", "label"), [["zebra/z0.png"]], "line 32: 1 values for the columns path,label"),
+        (("path", "label"), [["zebra/z0.png", "z" * 200_000]], "line 32 cannot be read: field larger than"),
         (("path", "label"), [["zebra/none.png", "zebra"]], "line 32: .*/zebra/none.png is not there"),
         (("path", "label"), [["zebra/z0.png", "zebra"]], "line 32: .*/zebra/z0.png is in line 12 already"),
         (("path", "label"), [["/etc/hostname", "zebra"]], "line 32: /etc/hostname is not below"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import stat
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from everclip.errors import DataError
@@ -54,6 +57,43 @@ def unzipped(path: Path) -> bytes:
     if len(content) > UNZIPPED:
         raise DataError(f"{path} unzips to more than {UNZIPPED >> 20} MB")
     return content
+
+
+class Table:
+    """A line of columns, then lines of as many cells; spaces around either are cut, lines without cells left out.
+
+    Gives the number of each line and its cells by column.
+
+    Args:
+        path: of the file, for messages.
+        text: in it.
+        delimiter: between cells.
+
+    Attributes:
+        columns: in their order.
+
+    Raises:
+        DataError: it cannot be read, here or as lines are asked for, or a line has another number of cells.
+    """
+
+    def __init__(self, path: Path, text: str, delimiter: str = ",") -> None:
+        self._path = path
+        self._lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        self.columns = [column.strip() for column in next(self._read(), [])]
+
+    def _read(self) -> Iterator[list[str]]:
+        try:
+            yield from self._lines
+        except csv.Error as error:
+            raise DataError(f"{self._path}, line {self._lines.line_num} cannot be read: {error}") from error
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+        for cells in filter(any, self._read()):
+            number = self._lines.line_num
+            if len(cells) != len(self.columns):
+                names = ",".join(self.columns)
+                raise DataError(f"{self._path}, line {number}: {len(cells)} values for the columns {names}")
+            yield number, dict(zip(self.columns, map(str.strip, cells), strict=True))
 
 
 def file_md5(path: Path) -> str:

@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +17,7 @@ from typing import Any
 
 from everclip.data.captions.pair_list import PARTS, FileList, Row
 from everclip.data.datasets.layouts import read_json
-from everclip.data.files import check_regular, read_bytes
+from everclip.data.files import Table, check_regular, read_bytes
 from everclip.errors import DataError
 
 FOLDERS = ("Images", "images", "flickr30k-images", "flickr30k_images")  # beside a list that names files alone
@@ -87,24 +85,14 @@ def columns(path: Path, picture: str, caption: str, shown: Callable[[str], str] 
     Raises:
         DataError: it cannot be read; names the line.
     """
-    lines = csv.reader(io.StringIO(_text(path), newline=""))
-    try:
-        header = [name.strip() for name in next(lines, [])]
-        if absent := {picture, caption} - set(header):
-            raise DataError(f"{path} has no column {min(absent)}; it has {', '.join(header)}")
-        for cells in lines:
-            if not any(cells):
-                continue
-            place = f"{path}, line {lines.line_num}"
-            if len(cells) != len(header):
-                raise DataError(f"{place}: {len(cells)} values for the columns {','.join(header)}")
-            values = dict(zip(header, map(str.strip, cells), strict=True))
-            split = values.get("split", "")
-            if "split" in values:
-                _check_split(place, split)
-            yield Row(shown(values[picture]), values[caption], lines.line_num, split, values.get("session", ""))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {lines.line_num} cannot be read: {error}") from error
+    lines = Table(path, _text(path))
+    if absent := {picture, caption} - set(lines.columns):
+        raise DataError(f"{path} has no column {min(absent)}; it has {', '.join(lines.columns)}")
+    for number, values in lines:
+        split = values.get("split", "")
+        if "split" in values:
+            _check_split(f"{path}, line {number}", split)
+        yield Row(shown(values[picture]), values[caption], number, split, values.get("session", ""))
 
 
 def _bars(path: Path, text: str) -> Iterator[Row]:

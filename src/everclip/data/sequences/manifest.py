@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from everclip.data.datasets.base import LabelledImages
+from everclip.data.files import Table
 from everclip.data.images import FileImages
 from everclip.data.sequences import class_incremental, domain_incremental
 from everclip.data.sequences.class_incremental import Protocol
@@ -88,8 +88,6 @@ def manifest(
         rows = _read(path, top)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a list: {error}") from error
     leave_out(exclude, sorted({row.label for row in rows}), str(path))
     rows = [row for row in rows if row.label not in exclude]
     if not rows:
@@ -130,23 +128,19 @@ def manifest(
 
 def _read(path: Path, top: Path) -> list[Row]:
     """The lines of a list, checked one by one."""
-    lines = csv.reader(read_text(path, "sequence.file").splitlines())
-    header = [name.strip() for name in next(lines, [])]
+    lines = Table(path, read_text(path, "sequence.file"))
+    header = lines.columns
     if not set(header) >= {"path", "label"} or not set(header) <= set(COLUMNS) or len(set(header)) < len(header):
         raise DataError(
             f"{path}: the first line is {','.join(header)!r}, but must be path,label[,split][,session][,domain]"
         )
     rows: list[Row] = []
     seen: dict[Path, int] = {}
-    for cells in lines:
-        if not any(cells):
-            continue
-        place = f"{path}, line {lines.line_num}"
-        if len(cells) != len(header):
-            raise DataError(f"{place}: {len(cells)} values for the columns {','.join(header)}")
-        values = {"split": "", "session": "", "domain": "", **dict(zip(header, map(str.strip, cells), strict=True))}
+    for number, cells in lines:
+        place = f"{path}, line {number}"
+        values = {"split": "", "session": "", "domain": "", **cells}
         picture = top / os.path.normpath(values["path"])  # of a/../b there is b left, of ../b all
-        row = Row(lines.line_num, picture, *(values[key] for key in ("label", "split", "session", "domain")))
+        row = Row(number, picture, *(values[key] for key in ("label", "split", "session", "domain")))
         if not row.label:
             raise DataError(f"{place}: no label")
         if "split" in header and row.split not in ("train", "test"):

@@ -7,7 +7,6 @@ A picture may be in several categories. Columns of other names are not read.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from everclip.data.files import Table
 from everclip.data.images import FileImages
 from everclip.data.ordered import OrderedImages
 from everclip.data.sequences.own_pictures import read_text, warn_of_mistakes
@@ -84,19 +84,14 @@ def ordering_table(
 
 def _read(path: Path, top: Path, key: str) -> list[Row]:
     """The lines of a table, checked one by one."""
-    lines = csv.reader(read_text(path, f"sequence.{key}").splitlines(), delimiter="\t")
-    header = [column.strip() for column in next(lines, [])]
+    lines = Table(path, read_text(path, f"sequence.{key}"), "\t")
+    header = lines.columns
     if not set(COLUMNS) <= set(header) or len(set(header)) < len(header):
         raise DataError(f"{path}: the first line must name the columns {', '.join(COLUMNS)}, separated by tabs")
     rows: list[Row] = []
     seen: set[tuple[Path, str]] = set()
-    for cells in lines:
-        if not any(cells):
-            continue
-        place = f"{path}, line {lines.line_num}"
-        if len(cells) != len(header):
-            raise DataError(f"{place}: {len(cells)} values for {len(header)} columns")
-        values = dict(zip(header, map(str.strip, cells), strict=True))
+    for number, values in lines:
+        place = f"{path}, line {number}"
         weight = _number(values[WEIGHT], WEIGHT, place) if WEIGHT in values else None
         row = Row(
             top / values["filepath"], values["title"], values["cname"], _number(values["value"], "value", place), weight
