@@ -125,6 +125,14 @@ BAD: dict[str, tuple[str, str, str]] = {
         "c.csv", "path,caption,session\na.png,x,0\na.png,y,1\n",
         r"c\.csv, line 3: a\.png is in another session at 2, without a split",
     ),
+    "split-of-some": (
+        "c.jsonl", '{"image": "a.png", "caption": "x"}\n{"image": "b.png", "caption": "y", "split": "test"}',
+        r"c\.jsonl, line 1: a\.png has no split, as others have; name it for all or for none",
+    ),
+    "split-once": (
+        "c.jsonl", '{"image": "a.png", "caption": "x", "split": "test"}\n{"image": "a.png", "caption": "y"}',
+        r"line 2: a\.png has no split, as others have",
+    ),
     "many": (
         "c.csv", "path,caption\nc.png,x\nd.png,x\na.png,\n",
         r"c\.png is not there \(in all 2 captions of pictures that are not there, 1 empty captions\); mend",
@@ -149,6 +157,14 @@ def test_broken_pairs_may_be_left_out_and_are_counted(tmp_path: Path, caplog: py
         f"{path}: left out 1 captions of pictures that are not there, 1 empty captions, 1 captions twice at a "
         f"picture, 1 pictures in two splits; the first: {path}, line 2: "
     )
+
+
+def test_captions_are_told_apart_by_picture_whatever_a_publisher_numbers_them_by(tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": name} for number, name in enumerate(("a.png", "b.png"))]
+    annotations = [{"id": 7, "image_id": number, "caption": "x"} for number in range(2)]
+    put(tmp_path, "c.json", json.dumps({"images": images, "annotations": annotations}))
+    entries, _ = collect(read_list(tmp_path / "c.json"))
+    assert [(entry.picture, entry.texts) for entry in entries] == [("a.png", ["x"]), ("b.png", ["x"])]
 
 
 def test_a_publishers_captions_that_stand_twice_are_kept_and_told(tmp_path: Path) -> None:
@@ -177,6 +193,12 @@ OTHER: dict[str, tuple[str, str, str]] = {
         "c.json", '{"images": [], "annotations": [{"image_id": 1, "caption": "x", "id": 4}]}',
         r"c\.json, annotation 4 is of picture 1, which the file does not have",
     ),
+    "coco-captions": (
+        "c.json",
+        '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "caption": ["x", "y"]}]}',
+        r"c\.json, annotation 0: a caption must be text",
+    ),
+    "long-name": ("c.csv", f"path,caption\n{'a' * 300}.png,x\n", r"c\.csv, line 2: .*a\.png is not there"),
     "coco-key": ("c.json", '{"images": [{"id": 1}], "annotations": []}', r"is no list of COCO: .* lacks 'file_name'"),
     "karpathy-key": ("c.json", '{"images": [{"sentences": [], "split": "test"}]}', r"picture 0 .* lacks 'filename'"),
     "no-answer": ("c.json", '[{"image": "a.png", "conversations": []}]', r"entry 0 has not .* lacks an answer"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def coco(path: Path, content: Any) -> list[Row] | None:
             place, owner = annotation.get("id", number), annotation["image_id"]
             if owner not in names:
                 raise DataError(f"{path}, annotation {place} is of picture {owner}, which the file does not have")
-            (text,) = _texts(f"{path}, annotation {place}", annotation["caption"])
+            text = _text_of(f"{path}, annotation {place}", annotation["caption"])
             captions[owner].append(Row(names[owner], text, place))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no list of COCO: an image or annotation lacks {error}") from error
@@ -166,7 +166,7 @@ def karpathy(path: Path, content: Any) -> list[Row] | None:
         try:
             folder, split = image.get("filepath", ""), image["split"].replace("restval", "train")
             name = _name(place, f"{folder}/{image['filename']}" if folder else image["filename"])
-            texts = [text for sentence in image["sentences"] for text in _texts(place, sentence["raw"])]
+            texts = [_text_of(place, sentence["raw"]) for sentence in image["sentences"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{place} has not Karpathy's form: it lacks {error}") from error
         _check_split(place, split)
@@ -180,7 +180,7 @@ def conversations(path: Path, found: Iterable[Any]) -> list[Row]:
     for number, item in enumerate(found):
         place = f"{path}, entry {number}"
         try:
-            (text,) = _texts(place, next(turn["value"] for turn in item["conversations"] if turn["from"] == "gpt"))
+            text = _text_of(place, next(turn["value"] for turn in item["conversations"] if turn["from"] == "gpt"))
             rows.append(Row(_name(place, item["image"]), text, number))
         except (KeyError, TypeError, StopIteration) as error:
             lacks = error if str(error) else "an answer"
@@ -189,10 +189,14 @@ def conversations(path: Path, found: Iterable[Any]) -> list[Row]:
 
 
 def _texts(place: str, given: Any) -> list[str]:
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+    texts = given if isinstance(given, list) else [given]
+    return [_text_of(place, text) for text in texts] or [""]
+
+
+def _text_of(place: str, given: Any) -> str:
+    if not isinstance(given, str):
         raise DataError(f"{place}: a caption must be text")
-    return [text.strip() for text in texts] or [""]
+    return given.strip()
 
 
 def _name(place: str, given: Any) -> str:

@@ -86,7 +86,7 @@ class FileList(PairList):
             if posixpath.isabs(picture) or posixpath.normpath(picture).split("/")[0] == "..":
                 raise DataError(f"{source}, {unit} {row.place}: {picture} is not below {folders[0]}")
         first = dict.fromkeys(row.picture for row in rows[:LOOKED_FOR])
-        having = (folder for folder in folders if any((folder / picture).is_file() for picture in first))
+        having = (folder for folder in folders if any(_is_file(folder / picture) for picture in first))
         self.folder = next(having, folders[0])
         self._there: dict[Path, set[str]] = {}
 
@@ -95,13 +95,23 @@ class FileList(PairList):
         if path == self.folder:
             return "no picture is named"
         if path.parent not in self._there:
-            own = path.parent.iterdir() if path.parent.is_dir() else ()
-            self._there[path.parent] = {entry.name for entry in own}
+            try:
+                own = path.parent.iterdir() if path.parent.is_dir() else ()
+                self._there[path.parent] = {entry.name for entry in own}
+            except OSError as error:
+                return f"{path} cannot be read: {error.strerror}"
         return "" if path.name in self._there[path.parent] else f"{path} is not there"
 
     def pictures(self, names: Sequence[str]) -> FileImages:
         paths = [self.folder / posixpath.normpath(name) for name in names]
         return FileImages(paths, np.full(len(paths), NO_CLASS, np.int64), self.folder, [self.source])
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, for one
+        return False
 
 
 @dataclass
@@ -140,7 +150,8 @@ class Faults:
         if broken == "refuse":
             more = f" (in all {counted})" if self._counts.total() > 1 else ""
             raise DataError(
-                f"{self._first}{more}; mend the list, or leave such pairs out with sequence.broken=leave_out"
+                f"{self._first}{more}; mend the list, or leave such pairs out with sequence.broken=leave_out "
+                "(sequence.dataset.broken of sequence=pairs)"
             )
         log.warning("%s: left out %s; the first: %s", self._pairs.source, counted, self._first)
 
@@ -155,7 +166,7 @@ def collect(pairs: PairList, broken: Broken = "refuse", *, published: bool = Fal
         published: captions that stand twice are kept, for results to be comparable, and told.
 
     Raises:
-        DataError: the list is refused, or nothing is left of it.
+        DataError: the list is refused, nothing is left of it, or some pictures have a split and others none.
     """
     faults, notes = Faults(pairs), []
     entries: dict[tuple[str, str, str], Entry] = {}
@@ -171,16 +182,22 @@ def collect(pairs: PairList, broken: Broken = "refuse", *, published: bool = Fal
         else:
             key = (names[row.picture], row.split, row.session)
             entry = entries.get(key) or entries.setdefault(key, Entry(*key, row.place))
-            again = (entry.place, row.text) in seen
+            again = (id(entry), row.text) in seen
             if again and not published:
                 faults.add(TWICE, row.place, f"{row.picture} has the caption {row.text!r} already")
                 continue
-            seen.add((entry.place, row.text))
+            seen.add((id(entry), row.text))
             entry.texts.append(row.text)
             twice += [row] if again else []
     if twice:
         place = f"{pairs.source}, {pairs.unit} {twice[0].place}"
         notes.append(f"{len(twice):,} captions stand twice at their picture and are kept; one is {place}")
+    bare = [entry for entry in entries.values() if not entry.split]
+    if 0 < len(bare) < len(entries):
+        raise DataError(
+            f"{pairs.source}, {pairs.unit} {bare[0].place}: {bare[0].picture} has no split, as others have; name "
+            "it for all or for none"
+        )
     kept = _in_one_split(list(entries.values()), faults)
     faults.settle(broken)
     if not kept:

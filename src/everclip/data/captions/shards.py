@@ -127,7 +127,7 @@ def _pairs(shard: Path) -> Iterator[tuple[Place, list[str]]]:
                 named = NAME.fullmatch(member.name)
                 if member.isdir() or not named:
                     continue
-                if not member.isreg() or member.issparse():
+                if not member.isreg() or member.issparse() or member.size < 0:
                     raise DataError(f"{shard} holds {member.name!r}, which is no plain file")
                 own, ending = named[1], named[2].lower()
                 if key not in ("", own):

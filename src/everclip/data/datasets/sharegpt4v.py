@@ -33,7 +33,10 @@ def load(*, root: str, split: Literal["gpt4v", "captioner"] = "gpt4v", broken: B
     (name,) = known.splits[split].files
     pairs = read_list(folder / name, folder / "data")
     entries, notes = collect(pairs, broken, published=True)
-    if len(entries) <= JUDGED:
-        raise DataError(f"{folder / name} has {len(entries)} pictures; the first {JUDGED:,} are for testing")
-    train, test = (samples(pairs, part) for part in (entries[JUDGED:], entries[:JUDGED]))
-    return CaptionedData("sharegpt4v", train, test, notes=tuple(notes))
+    test, train = ([entry for entry in entries if (entry.place < JUDGED) == judged] for judged in (True, False))
+    if not train or not test:
+        raise DataError(
+            f"{folder / name} has {len(test)} of the first {JUDGED:,} pictures, which are for testing, and "
+            f"{len(train)} behind"
+        )
+    return CaptionedData("sharegpt4v", samples(pairs, train), samples(pairs, test), notes=tuple(notes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.folder import Share
 from everclip.data.sequences.multi_domain import Candidates
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import divide, leave_out, read_names, read_text, warn_of_mistakes
+from everclip.data.sequences.own_pictures import divide, leave_out, listed, read_names, read_text, warn_of_mistakes
 from everclip.errors import ConfigError, DataError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -84,10 +83,7 @@ def manifest(
     """
     path = Path(file).expanduser()
     top = path.parent if root is None else Path(root).expanduser()
-    try:
-        rows = _read(path, top)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+    rows = _read(path, top)
     leave_out(exclude, sorted({row.label for row in rows}), str(path))
     rows = [row for row in rows if row.label not in exclude]
     if not rows:
@@ -139,7 +135,7 @@ def _read(path: Path, top: Path) -> list[Row]:
     for number, cells in lines:
         place = f"{path}, line {number}"
         values = {"split": "", "session": "", "domain": "", **cells}
-        picture = top / os.path.normpath(values["path"])  # of a/../b there is b left, of ../b all
+        picture = listed(top, values["path"], place)
         row = Row(number, picture, *(values[key] for key in ("label", "split", "session", "domain")))
         if not row.label:
             raise DataError(f"{place}: no label")
@@ -149,10 +145,6 @@ def _read(path: Path, top: Path) -> list[Row]:
             raise DataError(f"{place}: a domain for every picture, and no session beside it")
         if row.session and not row.session.isdecimal():
             raise DataError(f"{place}: session {row.session!r} must be a number from 0 on")
-        if not row.path.is_relative_to(top) or ".." in row.path.relative_to(top).parts:
-            raise DataError(f"{place}: {row.path} is not below {top}; set sequence.root to a folder that holds all")
-        if not row.path.is_file():
-            raise DataError(f"{place}: {row.path} is not there (sequence.root sets where paths start)")
         if row.path in seen:
             raise DataError(f"{place}: {row.path} is in line {seen[row.path]} already")
         seen[row.path] = row.line

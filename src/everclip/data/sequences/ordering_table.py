@@ -17,7 +17,7 @@ import numpy as np
 from everclip.data.files import Table
 from everclip.data.images import FileImages
 from everclip.data.ordered import OrderedImages
-from everclip.data.sequences.own_pictures import read_text, warn_of_mistakes
+from everclip.data.sequences.own_pictures import listed, read_text, warn_of_mistakes
 from everclip.errors import DataError
 from everclip.evaluation.ordering import Ordering
 from everclip.objectives.ordering import Ordering as OrderObjective
@@ -93,17 +93,12 @@ def _read(path: Path, top: Path, key: str) -> list[Row]:
     for number, values in lines:
         place = f"{path}, line {number}"
         weight = _number(values[WEIGHT], WEIGHT, place) if WEIGHT in values else None
-        row = Row(
-            top / values["filepath"], values["title"], values["cname"], _number(values["value"], "value", place), weight
-        )
+        value = _number(values["value"], "value", place)
+        row = Row(listed(top, values["filepath"], place), values["title"], values["cname"], value, weight)
         if not row.title or not row.category:
             raise DataError(f"{place}: no title or no cname")
         if weight is not None and weight <= 0:
             raise DataError(f"{place}: {WEIGHT} {weight} must be above 0")
-        if not row.path.is_relative_to(top) or ".." in row.path.relative_to(top).parts:
-            raise DataError(f"{place}: {row.path} is not below {top}; set sequence.root to a folder that holds all")
-        if not row.path.is_file():
-            raise DataError(f"{place}: {row.path} is not there (sequence.root sets where paths start)")
         if (row.path, row.category) in seen:
             raise DataError(f"{place}: {row.path} is in category {row.category!r} already")
         seen.add((row.path, row.category))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -38,6 +39,24 @@ def read_text(path: Path, key: str) -> str:
         raise MissingError(f"{key}={path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{key}={path} cannot be read: {error}") from error
+
+
+def listed(top: Path, given: str, place: str) -> Path:
+    """The picture below `top` that a line of a list names by the path `given`.
+
+    Raises:
+        DataError: it is not there, or not below `top`; begins with `place`.
+    """
+    path = top / os.path.normpath(given)  # of a/../b there is b left, of ../b all
+    if not path.is_relative_to(top) or ".." in path.relative_to(top).parts:
+        raise DataError(f"{place}: {path} is not below {top}; set sequence.root to a folder that holds all")
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise DataError(f"{place}: {path} cannot be read: {error.strerror}") from error
+    if not there:
+        raise DataError(f"{place}: {path} is not there (sequence.root sets where paths start)")
+    return path
 
 
 def read_names(file: str | None, classes: Sequence[str]) -> list[str]:
