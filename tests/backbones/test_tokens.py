@@ -243,3 +243,16 @@ def test_who_watches_a_pass_sees_all_tokens_of_it(tiny: Callable[[], OpenClip], 
         assert len(edit.seen) == 5
         for seen, expected in zip(edit.seen[1:], hidden(given, [0, 1, 2, 3]), strict=True):
             torch.testing.assert_close(seen, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 5, 9])
+def test_every_process_makes_as_many_passes_whatever_its_share(tiny: Callable[[], OpenClip], rows: int) -> None:
+    backbone, passes = tiny(), list[int]()
+    backbone.pieces = 4
+    weight = backbone.model.visual.conv1.weight.requires_grad_()
+    backbone.model.visual.ln_pre.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    features = backbone.encode_image(noise(rows, 3, 32, 32))
+    assert features.shape == (rows, 96)
+    assert len(passes) == 4
+    torch.autograd.grad(features.sum(), weight)
+    assert len(passes) == 8

@@ -73,3 +73,12 @@ def test_ranks_and_diagnostics_count_where_all_sessions_have_them(table: ScoreTa
     assert {key: found[key] for key in found.keys() - PROTOCOL.summary(table).keys()} == {
         "average_i2t_mrr": 45, "last_i2t_mrr": 50, "last_alignment": 1,
     }  # fmt: skip
+
+
+def test_phases_of_one_domain_after_another_have_fewer_domains_than_sessions(table: ScoreTable) -> None:
+    last = {j: task_of(table, 1, j) for j in range(2)}
+    before = PROTOCOL.summary(table)
+    table.append(last)  # a third session, still on the second domain
+    after = PROTOCOL.summary(table)
+    assert {key: after[key] for key in ("transfer", "last")} == {key: before[key] for key in ("transfer", "last")}
+    assert after["last_mean_recall"] == before["last_mean_recall"]

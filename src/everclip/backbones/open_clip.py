@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -18,7 +17,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.utils import parametrize
-from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from everclip.backbones import embedded
@@ -34,6 +32,7 @@ from everclip.backbones.blocks import (
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.own_models import names_file, read_model
+from everclip.backbones.pieces import in_pieces
 from everclip.backbones.positions import stretch_text_tower
 from everclip.backbones.sharded import run_sharded, shard
 from everclip.backbones.towers import ends_linearly, tower_size
@@ -174,21 +173,8 @@ class OpenClip(Backbone):
     def encode_image(
         self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
     ) -> Tensor:
-        return self._in_pieces(partial(self._encode_image, normalize=normalize, project=project), images, edit)
-
-    def _in_pieces(
-        self, encode: Callable[[Tensor, TokenEdit | None], Tensor], rows: Tensor, edit: TokenEdit | None
-    ) -> Tensor:
-        """What `encode` makes of all rows, see `pieces`."""
-        alike = edit is None or edit.alike
-        if self.pieces == 1 or not alike or not torch.is_grad_enabled():
-            return encode(rows, edit)
-
-        def encode_anew(piece: Tensor) -> Tensor:
-            return encode(piece, copy(edit))  # an edit is made for one pass
-
-        pieces = rows.split(math.ceil(len(rows) / self.pieces) or 1)
-        return torch.cat([checkpoint(encode_anew, piece, use_reentrant=False) for piece in pieces])
+        encode = partial(self._encode_image, normalize=normalize, project=project)
+        return in_pieces(encode, images, edit, self.pieces)
 
     @parametrize.cached()  # attention reads a weight several times
     def _encode_image(self, images: Tensor, edit: TokenEdit | None, normalize: bool, project: bool) -> Tensor:
@@ -288,8 +274,11 @@ class OpenClip(Backbone):
         features = self._project_text(x)
         return F.normalize(features, dim=-1) if normalize else features
 
-    @parametrize.cached()
     def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
+        return in_pieces(lambda piece, _: self._encode_patches(piece, values, normalize), images, None, self.pieces)
+
+    @parametrize.cached()
+    def _encode_patches(self, images: Tensor, values: bool, normalize: bool) -> Tensor:
         visual = self.model.visual
         if self.vision is None or visual.attn_pool is not None:
             raise self._refuse_tokens()
@@ -300,7 +289,7 @@ class OpenClip(Backbone):
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
-        return self._in_pieces(partial(self._encode_text, normalize=normalize), tokens, edit)
+        return in_pieces(partial(self._encode_text, normalize=normalize), tokens, edit, self.pieces)
 
     @parametrize.cached()
     def _encode_text(self, tokens: Tensor, edit: TokenEdit | None, normalize: bool) -> Tensor:

@@ -159,7 +159,10 @@ def _is_part(value: Any) -> bool:
 
 def _check_gives(key: str, part: Any, target: Any, wanted: Any) -> None:
     """Compares what a part is, or gives, with what is asked for where both are plain classes."""
-    given = part if inspect.isclass(part) else typing.get_type_hints(part).get("return")
+    try:
+        given = part if inspect.isclass(part) else typing.get_type_hints(part).get("return")
+    except (NameError, TypeError):  # annotations that only a type checker reads
+        return
     both = [one for one in (given, wanted) if inspect.isclass(one) and one is not Any and not is_protocol(one)]
     if len(both) == 2 and not issubclass(*both):
         said, asked = ((inspect.getdoc(one) or one.__name__).split(".")[0] for one in both)

@@ -14,13 +14,13 @@ def multi_domain_metrics(accuracy: Matrix) -> dict[str, float]:
     """`transfer`, `avg`, `last` of a multi-domain run, in %; those that the evaluated entries give.
 
     Args:
-        accuracy: A (T, T), NaN where a domain was not evaluated.
+        accuracy: A (T, J) with J <= T, NaN where a domain was not evaluated.
 
     Transfer of task j >= 1 is the mean of A[t, j] over t < j; `avg` the mean over all rows; `last` the last row; each
     averaged over tasks (ZSCL, arXiv 2303.06628, section 5).
     """
     means = {
-        "transfer": [accuracy[:j, j].mean() for j in range(1, len(accuracy))],
+        "transfer": [accuracy[:j, j].mean() for j in range(1, min(accuracy.shape))],
         "avg": accuracy.mean(axis=0),
         "last": accuracy[-1],
     }

@@ -197,7 +197,7 @@ class Engine:
             trainer.fit(module, loader)
 
     def _more_parts(self, module: PhaseModule, batch_size: int, error: Exception) -> PhaseState:
-        """Doubles the micro-batches after a step that did not fit; where to go on.
+        """Doubles the parts after a step that did not fit; where to go on.
 
         Raises:
             MemoryFullError: not asked for, or of no use.
@@ -210,7 +210,7 @@ class Engine:
                 "same step on fewer at a time, train.batch_size=... makes the step smaller"
             ) from error
         self._parts *= 2
-        log.warning("%s; going on with %d micro-batches per step, the step stays the same", full, self._parts)
+        log.warning("%s; going on with %d parts per step, the step stays the same", full, self._parts)
         state = module.state()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -126,6 +126,7 @@ class Judge:
         with torch.no_grad(), self._engine.inference():
             for index, task in enumerate(self._sequence.tasks):
                 self._start[index] = task.evaluator.sketch(model, task, passes)
+                self._require_finite(model, task)
 
     def evaluate(self, method: Method, session: int) -> Evaluation:
         """All tasks that are due after `session`, and the held-out classes."""
@@ -164,12 +165,15 @@ class Judge:
             verdict = task.evaluator.evaluate(model, task, passes, seen)
         except ContractError as error:
             raise ContractError(f"{error} on task {task.name}") from None
+        self._require_finite(model, task)
+        return verdict
+
+    def _require_finite(self, model: Evaluated, task: Task) -> None:
         if not bool(self._engine.gather(model.finite.int()[None]).all()):
             raise NotFiniteError(
                 f"{model.name} gave logits or features that are not finite on task {task.name}; lower optimizer.lr or "
                 "use trainer.precision=32-true"
             )
-        return verdict
 
     def _shown(self, due: Sequence[int]) -> dict[int, list[int]]:
         """Positions of `SHOWN` samples by task, spread evenly over the samples of these tasks."""
