@@ -64,6 +64,15 @@ def test_a_second_session_goes_on_from_the_first(tiny: Tiny, merge: bool) -> Non
     assert torch.equal(method.parts[0].up, factors) == (not merge)
 
 
+def test_merged_updates_are_counted_before(tiny: Tiny) -> None:
+    method = Lora(tiny(), rank=2, merge=True)
+    counted = method.kept_bytes([3, 2], 0) - method.kept_bytes([3], 0)
+    for part in method.parts:
+        part.merge()
+    assert counted == sum(part.merged_up.nbytes + part.merged_down.nbytes for part in method.parts)
+    assert Lora(tiny(), rank=2).grown_bytes([3, 2], 0) == 0
+
+
 def test_a_merged_session_is_restored_to_the_last_bit(tiny: Tiny) -> None:
     method = Lora(tiny(), rank=2, merge=True)
     adapted = Adapted(method)

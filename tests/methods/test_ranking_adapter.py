@@ -115,6 +115,8 @@ def test_groups_are_of_one_class_and_some_others() -> None:
     weights = np.array([1e-9, 1, 1, 1, 1e-9, 1, 1, 1, 1, 1])
     heavy = [Groups(3, labels, weights, 0.0)(np.random.default_rng(seed), 4) for seed in range(30)]
     assert all(set(g.tolist()) == {1, 2, 3, 5} for g in heavy if labels[g[0]] == 7)
+    others = [Groups(3, labels, None, 0.9)(np.random.default_rng(seed), 4) for seed in range(30)]
+    assert all((labels[g] == labels[g[0]]).sum() == 1 for g in others if labels[g[0]] != 7)  # never without its own
     alone = Groups(1, np.zeros(5, np.int64), None, 0.5)(np.random.default_rng(0), 5)
     assert sorted(alone.tolist()) == [0, 1, 2, 3, 4]  # nothing else to draw
 

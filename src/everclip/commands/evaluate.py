@@ -28,8 +28,8 @@ def evaluate(config: DictConfig, hydra: DictConfig) -> None:
     """`eval=`: evaluates a stored session on the configured sequence and writes the result beside its checkpoint.
 
     `eval=session_03` means that session of the run that the rest of the command names, a path any checkpoint in a run
-    folder, whose own backbone and method are used then. Of pairs, what compares with the start of a run is left out: the
-    backbone as it was is not loaded.
+    folder, whose own backbone and method are used then. Of pairs, what compares with the start of a run is left out:
+    the backbone as it was is not loaded.
 
     Raises:
         MissingError: no such checkpoint.

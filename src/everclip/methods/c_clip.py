@@ -18,6 +18,7 @@ texts are those of the session's classes, each once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -29,8 +30,9 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.matching import consolidation, matching
 from everclip.losses.similarity import similarity
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
-from everclip.modules.lora import Target, add_low_rank
+from everclip.modules.lora import Target, add_low_rank, merged_bytes
 from everclip.modules.pairing import Pairing, pairing
 from everclip.modules.projector import Projector
 from everclip.modules.teacher import Teacher
@@ -46,9 +48,9 @@ class CClip(Method):
 
     Args:
         backbone: with access to the blocks of the adapted towers.
-        rank: of each update.
-        alpha: an update is multiplied by alpha / rank.
-        targets: projections of queries, keys, values, outputs (`o`); first and second layer of the MLP (`fc`, `proj`).
+        rank: see `Lora`, as of the next three.
+        alpha: of the updates.
+        targets: of the updates.
         towers: which are adapted.
         merged_share: of a session's updates, that is added to the weights when it ends.
         embeddings: whether embeddings of tokens, classes and positions are trained too.
@@ -107,11 +109,14 @@ class CClip(Method):
             if not session.is_base:
                 update.merge()
             update.reset()
-        self.teacher = Teacher(self.backbone)
+        if self.consolidation_weight:
+            self.teacher = Teacher(self.backbone)
+            encode = partial(self.teacher.encode_image, normalize=False)
+            self.known = frozen_features(encode, session.train, extract, keep=session.recurs)
 
     def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
         """See `everclip.methods.base.Growing`: the updates of earlier sessions."""
-        return (len(sizes) - 1) * sum(p.nbytes for update in self.updates for p in (update.down, update.up))
+        return merged_bytes(self.updates, len(sizes))
 
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
@@ -127,7 +132,8 @@ class CClip(Method):
         losses = {"contrastive": matching(self.backbone.logit_scale * similarity(pictures, texts), new.own)}
         if self.consolidation_weight:
             projected = Pairing(self.projector(new.pictures), self.projector(new.texts), new.own)
-            old = pairing(batch, self.classes, self._known_image, self._known_text)
+            known_text = partial(self.teacher.encode_text, normalize=False)
+            old = pairing(batch, self.classes, lambda _: self.known(batch), known_text)
             kept = consolidation(self._rows(projected), self._rows(old), self.consolidation_temperature)
             losses["consolidation"] = self.consolidation_weight * kept
         return losses
@@ -142,12 +148,6 @@ class CClip(Method):
 
     def _encode_text(self, texts: Sequence[str]) -> Tensor:
         return self.backbone.encode_text(self.backbone.tokenize(texts).to(self.backbone.device), normalize=False)
-
-    def _known_image(self, images: Tensor) -> Tensor:
-        return self.teacher.encode_image(images, normalize=False)
-
-    def _known_text(self, texts: Sequence[str]) -> Tensor:
-        return self.teacher.encode_text(texts, normalize=False)
 
     @override
     @torch.no_grad()

@@ -27,7 +27,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.global_batch import global_rows
 from everclip.methods.base import Extract, Method
-from everclip.modules.lora import EVERY_TARGET, Target, add_low_rank, soft_threshold
+from everclip.modules.lora import EVERY_TARGET, Target, add_low_rank, merged_bytes, soft_threshold
 from everclip.modules.tower_blocks import Towers
 from everclip.types import Batch, ClassSet, Positive, Session
 
@@ -91,7 +91,7 @@ class Codyra(Method):
 
     def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
         """See `everclip.methods.base.Growing`: the updates of earlier sessions, if no gate is zero."""
-        return (len(sizes) - 1) * sum(p.nbytes for update in self.updates for p in (update.down, update.up))
+        return merged_bytes(self.updates, len(sizes))
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -44,7 +44,8 @@ class Dclip(Method):
         backbone: with access to the tokens of its text tower; weights of its image tower are unfrozen in place.
         weights: regular expression of those, see `unfreeze_matching`.
         heads: of the teacher's attention.
-        grids: cells along each side of the grids that give regions; 1 is the whole picture.
+        grids: cells along each side of the grids that give regions; 1 is the whole picture. The features of all regions
+            of a session stay on the device: pictures x regions x E x 4 bytes.
         teacher_epochs: passes of the first phase.
         teacher_lr: its learning rate.
         distillation_weight: of the distance to the teacher.

@@ -22,7 +22,7 @@ from everclip.backbones.base import Backbone
 from everclip.methods.base import Extract
 from everclip.methods.families import TowerTuning
 from everclip.modules.fine_tuning import LabelSpace
-from everclip.modules.lora import EVERY_TARGET, LowRank, Target, add_low_rank
+from everclip.modules.lora import EVERY_TARGET, LowRank, Target, add_low_rank, merged_bytes
 from everclip.modules.tower_blocks import Towers
 from everclip.types import Positive, Session
 
@@ -62,6 +62,10 @@ class Lora(TowerTuning):
         super().__init__(backbone, label_space, label_smoothing, updates)
         self.merge = merge
         self.couples_batch = dropout > 0
+
+    def grown_bytes(self, sizes: Sequence[int], num_images: int) -> int:
+        """See `everclip.methods.base.Growing`: the updates of earlier sessions, where they are merged."""
+        return merged_bytes(self.parts, len(sizes)) if self.merge else 0
 
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:

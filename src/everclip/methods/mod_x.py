@@ -24,6 +24,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.matching import alignment, matching
 from everclip.losses.similarity import similarity
+from everclip.memory.frozen import frozen_features
 from everclip.methods.base import Extract, Method
 from everclip.modules.pairing import pairing
 from everclip.modules.teacher import Teacher
@@ -61,7 +62,9 @@ class ModX(Method):
     @override
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.classes = session.classes
-        self.teacher = Teacher(self.backbone)
+        if self.alignment_weight:
+            self.teacher = Teacher(self.backbone)
+            self.known = frozen_features(self.teacher.encode_image, session.train, extract, keep=session.recurs)
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -69,7 +72,7 @@ class ModX(Method):
         similar = similarity(new.pictures, new.texts)
         losses = {"contrastive": matching(self.backbone.logit_scale * similar, new.own)}
         if self.alignment_weight:
-            old = pairing(batch, self.classes, self.teacher.encode_image, self.teacher.encode_text)
+            old = pairing(batch, self.classes, lambda _: self.known(batch), self.teacher.encode_text)
             known = similarity(old.pictures, old.texts)
             aligned = alignment(similar / self.temperature, known / self.temperature, new.own)
             losses["alignment"] = self.alignment_weight * aligned

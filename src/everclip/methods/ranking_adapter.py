@@ -56,7 +56,7 @@ class Groups:
     def __call__(self, stream: np.random.Generator, size: int) -> Indices:
         """Positions (size,) of one batch."""
         own = self.labels == stream.choice(np.unique(self.labels))
-        count = min(int(size * (1 - self.negative_ratio)), int(own.sum()))
+        count = min(max(1, int(size * (1 - self.negative_ratio))), int(own.sum()))
         count = max(count, size - int((~own).sum()))
         chances = None if self.weights is None else self.weights[own] / self.weights[own].sum()
         positive = stream.choice(np.flatnonzero(own), count, replace=False, p=chances)

@@ -163,6 +163,11 @@ def add_low_rank(
     return added
 
 
+def merged_bytes(updates: Sequence[LowRank], sessions: int) -> int:
+    """Bytes that updates which are merged before every session but the first grow by in so many sessions."""
+    return (sessions - 1) * sum(p.nbytes for update in updates for p in (update.down, update.up))
+
+
 def fold(backbone: Backbone) -> None:
     """Makes plain weights of what parametrisations compute, in place: the architecture is the original one again."""
     for module in list(backbone.modules()):
