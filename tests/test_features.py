@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -14,6 +16,7 @@ from torch import Tensor
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.augment import RandomView
 from everclip.data.encoded import EncodedSamples
+from everclip.data.feature_files import FeatureFiles
 from everclip.data.images import ArrayImages
 from everclip.data.loading import SeededBatches
 from everclip.data.pairs import CaptionedImages
@@ -138,3 +141,69 @@ def test_training_on_features_is_training_on_pictures(passed: list[int], run: Ca
     for name, rows in stored["off"].items():
         torch.testing.assert_close(stored["memory"][name], rows, rtol=1e-4, atol=1e-5)
     assert seen["off"] - seen["memory"] == (4 - 2) * 6 * 8
+
+
+def files_of(folder: Path, limit: int = 10**9) -> FeatureFiles:
+    return FeatureFiles(folder / "features", limit)
+
+
+def test_later_runs_start_from_the_features_of_a_file(
+    tmp_path: Path, passed: list[int], tiny: Callable[[], OpenClip]
+) -> None:
+    def seen(method: ZeroShot, size: int = 4) -> list[Tensor]:
+        engine = Engine(accelerator="cpu", eval_batch_size=size, features=files_of(tmp_path))
+        plain = engine.extractor(method)(images(), method.encode_image)[0]
+        looks = [Draw((0, number), view=VIEW) for number in range(2)]
+        shown = engine._features.instead(images(), method, looks)
+        return [plain, *(shown.read(range(9), method.backbone.resize, look).images for look in looks)]
+
+    method = ZeroShot(tiny())
+    first = seen(method)
+    assert passed == [4, 4, 1] * 3
+    passed.clear()
+    assert all(map(torch.equal, first, seen(ZeroShot(tiny()))))  # as another process would make it
+    assert passed == []
+    seen(method, size=9)  # may be rounded otherwise
+    assert passed == [9] * 3
+    passed.clear()
+    with torch.no_grad():
+        method.backbone.model.visual.conv1.weight.neg_()
+    changed = ZeroShot(method.backbone)
+    assert not torch.allclose(first[0], seen(changed)[0])
+    assert passed == [4, 4, 1] * 3
+
+
+def test_damaged_features_are_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files, rows = files_of(tmp_path), torch.arange(6.0).unflatten(0, (3, 2))
+    files.keep("key", rows)
+    assert torch.equal(files.load("key", 3), rows)
+    assert files.load("other", 3) is None
+    assert files.load("key", 4) is None
+    path = tmp_path / "features/key.safetensors"
+    whole = path.read_bytes()
+    for content in (whole[:-1] + b"\1", whole[:20], b""):
+        path.write_bytes(content)
+        assert files.load("key", 3) is None
+        assert "damaged" in caplog.records.pop().getMessage()
+    files.keep("key", rows)
+    assert torch.equal(files.load("key", 3), rows)
+
+
+def test_features_that_may_not_be_kept_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files_of(tmp_path).keep("key", torch.tensor([[float("nan")]]))
+    files_of(tmp_path, limit=3).keep("key", torch.zeros(1, 1))
+    assert not (tmp_path / "features").exists()
+    (tmp_path / "features").write_text("a file where the folder would be")
+    files_of(tmp_path).keep("key", torch.zeros(1, 1))
+    assert "not kept" in caplog.text
+
+
+def test_the_features_used_longest_ago_go_first(tmp_path: Path) -> None:
+    rows = torch.zeros(1000, 1)
+    files = files_of(tmp_path, limit=3 * 4300)
+    for age, name in enumerate("abc"):
+        files.keep(name, rows)
+        os.utime(tmp_path / f"features/{name}.safetensors", (age, age))
+    assert files.load("a", 1000) is not None
+    files.keep("d", rows)
+    assert sorted(path.stem for path in (tmp_path / "features").iterdir()) == ["a", "c", "d"]

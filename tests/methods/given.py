@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from everclip.backbones.base import Backbone
@@ -32,6 +32,10 @@ class GivenFeatures(Backbone):
 
     def shard_blocks(self, mesh: DeviceMesh) -> None:
         raise AssertionError("there are no blocks")
+
+    @property
+    def image_tower(self) -> nn.Module:
+        raise AssertionError("there are no weights")
 
     @property
     def logit_scale(self) -> Tensor:

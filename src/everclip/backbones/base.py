@@ -68,6 +68,11 @@ class Backbone(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def image_tower(self) -> nn.Module:
+        """What image features follow from, its projection to the joint embedding included."""
+
+    @property
+    @abstractmethod
     def logit_scale(self) -> Tensor:
         """Factor of cosine similarities, a scalar (already exponentiated)."""
 

@@ -151,6 +151,11 @@ class OpenClip(Backbone):
         self._run_block = run_sharded
 
     @property
+    def image_tower(self) -> nn.Module:
+        tower: nn.Module = self.model.visual
+        return tower
+
+    @property
     def logit_scale(self) -> Tensor:
         return self.model.logit_scale.exp()
 

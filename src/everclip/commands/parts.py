@@ -19,6 +19,7 @@ from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.config.schema import INJECTED
 from everclip.data.cache import cached
+from everclip.data.feature_files import GIGABYTE, FeatureFiles
 from everclip.data.validation import hold_out
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
@@ -146,4 +147,7 @@ def engine_settings(config: DictConfig) -> dict[str, Any]:
     """The engine's arguments: device, precision and processes."""
     names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate", "auto_batch")
     loading = {name: config.data[name] for name in ("num_workers", "eval_batch_size", "features")}
+    if config.data.features == "disk":
+        folder = Path(config.paths.cache, "features")
+        loading["features"] = FeatureFiles(folder, int(config.data.features_gb * GIGABYTE))
     return {name: config.trainer[name] for name in names} | loading | {"seed": config.seed}

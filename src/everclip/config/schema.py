@@ -59,14 +59,15 @@ class DataConfig:
 
     cache: keep decoded and resized pictures on `disk` (under `paths.cache`, for later runs too) or in `memory`. Off
     unless asked for: a large data set would fill a home folder unasked.
-    features: keep what a method's frozen image tower makes of pictures in `memory`, which then pass it once,
-    or `off`.
+    features: keep what a method's frozen image tower makes of pictures, which then pass it once: in `memory`, on `disk`
+    (under `paths.cache`, for the runs of a sweep and later ones; features_gb for all of them), or `off`.
     """
 
     num_workers: int = number(0, 0)
     eval_batch_size: int = number(250, 1)
     cache: str = choice("off", "off", "disk", "memory")
-    features: str = choice("memory", "off", "memory")
+    features: str = choice("memory", "off", "memory", "disk")
+    features_gb: float = number(20.0, 0)
 
 
 @dataclass

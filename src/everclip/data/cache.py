@@ -106,7 +106,7 @@ def cached(sequence: TaskSequence, resize: Prepare, folder: Path | None) -> Task
 
 def cache_all(sets: Sequence[Samples], resize: Prepare, folder: Path | None) -> list[Samples]:
     """The sets from a cache; those that lie in memory at the right size already as they are. As `cached`."""
-    transform = _identity(resize)
+    transform = identity_of(resize)
     keys: list[str] = []
     arrays: dict[str, Pixels] = {}
     missing: dict[str, Samples] = {}
@@ -133,7 +133,12 @@ def cache_all(sets: Sequence[Samples], resize: Prepare, folder: Path | None) -> 
     ]
 
 
-def _identity(resize: Prepare) -> str:
+def known_as(images: Samples, resize: Prepare, transform: str) -> str:
+    """Hex digest of pictures (at least one) as they are prepared; `transform` as `identity_of` gives it."""
+    return _key(images, images.read(_sampled(len(images)), resize).images.numpy(), transform)
+
+
+def identity_of(resize: Prepare) -> str:
     """Hex digest of what `resize` does to pictures of noise: wide, tall, large."""
     noise = np.random.Generator(np.random.PCG64(0))
     probes = (noise.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in PROBES)

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
+from everclip.data.feature_files import FeatureFiles
 from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
 from everclip.errors import ConfigError, MemoryFullError
 from everclip.methods.base import Encode, Extract, Method
@@ -40,7 +41,8 @@ class Engine:
         strategy: `auto`, `ddp`, or `fsdp`: as `ddp`, with the frozen weights of the blocks divided among processes.
         precision: as in Lightning, or `auto`: bfloat16 mixed precision on a GPU that has it, float32 elsewhere.
         num_workers: loader processes.
-        features: where features of frozen towers are kept, see `Method.frozen_images`: in `memory`, or `off`.
+        features: where features of frozen towers are kept, see `Method.frozen_images`: in `memory`, in files for later
+            runs too, or `off`.
         eval_batch_size: pictures per forward pass without gradients.
         accumulate: micro-batches per step and process, or pieces of the passes through the backbone where a loss
             compares the samples of a batch; the step stays the same up to rounding.
@@ -61,7 +63,7 @@ class Engine:
         strategy: str = "auto",
         precision: str = "auto",
         num_workers: int = 0,
-        features: str = "memory",
+        features: Literal["off", "memory"] | FeatureFiles = "memory",
         eval_batch_size: int = 256,
         accumulate: int = 1,
         auto_batch: bool = False,
@@ -100,7 +102,17 @@ class Engine:
         if self._sharded and self.world_size == 1:
             raise ConfigError("trainer.strategy=fsdp divides weights among processes: trainer.devices=2 or more")
         self._num_workers = num_workers
-        self._features = FrozenFeatures(features == "memory", partial(EnginePasses, self))
+        self._features = FrozenFeatures(
+            features != "off",
+            partial(EnginePasses, self),
+            # Divided weights cannot be told from others by the part that lies here.
+            files=features if isinstance(features, FeatureFiles) and not self._sharded else None,
+            circumstances=[
+                self.precision, self.device.type, self.world_size, eval_batch_size, torch.get_num_threads(),
+            ],
+            agreed=lambda own: bool(self.gather(torch.tensor([own], device=self.device)).all()),
+            writes=self.rank == 0,
+        )  # fmt: skip
         self._eval_batch_size = eval_batch_size
         self._parts = accumulate
         self._auto_batch = auto_batch
