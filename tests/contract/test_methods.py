@@ -19,6 +19,7 @@ from everclip.config.build import build
 from everclip.config.catalogue import read_option
 from everclip.config.compatibility import NEUTRAL
 from everclip.errors import ConfigError, Preempted
+from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
 from everclip.training.monitor import Monitor
@@ -126,6 +127,16 @@ def test_features_stand_for_pictures_that_nothing_changes(trained: Trained) -> N
         features = trained.method.backbone.encode_image(images, normalize=False, project=False)
         assert torch.equal(trained.method.encode_image(features), trained.method.encode_image(images))
         assert torch.equal(trained.method.logits(features, seen), trained.method.logits(images, seen))
+
+
+def test_texts_that_nothing_changes_pass_once(trained: Trained, tiny: Callable[[], OpenClip]) -> None:
+    if not trained.method.frozen_texts:
+        return
+    texts = [f"a photo of {number} things" for number in range(40)]
+    with torch.no_grad():
+        features = trained.method.encode_text(texts)
+        assert torch.equal(trained.method.encode_text(texts), features)
+        torch.testing.assert_close(features, Method(tiny()).encode_text(texts), rtol=1e-4, atol=1e-6)
 
 
 def test_a_stored_run_answers_by_name(trained: Trained) -> None:

@@ -13,6 +13,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
 from everclip.modules.class_rows import ClassRows
+from everclip.modules.known_texts import KnownTexts
 from everclip.types import Batch, ClassSet, Phase, Samples, Session
 
 Encode = Callable[[Tensor], Tensor]
@@ -88,6 +89,7 @@ class Method(nn.Module):
         frozen_images: whether pictures reach it through `backbone.encode_image` alone, without an edit, and no weight
             before the projection ever changes. Each then passes the image tower once, and its features (B, D) before
             the projection come in its place (`data.features`), which `backbone.encode_image` takes like pictures.
+        frozen_texts: whether no weight that texts pass through ever changes. Each text then passes the text tower once.
         couples_batch: whether the loss depends on how a batch is divided, as it does where pictures are compared with
             each other. Instead of micro-batches, the passes through the backbone are then divided (`Backbone.pieces`);
             over processes `everclip.losses.global_batch` joins a batch again.
@@ -102,6 +104,7 @@ class Method(nn.Module):
     takes_clips: ClassVar[bool] = True
     all_parameters_used: ClassVar[bool] = True
     frozen_images: bool = False
+    frozen_texts: bool = False
     shardable: bool = True
     couples_batch: bool = False
     classes_return: bool = True
@@ -109,6 +112,7 @@ class Method(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+        self._known_texts = KnownTexts()
 
     @classmethod
     def learnt(cls) -> str:
@@ -163,6 +167,11 @@ class Method(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Text features (N, E) of length 1."""
+        if self.frozen_texts and not torch.is_grad_enabled():
+            return self._known_texts.features(texts, self._encode_texts, self.backbone.device.type)
+        return self._encode_texts(texts)
+
+    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
         return self.backbone.encode_text(self.backbone.tokenize(texts).to(self.backbone.device))
 
     def templates(self, classes: ClassSet) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class ClipAdapter(Method):
     """
 
     frozen_images = True
+    frozen_texts = True
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ class CodaPrompt(Method):
     opened: Tensor
 
     takes_clips = False  # a prompt is chosen for a picture
+    frozen_texts = True
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class DualPrompt(Method):
     opened: Tensor
 
     takes_clips = False  # a prompt is chosen for a picture
+    frozen_texts = True
 
     def __init__(
         self,

@@ -95,6 +95,7 @@ class CacheVotes(Method):
     """
 
     frozen_images = True
+    frozen_texts = True
 
     def __init__(self, backbone: Backbone, cache: FeatureCache, support: SupportPictures) -> None:
         super().__init__(backbone)

@@ -59,6 +59,7 @@ class Gda(Method):
     """
 
     frozen_images = True
+    frozen_texts = True
     needs_labels = False
 
     features: Tensor

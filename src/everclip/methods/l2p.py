@@ -56,6 +56,7 @@ class L2p(Method):
     """
 
     takes_clips = False  # a prompt is chosen for a picture
+    frozen_texts = True
 
     def __init__(
         self,

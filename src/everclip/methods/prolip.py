@@ -42,6 +42,7 @@ class Prolip(Method):
     """
 
     frozen_images = True
+    frozen_texts = True
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class Rail(Method):
     """
 
     frozen_images = True
+    frozen_texts = True
     ids: Tensor
 
     def __init__(

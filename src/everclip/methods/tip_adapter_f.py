@@ -37,6 +37,7 @@ class TipAdapterF(Method):
     """
 
     frozen_images = True
+    frozen_texts = True
 
     def __init__(
         self,

@@ -32,6 +32,8 @@ class Vpt(Method):
         template: of the class names, with one `{}`; None: the sequence's.
     """
 
+    frozen_texts = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -17,6 +17,7 @@ class ZeroShot(Method):
     """The frozen backbone."""
 
     frozen_images = True
+    frozen_texts = True
     any_objective = True
     needs_labels = False
 

@@ -136,6 +136,7 @@ class Engine:
             )
         if self._sharded:  # block by block, so that a device never holds them all
             method.backbone.shard_blocks(init_device_mesh(self.device.type, (self.world_size,)))
+            method.frozen_texts = False  # every process makes the same passes, whatever it has seen
         method.to(self.device).eval()
 
     def fit(

@@ -152,7 +152,7 @@ class Runner:
     def _untrained(self) -> Method:
         """The backbone as it is, without what the method adds to it."""
         plain = Method(self._method.backbone)
-        plain.frozen_images = self._method.frozen_images
+        plain.frozen_images, plain.frozen_texts = self._method.frozen_images, self._method.frozen_texts
         return plain
 
     def _resume(self) -> tuple[dict[str, Any] | None, Saved | None]:
