@@ -4,26 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
+from everclip.modules import known_texts
 from everclip.modules.known_texts import CHUNK, KnownTexts
 
 
-def test_only_new_texts_pass() -> None:
-    passed: list[int] = []
+class Encoder:
+    """Texts are numbers, and their features these numbers."""
 
-    def encode(texts: Sequence[str]) -> Tensor:
-        passed.append(len(texts))
+    def __init__(self) -> None:
+        self.passed: list[int] = []
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        self.passed.append(len(texts))
         return torch.tensor([[float(text)] for text in texts])
 
-    known, texts = KnownTexts(), [str(number) for number in range(3 * CHUNK + 5)]
-    for count, new in ((CHUNK + 3, [CHUNK, 3]), (2 * CHUNK, [CHUNK]), (3 * CHUNK + 5, [CHUNK, 5]), (CHUNK, [])):
-        passed.clear()
-        assert known.features(texts[:count], encode, "cpu")[:, 0].tolist() == list(range(count))
-        assert passed == new
-    passed.clear()
-    known.features(texts[1 : CHUNK + 1], encode, "cpu")  # other company may be rounded otherwise
+
+TEXTS = [str(number) for number in range(4 * CHUNK)]
+
+
+def test_only_new_texts_pass() -> None:
+    known = KnownTexts()
+    for count, new in ((CHUNK + 3, [CHUNK, 3]), (CHUNK + 3, []), (2 * CHUNK, [CHUNK]), (2 * CHUNK + 5, [5])):
+        encode = Encoder()
+        assert known.features(TEXTS[:count], encode, "cpu")[:, 0].tolist() == list(range(count))
+        assert encode.passed == new
+    encode = Encoder()
+    known.features(TEXTS[1 : CHUNK + 1], encode, "cpu")  # other company may be rounded otherwise
     with torch.autocast("cpu"):
-        known.features(texts[:CHUNK], encode, "cpu")
-    assert passed == [CHUNK, CHUNK]
+        known.features(TEXTS[:CHUNK], encode, "cpu")
+    assert encode.passed == [CHUNK, CHUNK]
+
+
+def test_of_many_texts_the_first_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_texts, "KEPT", 2 * CHUNK)
+    known = KnownTexts()
+    assert len(known.features(TEXTS, Encoder(), "cpu")) == len(TEXTS)
+    for part, new in ((slice(2 * CHUNK, None), []), (slice(CHUNK), [CHUNK])):
+        encode = Encoder()
+        known.features(TEXTS[part], encode, "cpu")
+        assert encode.passed == new

@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 32  # texts that pass together; what is kept must not depend on how many there are
+CHUNK = 16  # texts that pass together: numbers must not depend on how many there are
+KEPT = 100_000  # texts
 
 
 class KnownTexts:
     """Features of texts, kept by chunks: the same chunk always passes alone, so that its numbers are always the same.
 
-    Sessions append their classes: chunks of earlier ones come again whole, and only the last one, if it is not full,
-    passes anew.
+    Sessions append their classes, so that only new chunks pass. Of more than `KEPT` texts, the first go.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str | bool, ...], Tensor] = {}
+        self._count = 0
 
     def features(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], device: str) -> Tensor:
         """Features (N, E) of texts.
@@ -34,8 +35,9 @@ class KnownTexts:
             chunk = tuple(texts[start : start + CHUNK])
             found = self._kept.get((mixed, *chunk))
             if found is None:
-                found = encode(chunk)
-                if len(chunk) == CHUNK:
-                    self._kept[mixed, *chunk] = found
+                found = self._kept[mixed, *chunk] = encode(chunk)
+                self._count += len(chunk)
             rows.append(found)
+        while self._count > KEPT:
+            self._count -= len(self._kept.pop(next(iter(self._kept))))
         return torch.cat(rows)
