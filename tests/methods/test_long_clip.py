@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from everclip.backbones.open_clip import OpenClip
 from everclip.data.pairs import CaptionedImages
 from everclip.losses.principal_components import reconstructed
 from everclip.methods.long_clip import JoinedCaptions, LongClip, first_sentence
+from everclip.objectives.contrastive import contrastive
 from everclip.types import NO_CLASSES, Batch, Draw, Session
 from tests.methods.given import Features, GivenFeatures
 from tests.methods.long_texts import GOLDEN, checkpoint, images, model_file, texts
@@ -83,8 +86,22 @@ def test_without_short_texts_it_is_clips_loss() -> None:
     method = LongClip.__new__(LongClip)
     torch.nn.Module.__init__(method)
     method.components, method.short_weight, method.label_smoothing = 32, 0.5, 0.0
-    terms = method.terms(features[0], features[1], features[1], torch.tensor(10.0))
+    terms = method.terms(features[0], features[1], features[1], scale=torch.tensor(10.0))
     torch.testing.assert_close(terms["short"], terms["long"] / 2)  # of four pictures, components keep all
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_first_sentences_are_read_where_they_count_alone(tiny: Callable[[], OpenClip], weight: float) -> None:
+    method, read = LongClip(tiny(), short_weight=weight, label_smoothing=0.0), list[int]()
+    method.backbone.model.ln_final.register_forward_hook(lambda module, inputs, output: read.append(len(output)))
+    method.classes = NO_CLASSES
+    batch = Batch(noise(3, 3, 32, 32).float(), torch.full((3,), -1), torch.arange(3), texts=("a ring. Red.", "b", "c"))
+    losses = method.loss(batch)
+    assert read == ([3, 3] if weight else [3])
+    (features, words) = method.encode_image(batch.images), method.encode_text(batch.texts or ())
+    expected = contrastive(features, words, scale=method.backbone.logit_scale)
+    torch.testing.assert_close(losses["long"], expected)
+    assert set(losses) == ({"long", "short"} if weight else {"long"})
 
 
 @pytest.mark.parametrize(

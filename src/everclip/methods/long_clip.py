@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -81,17 +82,19 @@ class LongClip(Method):
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        texts = texts_of(batch, self.classes)
-        features = [self.encode_text(some) for some in (texts, [first_sentence(text) for text in texts])]
-        pictures, long, short = global_rows(batch.indices, self.encode_image(batch.images), *features)
-        return self.terms(pictures, long, short, self.backbone.logit_scale)
+        read = [texts_of(batch, self.classes)]
+        if self.short_weight:
+            read.append(tuple(first_sentence(text) for text in read[0]))
+        features = global_rows(batch.indices, self.encode_image(batch.images), *map(self.encode_text, read))
+        return self.terms(*features, scale=self.backbone.logit_scale)
 
-    def terms(self, pictures: Tensor, long: Tensor, short: Tensor, scale: Tensor) -> dict[str, Tensor]:
-        """Both losses of features (B, E) of length 1: of pictures, their texts, and the texts' first sentences."""
-        coarse = reconstructed(pictures, self.components)
-        losses = {"long": contrastive(pictures, long, scale=scale, label_smoothing=self.label_smoothing)}
-        short_loss = contrastive(coarse, short, scale=scale, label_smoothing=self.label_smoothing)
-        return losses | {"short": self.short_weight * short_loss}
+    def terms(self, pictures: Tensor, long: Tensor, short: Tensor | None = None, *, scale: Tensor) -> dict[str, Tensor]:
+        """The losses of features (B, E) of length 1: of pictures, their texts, and the texts' first sentences."""
+        compare = partial(contrastive, scale=scale, label_smoothing=self.label_smoothing)
+        losses = {"long": compare(pictures, long)}
+        if short is not None:
+            losses["short"] = self.short_weight * compare(reconstructed(pictures, self.components), short)
+        return losses
 
     @override
     def before_step(self) -> None:
