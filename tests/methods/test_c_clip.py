@@ -124,3 +124,14 @@ def test_what_is_trained(tiny: Tiny) -> None:
     counts = [sum(p.numel() for p in group.parameters) for group in (rest, text)]  # type: ignore[union-attr]  # groups
     assert sum(counts) == method.num_trainable()
     assert method.backbone.model.token_embedding.weight.numel() < counts[1] < counts[0] + counts[1]
+    projections = {"text_projection", "visual.proj"}
+    trained = CClip(tiny(), embeddings=False).backbone.model.named_parameters()
+    assert {n for n, p in trained if p.requires_grad and "parametrizations" not in n} == projections
+
+
+def test_embeddings_and_projections_that_a_backbone_lacks_are_refused(tiny: Tiny) -> None:
+    backbone = tiny()
+    backbone.model.visual.proj_of_another_name = backbone.model.visual.__dict__["_parameters"].pop("proj")
+    with pytest.raises(ValueError, match=r"no weight of vision and text tower matches 'visual\\\\.proj'"):
+        CClip(backbone)
+    assert CClip(backbone, projections=False).updates

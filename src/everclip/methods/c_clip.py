@@ -36,11 +36,16 @@ from everclip.modules.lora import Target, add_low_rank, merged_bytes
 from everclip.modules.pairing import Pairing, pairing
 from everclip.modules.projector import Projector
 from everclip.modules.teacher import Teacher
-from everclip.modules.tower_blocks import Towers
+from everclip.modules.tower_blocks import Towers, unfreeze_matching
 from everclip.types import Batch, ParameterGroup, Phase, Positive, Session
 
-EMBEDDINGS = ("token_embedding.weight", "positional_embedding", "class_embedding")
-PROJECTIONS = ("visual.proj", "text_projection")
+EMBEDDINGS = (
+    r"(text\.)?token_embedding\.weight",
+    r"(text\.)?positional_embedding",
+    r"visual\.positional_embedding",
+    r"visual\.class_embedding",
+)
+PROJECTIONS = (r"(text\.)?text_projection", r"visual\.proj")
 
 
 class CClip(Method):
@@ -63,7 +68,7 @@ class CClip(Method):
         text_lr: learning rate of the text tower; None: the optimiser's, as for all others.
 
     Raises:
-        ValueError: a tower that is no plain transformer.
+        ValueError: a tower that is no plain transformer, or has none of the embeddings or projections asked for.
     """
 
     learns_pairs = True
@@ -90,10 +95,8 @@ class CClip(Method):
         super().__init__(backbone)
         # A tuple: updates are part of the backbone, and so of the state, only once.
         self.updates = tuple(add_low_rank(backbone, rank=rank, targets=targets, towers=towers, scale=alpha / rank))
-        names = (*(EMBEDDINGS if embeddings else ()), *(PROJECTIONS if projections else ()))
-        for name, parameter in backbone.named_parameters():
-            if name.endswith(names):
-                parameter.requires_grad_(True)
+        for name in (*(EMBEDDINGS if embeddings else ()), *(PROJECTIONS if projections else ())):
+            unfreeze_matching(backbone, "both", name)
         self.projector = Projector(backbone.embed_dim, projector_width or 2 * backbone.embed_dim)
         self.projector.requires_grad_(consolidation_weight > 0)
         self.merged_share = merged_share
