@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from everclip.data.pairs import CaptionedImages
 from everclip.losses.angular import arc_margin, multi_caption_margin
 from everclip.methods.base import prepared
 from everclip.methods.mcip import Mcip
+from everclip.training.engine import Engine
 from everclip.types import NO_CLASSES, Batch, ClassSet, Phase, Samples, Session
 
 CLASSES = ClassSet((4, 7), ("red star", "blue ring"), ("a photo of a {}.", "{}"))
@@ -78,8 +80,10 @@ def extract(
     raise AssertionError("pictures that come once are seen when they come")
 
 
-def begun(method: Mcip, samples: Samples, classes: ClassSet) -> tuple[list[Phase], Batch]:
-    session = Session(0, "base", classes, classes, samples, repeats=1.0)
+def begun(
+    method: Mcip, samples: Samples, classes: ClassSet, repeats: float = 1.0, extract: Any = extract
+) -> tuple[list[Phase], Batch]:
+    session = Session(0, "base", classes, classes, samples, repeats=repeats)
     method.begin_session(session, extract)
     batch = samples.read(range(3), method.backbone.resize).with_images(method.backbone.normalize)
     return [prepared(phase, extract) for phase in method.phases(session)], batch
@@ -123,3 +127,16 @@ def test_captions_are_texts_of_the_picture_or_prompts_of_its_class(tiny: Callabl
     own = method.encode_text(["a star", "red", "a ring", "a ring", "a heart", "pink"])
     expected = multi_caption_margin(features, own.view(3, 2, -1), torch.arange(3), **settings)
     torch.testing.assert_close(images.loss(batch), {"captions": expected})
+
+
+def test_captions_that_come_again_are_read_once_before_training(tiny: Callable[[], OpenClip], engine: Engine) -> None:
+    pairs, found, read = CaptionedImages(PICTURES, TEXTS), [], list[int]()
+    for repeats in (1.0, 2.0):
+        method = Mcip(tiny(), captions=2)
+        method.backbone.model.ln_final.register_forward_hook(lambda module, inputs, output: read.append(len(output)))
+        (images, _), batch = begun(method, pairs, NO_CLASSES, repeats, engine.extractor(method))
+        before = len(read)
+        assert images.loss
+        found.append([images.loss(batch.first(2))["captions"], images.loss(batch)["captions"]])
+        assert read[before:] == ([4, 6] if repeats == 1 else [])
+    torch.testing.assert_close(found[1], found[0])

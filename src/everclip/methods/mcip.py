@@ -26,7 +26,7 @@ from typing_extensions import override
 from everclip.backbones.base import Backbone
 from everclip.losses.angular import arc_margin, multi_caption_margin
 from everclip.losses.global_batch import global_rows
-from everclip.memory.frozen import frozen_features
+from everclip.memory.frozen import frozen_captions, frozen_features
 from everclip.methods.base import Extract, Method, Preparation
 from everclip.modules.class_rows import ClassRows
 from everclip.modules.fine_tuning import texts_of
@@ -88,10 +88,14 @@ class Mcip(Method):
     @override
     @torch.no_grad()
     def begin_session(self, session: Session, extract: Extract) -> None:
-        self.classes, self.texts = session.classes, session.train.texts
+        self.classes, texts = session.classes, session.train.texts
         prompts = prompts_of(self.classes)
-        self.count = min(self.captions, max(map(len, self.texts or prompts)))
-        if not self.texts:
+        self.count = min(self.captions, max(map(len, texts or prompts)))
+        self.read = None
+        if texts:
+            keep = session.repeats > 1
+            self.read = frozen_captions(self.caption_features, session.train, extract, keep=keep)
+        else:
             self.prompts = self.caption_features(prompts)
         known = set(self.rows.ids.tolist())
         if new := [position for position, class_id in enumerate(self.classes.ids) if class_id not in known]:
@@ -117,9 +121,8 @@ class Mcip(Method):
     def image_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Both margins, of the whole batch."""
         features, labels = global_rows(batch.indices, self.encode_image(batch.images), batch.labels)
-        if self.texts:
-            own = self.caption_features([self.texts[index] for index in batch.indices.tolist()])
-            (captions,) = global_rows(batch.indices, own)
+        if self.read is not None:
+            (captions,) = global_rows(batch.indices, self.read(batch))
             right = torch.arange(len(captions), device=captions.device)
         else:
             captions, right = self.prompts, self.classes.columns(labels)
