@@ -168,6 +168,19 @@ def fit(method: Sum, engine: Engine, phase: Phase, resume: PhaseState | None = N
     return [float(value.detach()) for value in (method.a, method.b, method.c, method.d)]
 
 
+@pytest.mark.parametrize("passes", [True, False], ids=["through the backbone", "beside it"])
+def test_a_whole_batch_that_nothing_divides_is_told(tiny: Any, caplog: pytest.LogCaptureFixture, passes: bool) -> None:
+    method = Sum(tiny())
+    method.couples_batch = True
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        return {"sum": method.a * method.encode_image(batch.images).sum()}
+
+    phase = Phase(loss=loss if passes else None, parameters=(method.a,))
+    fit(method, Engine(accelerator="cpu", accumulate=2), phase)
+    assert ("trainer.accumulate=2 divided nothing in session 0, phase train" in caplog.text) is not passes
+
+
 @pytest.mark.parametrize(
     ("lr", "first"), [pytest.param(None, 0.2, id="the optimiser's"), pytest.param(0.1, 0.1, id="the phase's")]
 )

@@ -41,6 +41,7 @@ class Backbone(nn.Module, ABC):
         pieces: into which pictures or texts are divided while gradients are wanted; nothing of a piece but its features
             is kept, and the backward pass computes it again. Losses of features thus see all rows at once, with the
             memory of a piece (gradient caching, arXiv 2101.06983).
+        divided: whether anything has been, since this was last set to False.
     """
 
     embed_dim: int
@@ -53,6 +54,7 @@ class Backbone(nn.Module, ABC):
     provenance: dict[str, Any]
     naive: bool = False
     pieces: int = 1
+    divided: bool = False
 
     @abstractmethod
     def compile_blocks(self) -> None:

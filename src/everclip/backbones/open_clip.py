@@ -32,7 +32,7 @@ from everclip.backbones.blocks import (
 from everclip.backbones.compiled import compiled
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.own_models import names_file, read_model
-from everclip.backbones.pieces import in_pieces
+from everclip.backbones.pieces import encoded
 from everclip.backbones.positions import stretch_text_tower
 from everclip.backbones.sharded import run_sharded, shard
 from everclip.backbones.towers import ends_linearly, tower_size
@@ -179,7 +179,7 @@ class OpenClip(Backbone):
         self, images: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True, project: bool = True
     ) -> Tensor:
         encode = partial(self._encode_image, normalize=normalize, project=project)
-        return in_pieces(encode, images, edit, self.pieces)
+        return encoded(self, encode, images, edit)
 
     @parametrize.cached()  # attention reads a weight several times
     def _encode_image(self, images: Tensor, edit: TokenEdit | None, normalize: bool, project: bool) -> Tensor:
@@ -280,7 +280,7 @@ class OpenClip(Backbone):
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_patches(self, images: Tensor, *, values: bool = False, normalize: bool = True) -> Tensor:
-        return in_pieces(lambda piece, _: self._encode_patches(piece, values, normalize), images, None, self.pieces)
+        return encoded(self, lambda piece, _: self._encode_patches(piece, values, normalize), images)
 
     @parametrize.cached()
     def _encode_patches(self, images: Tensor, values: bool, normalize: bool) -> Tensor:
@@ -294,7 +294,7 @@ class OpenClip(Backbone):
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, tokens: Tensor, edit: TokenEdit | None = None, *, normalize: bool = True) -> Tensor:
-        return in_pieces(partial(self._encode_text, normalize=normalize), tokens, edit, self.pieces)
+        return encoded(self, partial(self._encode_text, normalize=normalize), tokens, edit)
 
     @parametrize.cached()
     def _encode_text(self, tokens: Tensor, edit: TokenEdit | None, normalize: bool) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.backbones.pieces import in_pieces
 from everclip.losses.global_batch import global_rows
 from everclip.losses.similarity import similarity
 from everclip.methods.base import Extract, Method
@@ -122,7 +123,9 @@ class Dclip(Method):
         words = features[:, 1:-1]  # without the start; the end of the longest text is the last token
         padding = torch.arange(1, tokens.shape[1] - 1, device=tokens.device) >= ends[:, None]
         text = features[torch.arange(len(ends), device=ends.device), ends]
-        return self.teacher(words, self.regions[batch.indices].to(words.dtype), padding), text
+        regions = self.regions[batch.indices].to(words.dtype)
+        (target,) = in_pieces(backbone, lambda *rows: (self.teacher(*rows),), words, regions, padding)
+        return target, text
 
 
 def contrast(indices: Tensor, features: Tensor, texts: Tensor, temperature: float) -> Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.backbones.base import Backbone
+from everclip.backbones.pieces import in_pieces
 from everclip.errors import ConfigError
 from everclip.losses.global_batch import global_rows
 from everclip.losses.ordering import pair_loss, value_loss
@@ -138,13 +139,14 @@ class RankingAdapter(Method):
         asked = global_rows(batch.indices, batch.labels)[0][0]  # the class that the group was drawn for
         (column,) = self.classes.columns(asked[None]).tolist()
         values = torch.ones_like(batch.labels, dtype=torch.float32) if batch.targets is None else values_of(batch)
-        patches = self.ranker.fusion(self._patches(batch.images), self._tokens(self.classes.first_prompts()[column]))
-        scores, values, *related = global_rows(
-            batch.indices,
-            self.ranker.scores(patches),
-            values * (batch.labels == asked),
-            *self.ranker.relate.attend(patches),
-        )
+        text = self._tokens(self.classes.first_prompts()[column])
+
+        def read(images: Tensor) -> tuple[Tensor, ...]:
+            patches = self.ranker.fusion(self._patches(images), text)
+            return self.ranker.scores(patches), *self.ranker.relate.attend(patches)
+
+        found = in_pieces(self.backbone, read, batch.images)
+        values, scores, *related = global_rows(batch.indices, values * (batch.labels == asked), *found)
         return {
             "rank": self.rank_weight * pair_loss(self.ranker.comparisons(*related), values),
             "regression": self.regression_weight * value_loss(scores, values),

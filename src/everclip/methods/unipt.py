@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from everclip.backbones.base import Backbone
 from everclip.backbones.insertion import TokenEdit
+from everclip.backbones.pieces import in_pieces
 from everclip.methods.families import TowerTuning
 from everclip.modules.fine_tuning import LabelSpace
 from everclip.types import Positive
@@ -63,18 +64,26 @@ class Unipt(TowerTuning):
         if images.ndim == 5:  # a clip is the mean of its frames' features, here of length 1 each
             frames = self.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
             return F.normalize(frames.mean(dim=1), dim=-1)
-        feature, layers = watch(self.backbone.encode_image, images)
-        first = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        seen = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=images.device)
-        return F.normalize(self.image_side(feature, layers, seen, first), dim=-1)
+        (features,) = in_pieces(self.backbone, self._read_images, images)
+        return F.normalize(features, dim=-1)
 
     @override
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         tokens = self.backbone.tokenize(texts).to(self.backbone.device)
+        (features,) = in_pieces(self.backbone, self._read_texts, tokens)
+        return F.normalize(features, dim=-1)
+
+    def _read_images(self, images: Tensor) -> tuple[Tensor]:
+        feature, layers = watch(self.backbone.encode_image, images)
+        first = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        seen = torch.ones(layers[0].shape[:2], dtype=torch.bool, device=images.device)
+        return (self.image_side(feature, layers, seen, first),)
+
+    def _read_texts(self, tokens: Tensor) -> tuple[Tensor]:
         feature, layers = watch(self.backbone.encode_text, tokens)
         ends = tokens.argmax(dim=-1)
         seen = torch.arange(tokens.shape[1], device=tokens.device) <= ends[:, None]
-        return F.normalize(self.text_side(feature, layers, seen, ends), dim=-1)
+        return (self.text_side(feature, layers, seen, ends),)
 
 
 class Watch(TokenEdit):

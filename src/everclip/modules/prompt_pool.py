@@ -25,6 +25,7 @@ class Prefixes(TokenEdit):
 
     def __init__(self, prefixes: Mapping[int, tuple[Tensor, Tensor]]) -> None:
         self.prefixes = prefixes
+        self.alike = all(len(keys) == 1 for keys, _ in prefixes.values())
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
         return self.prefixes.get(layer)

@@ -36,7 +36,7 @@ class DeepPrompts(TokenEdit):
         self.slots = 0
         self.front = 1 + prompts.shape[-2] if position == "start" else 0
         self.groups = prompts.shape[1] if prompts.ndim == 4 else 1
-        self.alike = prompts.ndim == 3
+        self.alike = self.groups == 1
 
     def _with_slots(self, tokens: Tensor, slots: Tensor) -> Tensor:
         """`tokens` with the content of the prompt slots exchanged for `slots`, shared (S, D) or per group (G, S, D)."""

@@ -167,6 +167,8 @@ class Engine:
             samples, workers = self._instead(samples, method, looks)
         watcher.start(steps - state.step, length.steps_per_epoch)
         method.train()
+        method.backbone.divided = False
+        where = f"session {session.index}, phase {phase.name}"
         while state.step < steps:
             parts, method.backbone.pieces = (1, self._parts) if _coupled(method, session) else (self._parts, 1)
             shares: dict[str, Any] = {
@@ -184,7 +186,7 @@ class Engine:
             module = PhaseModule(
                 method,
                 phase,
-                f"session {session.index}, phase {phase.name}",
+                where,
                 training=training,
                 batches=batches,
                 schedule_length=steps if training.schedule.interval == "step" else length.epochs,
@@ -197,6 +199,11 @@ class Engine:
                 state = PhaseState(steps)
             except torch.OutOfMemoryError as error:
                 state = self._more_parts(module, batch_size, error)
+        if method.backbone.pieces > 1 and not method.backbone.divided:
+            log.warning(
+                "trainer.accumulate=%d divided nothing in %s, where the loss needs a whole batch and no gradient "
+                "passes the backbone; a smaller train.batch_size saves memory", self._parts, where,
+            )  # fmt: skip
         method.backbone.pieces = 1
         method.eval()
 
