@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -48,10 +49,20 @@ def make_training(config: DictConfig) -> Training:
         train.max_steps,
         train.gradient_clip,
     )
-    make_optimizer = partial(build, "optimizer", config.optimizer)
+    make_optimizer = partial(build, "optimizer", config.optimizer, **_fused(config))
     make_optimizer([nn.Parameter(torch.zeros(1))])
     schedule = build("scheduler", config.scheduler)
     return Training(base, later, make_optimizer, schedule, config.trainer.log_every, train.augment, train.views)
+
+
+def _fused(config: DictConfig) -> dict[str, bool]:
+    """Whether the optimiser moves all parameters in one pass over memory, where nothing says how and it can.
+
+    Scaled gradients (fp16) could not be clipped then.
+    """
+    said = config.optimizer.keys() & {"fused", "foreach", "capturable", "differentiable"}
+    can = "fused" in inspect.signature(get_object(config.optimizer._target_)).parameters
+    return {"fused": True} if can and not said and config.trainer.precision != "16-mixed" else {}
 
 
 def make_sequence(config: DictConfig) -> TaskSequence:
