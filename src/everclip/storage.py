@@ -1,4 +1,4 @@
-"""Files that are replaced whole: a reader sees the old content or the new, never half of it."""
+"""Files that are replaced whole (a reader sees the old content or the new, never half of it), and looked at by many."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import yaml
@@ -20,6 +21,11 @@ from everclip.errors import ConfigError, StorageError
 YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_YAML = 2**22  # bytes
 DEEPEST_YAML = 40
+CHUNK = 64  # items that a thread takes at a time: handing over one costs as much as looking at a small file
+WAITING = 4  # threads of a core, most of which wait for a disk or a network
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -99,3 +105,13 @@ def write_npy(path: Path, array: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What a function gives for each item, in their order; what it raises for the first that fails is raised."""
+    if len(items) <= CHUNK:
+        return [function(item) for item in items]
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    with ThreadPoolExecutor(min(WAITING * (os.cpu_count() or 1), 64)) as pool:
+        done = pool.map(lambda chunk: [function(item) for item in chunk], chunks)
+        return [result for results in done for result in results]

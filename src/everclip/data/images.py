@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -16,6 +17,7 @@ from torch import Tensor
 from everclip.data.files import check_regular
 from everclip.digest import json_sha256, tensor_sha256
 from everclip.errors import DataError
+from everclip.storage import in_threads
 from everclip.types import NO_CLASS, Batch, Draw, Indices, Prepare, Samples
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others are decoded by programs, or by little used code
@@ -87,12 +89,16 @@ class FileImages(Samples):
         return FileImages(chosen, self.labels[np.asarray(indices, np.int64)], self.root, self._lists)
 
     def fingerprint(self) -> str:
-        files = [[path.relative_to(self.root).as_posix(), path.stat().st_size] for path in self.paths]
+        files = [[name, found.st_size] for name, found in self._stats()]
         return json_sha256([files, self.labels.tolist()])
 
     def version(self) -> str:
-        files = [(path.relative_to(self.root).as_posix(), path.stat()) for path in self.paths]
-        return json_sha256([[name, found.st_size, found.st_mtime_ns] for name, found in files])
+        return json_sha256([[name, found.st_size, found.st_mtime_ns] for name, found in self._stats()])
+
+    def _stats(self) -> list[tuple[str, os.stat_result]]:
+        """The files' names relative to the root, and what the file system says of them."""
+        names = [path.relative_to(self.root).as_posix() for path in self.paths]
+        return list(zip(names, in_threads(os.stat, self.paths), strict=True))
 
 
 class ConcatSamples(Samples):

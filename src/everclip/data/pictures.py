@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from everclip.data.files import check_regular
 from everclip.data.images import FileImages, read_image
 from everclip.errors import DataError
+from everclip.storage import in_threads
 
 TAIL = 4096  # bytes: some programs write something of their own after a picture's end
 ENDS = {  # how files of pictures begin and end; empty: nothing tells the end
@@ -37,8 +36,7 @@ def damage(path: Path, deep: bool = False) -> str:
 
 def damages(paths: Sequence[Path], deep: bool = False) -> list[str]:
     """What `damage` says of files, without those that are whole."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(filter(None, pool.map(partial(damage, deep=deep), paths)))
+    return list(filter(None, in_threads(partial(damage, deep=deep), paths)))
 
 
 def _has_both_ends(path: Path) -> bool:
@@ -88,8 +86,8 @@ def _equal(paths: Sequence[Path]) -> list[tuple[int, int]]:
 
 def _grouped(positions: Sequence[int], paths: Sequence[Path], look: Callable[[Path], Hashable]) -> list[list[int]]:
     alike: dict[Hashable, list[int]] = {}
-    for position in positions:
-        alike.setdefault(look(paths[position]), []).append(position)
+    for position, seen in zip(positions, in_threads(look, [paths[p] for p in positions]), strict=True):
+        alike.setdefault(seen, []).append(position)
     return [group for group in alike.values() if len(group) > 1]
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
 from everclip.digest import json_sha256
+from everclip.storage import in_threads
 
 Place = tuple[str, str]  # kind and absolute path
 WHOLE = 2**30  # bytes of a set that are read; of larger sets, parts of every file
@@ -76,5 +76,4 @@ def contents_sha256(files: Sequence[Path]) -> str:
                 parts.update(file.read(PART))
             return parts.hexdigest()
 
-    with ThreadPoolExecutor() as pool:
-        return json_sha256(list(pool.map(digest, files)))
+    return json_sha256(in_threads(digest, files))
