@@ -103,7 +103,7 @@ def test_another_resizing_is_not_served_from_the_cache(tmp_path: Path, backbone:
         (36, InterpolationMode.BICUBIC),
     ]
     chains = [Compose([Resize(size, way), CenterCrop(32), PILToTensor()]) for size, way in ways]
-    assert len({cache._identity(chain) for chain in (*chains, *chains)}) == len(ways)
+    assert len({cache.identity_of(chain) for chain in (*chains, *chains)}) == len(ways)
 
 
 def test_a_second_run_only_looks_whether_the_pictures_are_the_same(
