@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
@@ -98,9 +99,12 @@ def test_what_has_no_labels_is_refused() -> None:
         with_image_search(sequence_of(CaptionedImages(pictures, [["a"], ["b"]])))
 
 
-def test_numbers_are_means_over_the_tasks_so_far() -> None:
+def test_numbers_are_means_over_tasks_that_have_come_or_that_nothing_trains_for() -> None:
     table = ScoreTable(3)
     for value in (40.0, 50.0):
         table.append({j: {"image_map": Score(value + 10 * j, 5), "accuracy": Score(1.0, 5)} for j in range(3)})
-    assert session_numbers(table) == {"image_map": 55.0}  # tasks 0 and 1
-    assert summary(table) == {"last_image_map": 55.0}
+    made = sequence_of(ArrayImages(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2), "black"))
+    for sessions, mean in (((0, 1, 2), 55.0), ((0, 1, None), 60.0), ((0, 0, 0), 60.0), ((0, 2, None), 60.0)):
+        sequence = replace(made, tasks=tuple(replace(made.tasks[0], session=session) for session in sessions))
+        assert session_numbers(table, sequence.arrived(1)) == {"image_map": mean}
+        assert summary(table, sequence.arrived(1)) == {"last_image_map": mean}

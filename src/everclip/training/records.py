@@ -53,7 +53,7 @@ def record_of(
         "seen_classes": len(session.seen),
         "train_images": session.num_samples,
         **read_protocol(sequence.protocol).session(table),
-        **image_search.session_numbers(table),
+        **image_search.session_numbers(table, sequence.arrived(session.index)),
         "zero_shot_accuracy": evaluation.held_out,
         "tasks": tasks,
         "guesses": [{"task": shown.task, "image": shown.sample, **asdict(shown.guess)} for shown in evaluation.guesses],
@@ -88,7 +88,7 @@ def summary_of(records: Sequence[Mapping[str, Any]], sequence: TaskSequence) -> 
     protocol = read_protocol(sequence.protocol)
     table = table_of(records, len(sequence.tasks))
     return protocol.summary(table) | {
-        **image_search.summary(table),
+        **image_search.summary(table, sequence.arrived(last["index"])),
         "zero_shot_before": first["zero_shot_before"],
         "zero_shot_after": last["zero_shot_accuracy"],
         f"{protocol.entry}_per_session": [record[protocol.entry] for record in records],

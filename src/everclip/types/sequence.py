@@ -140,6 +140,10 @@ class TaskSequence:
         """The tasks that sessions up to `session` train for."""
         return [index for index, task in enumerate(self.tasks) if task.session is not None and task.session <= session]
 
+    def arrived(self, session: int) -> list[int]:
+        """All tasks but those that only sessions after `session` train for."""
+        return [index for index, task in enumerate(self.tasks) if task.session is None or task.session <= session]
+
     def evaluated(self, session: int) -> list[int]:
         """The tasks evaluated after `session`."""
         return self.trained(session) if self.evaluate == "seen" else list(range(len(self.tasks)))
