@@ -16,19 +16,22 @@ import torch
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
+from everclip.data.images import FileImages
 from everclip.data.loading import SeededBatches
+from everclip.data.ordered import OrderedImages
 from everclip.errors import ConfigError
 from everclip.losses.ordering import pair_loss, value_loss
 from everclip.methods.ranking_adapter import Groups, RankingAdapter
 from everclip.modules.ranking import RankAttention, Ranker
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import table_of
-from everclip.types import Batch, ClassSet, Session
+from everclip.types import Batch, ClassSet, Session, SessionView
 from tests.conftest import run_words
 from tests.methods.given import Features, GivenFeatures
 from tests.methods.test_cpe_clip import no_extract
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "ranking_adapter_official.json").read_text())
+PICTURES = np.arange(10)
 CLASSES = ClassSet((3, 8), ("dog", "red star"))
 
 
@@ -107,18 +110,37 @@ def test_a_pair_shares_one_softmax_that_is_never_made() -> None:
 
 def test_groups_are_of_one_class_and_some_others() -> None:
     labels = np.array([7, 7, 7, 7, 7, 7, 2, 2, 2, 5])
-    drawn = [Groups(3, labels, None, 0.25)(np.random.default_rng(seed), 4) for seed in range(60)]
+    drawn = [Groups(3, labels, PICTURES, None, 0.25)(np.random.default_rng(seed), 4) for seed in range(60)]
     assert all(len(set(group.tolist())) == 4 for group in drawn)
     counts = {label: [(labels[g] == label).sum() for g in drawn if labels[g[0]] == label] for label in (7, 2, 5)}
     assert {label: set(found) for label, found in counts.items()} == {7: {3}, 2: {3}, 5: {1}}
     assert min(map(len, counts.values())) > 10  # each class alike, however many pictures it has
     weights = np.array([1e-9, 1, 1, 1, 1e-9, 1, 1, 1, 1, 1])
-    heavy = [Groups(3, labels, weights, 0.0)(np.random.default_rng(seed), 4) for seed in range(30)]
+    heavy = [Groups(3, labels, PICTURES, weights, 0.0)(np.random.default_rng(seed), 4) for seed in range(30)]
     assert all(set(g.tolist()) == {1, 2, 3, 5} for g in heavy if labels[g[0]] == 7)
-    others = [Groups(3, labels, None, 0.9)(np.random.default_rng(seed), 4) for seed in range(30)]
+    others = [Groups(3, labels, PICTURES, None, 0.9)(np.random.default_rng(seed), 4) for seed in range(30)]
     assert all((labels[g] == labels[g[0]]).sum() == 1 for g in others if labels[g[0]] != 7)  # never without its own
-    alone = Groups(1, np.zeros(5, np.int64), None, 0.5)(np.random.default_rng(0), 5)
+    alone = Groups(1, np.zeros(5, np.int64), np.arange(5), None, 0.5)(np.random.default_rng(0), 5)
     assert sorted(alone.tolist()) == [0, 1, 2, 3, 4]  # nothing else to draw
+
+
+def test_a_picture_of_two_classes_is_no_negative_of_either() -> None:
+    labels, pictures = np.array([0, 0, 0, 1, 1, 1, 2]), np.array([10, 11, 12, 11, 12, 13, 14])
+    groups = Groups(1, labels, pictures, None, 0.6)
+    assert groups.largest() == 5  # of class 0: its three, 13 and 14
+    drawn = [groups(np.random.default_rng(seed), 5) for seed in range(60)]
+    assert set(labels[[group[0] for group in drawn]]) == {0, 1, 2}
+    for group in drawn:
+        negative = labels[group] != labels[group[0]]
+        assert not set(pictures[group[negative]]) & set(pictures[labels == labels[group[0]]])
+        assert negative.any()
+
+
+def test_files_listed_twice_are_one_picture(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jpg", "b.jpg", "a.jpg", "c.jpg")]
+    listed = OrderedImages(FileImages(paths, np.array([0, 0, 1, 1]), tmp_path), np.arange(4.0))
+    assert SessionView(listed, 0).shown().tolist() == [0, 1, 0, 2]
+    assert listed.subset([3, 2, 0]).shown().tolist() == [0, 1, 1]
 
 
 def adapter(backbone: OpenClip, **settings: float) -> RankingAdapter:

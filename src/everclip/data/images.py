@@ -88,6 +88,10 @@ class FileImages(Samples):
         chosen = [self.paths[i] for i in indices]
         return FileImages(chosen, self.labels[np.asarray(indices, np.int64)], self.root, self._lists)
 
+    def shown(self) -> Indices:
+        numbers: dict[Path, int] = {}
+        return np.array([numbers.setdefault(path, len(numbers)) for path in self.paths], dtype=np.int64)
+
     def fingerprint(self) -> str:
         files = [[name, found.st_size] for name, found in self._stats()]
         return json_sha256([files, self.labels.tolist()])

@@ -48,6 +48,9 @@ class OrderedImages(Samples):
         weights = None if self.weights is None else self.weights[rows]
         return OrderedImages(self._pictures.subset(indices), self._values[rows], weights)
 
+    def shown(self) -> Indices:
+        return self._pictures.shown()
+
     def fingerprint(self) -> str:
         weights = None if self.weights is None else self.weights.tolist()
         return json_sha256([self._pictures.fingerprint(), self._values.tolist(), weights])

@@ -17,7 +17,7 @@ code leaves uninitialised.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -45,23 +45,34 @@ class Groups:
     Attributes:
         steps: batches of a pass.
         labels: (N,) classes of the phase's pictures.
+        pictures: (N,) their numbers: one that is of the class too is none of the others.
         weights: see `Samples`.
         negative_ratio: share of the others; more where the class has too few pictures, less where there are no others.
     """
 
     steps: int
     labels: Indices = field(repr=False)
+    pictures: Indices = field(repr=False)
     weights: NDArray[np.float64] | None = field(repr=False)
     negative_ratio: float
 
     def __call__(self, stream: np.random.Generator, size: int) -> Indices:
         """Positions (size,) of one batch."""
-        own = self.labels == stream.choice(np.unique(self.labels))
-        count = min(max(1, int(size * (1 - self.negative_ratio))), int(own.sum()))
-        count = max(count, size - int((~own).sum()))
+        own, others = self._divided(stream.choice(np.unique(self.labels)))
+        count = min(max(1, int(size * (1 - self.negative_ratio))), len(own))
+        count = max(count, size - len(others))
         chances = None if self.weights is None else self.weights[own] / self.weights[own].sum()
-        positive = stream.choice(np.flatnonzero(own), count, replace=False, p=chances)
-        return np.concatenate([positive, stream.choice(np.flatnonzero(~own), size - count, replace=False)])
+        positive = stream.choice(own, count, replace=False, p=chances)
+        return np.concatenate([positive, stream.choice(others, size - count, replace=False)])
+
+    def largest(self) -> int:
+        """How many pictures there are for a batch of any class."""
+        return min(sum(map(len, self._divided(label))) for label in np.unique(self.labels))
+
+    def _divided(self, label: int) -> tuple[Indices, Indices]:
+        """Positions of the pictures of a class, and of the others."""
+        own = self.labels == label
+        return np.flatnonzero(own), np.flatnonzero(~own & ~np.isin(self.pictures, self.pictures[own]))
 
 
 class RankingAdapter(Method):
@@ -74,7 +85,7 @@ class RankingAdapter(Method):
         num_text_tokens: learned, in front of a text's.
         num_relations: tokens that compare pictures.
         dropout: in half of the layers. Processes draw their own.
-        group_size: pictures of a step, each compared with each; no more than there are in a session.
+        group_size: pictures of a step, each compared with each; no more than there are for each class of a session.
         negative_ratio: share of pictures of other classes in a group, with value 0.
         rank_weight: of the cross-entropy over pairs.
         regression_weight: of the distance between scores and values.
@@ -128,8 +139,9 @@ class RankingAdapter(Method):
     @override
     def phases(self, session: Session) -> tuple[Phase, ...]:
         train = session.train
-        size = min(self.group_size, len(train))
-        draws = Groups(math.ceil(len(train) / size), train.labels, train.weights, self.negative_ratio)
+        groups = Groups(1, train.labels, train.shown(), train.weights, self.negative_ratio)
+        size = min(self.group_size, groups.largest())
+        draws = replace(groups, steps=math.ceil(len(train) / size))
         trained = list(self.ranker.parameters())
         vectors = ParameterGroup(tuple(p for p in trained if p.ndim < 2), weight_decay=0.0)  # biases and norms
         return (Phase(parameters=(*(p for p in trained if p.ndim > 1), vectors), draws=draws, batch_size=size),)

@@ -122,6 +122,10 @@ class Samples(ABC):
         """The same samples with their `pictures` from elsewhere."""
         return pictures
 
+    def shown(self) -> Indices:
+        """(N,) numbers of the pictures, equal where samples show the same one; all differ where nothing tells."""
+        return np.arange(len(self))
+
     def indices_of(self, classes: ClassSet) -> Indices:
         """Where the samples of these classes are, in their order."""
         return np.flatnonzero(np.isin(self.labels, classes.ids))
@@ -168,6 +172,9 @@ class SessionView(Samples):
 
     def subset(self, indices: Sequence[int] | Indices) -> SessionView:
         return self.beside(self._source.subset(indices))
+
+    def shown(self) -> Indices:
+        return self._source.shown()
 
     def beside(self, source: Samples) -> SessionView:
         """A view of other samples of the session, closed together with this one."""
