@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import cache
@@ -197,17 +197,16 @@ class Remembering(CachingConfigRepository):
 
 
 @pytest.fixture(scope="session")
-def entries(cache_dir: Path) -> Iterator[Callable[[str], list[Entry]]]:
+def entries(cache_dir: Path) -> Callable[[str], list[Entry]]:
     """Gives the rows of a table of conf/table with what they compose to, made once for all tests that need them."""
 
     @cache
     def _entries(table: str) -> list[Entry]:
-        with patch("hydra._internal.config_loader_impl.CachingConfigRepository", Remembering):
+        cache = patch.dict(os.environ, EVERCLIP_CACHE=str(cache_dir))
+        with cache, patch("hydra._internal.config_loader_impl.CachingConfigRepository", Remembering):
             return make_entries(read_definition(table), (), ())
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("EVERCLIP_CACHE", str(cache_dir))
-        yield _entries
+    return _entries
 
 
 @pytest.fixture(scope="session")
