@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from everclip.backbones.local_dir import local_dir, plain_features
@@ -62,6 +63,19 @@ def test_a_published_file_has_its_two_tables_merged(tmp_path: Path) -> None:
     assert next(iter(checked.model.parameters())).is_meta
     with pytest.raises(MissingError, match=r"is no checkpoint of .*: (its|the names)"):
         OpenClip(model=model_file(tmp_path, 77), weights=weights)
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_an_ordinary_file_is_not_stretched_in_silence(tmp_path: Path, kind: str) -> None:
+    weights = checkpoint(tmp_path / "ordinary.pt", seed=0)
+    if kind == "safetensors":
+        save_file(torch.load(weights), weights := str(tmp_path / "ordinary.safetensors"))
+    for load in (True, False):
+        expected = "texts have up to 77 tokens, the model's 248; choose a model of 77, with backbone.stretch=4"
+        with pytest.raises(MissingError, match=expected):
+            OpenClip(model=model_file(tmp_path, 248), weights=weights, load=load)
+        with pytest.raises(MissingError, match=r"tokens, the model's 40; choose a model of 77$"):
+            OpenClip(model=model_file(tmp_path, 40), weights=weights, load=load)
 
 
 def test_a_table_is_stretched_by_any_factor() -> None:

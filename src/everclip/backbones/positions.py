@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from everclip.errors import ConfigError
 
 KEPT = 20  # the positions that short captions have trained well
+STRETCH = 4  # makes 248 of 77
 TABLE, REST = "positional_embedding", "positional_embedding_res"
 
 
@@ -50,6 +51,21 @@ def stretch_text_tower(tower: Any, factor: int, causal: bool) -> int:
     tower.attn_mask = torch.full((len(table), len(table)), -torch.inf, device=table.device).triu(1)
     tower.context_length = len(table)
     return len(table)
+
+
+def compare(state: Mapping[str, Tensor], model: Any) -> None:
+    """Compares the text positions in a file with those of a model of open_clip, which would interpolate all of them.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    given = state.get(TABLE, state.get(f"text.{TABLE}"))
+    table = getattr(getattr(model, "text", model), TABLE, None)
+    if given is not None and table is not None and len(given) != len(table):
+        raise ValueError(
+            f"its texts have up to {len(given)} tokens, the model's {len(table)}; choose a model of {len(given)}"
+            + f", with backbone.stretch={STRETCH} for longer texts" * (len(given) < len(table))
+        )
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

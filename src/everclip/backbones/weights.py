@@ -119,13 +119,19 @@ def is_here(model: str, tag: str) -> bool:
 
 
 def _load_file(created: Any, weights: str) -> None:
-    """Loads a checkpoint into a model, as open_clip does; one with two tables of text positions has them merged."""
-    try:
-        open_clip.load_checkpoint(created, weights)
-    except RuntimeError as error:
-        if positions.REST not in str(error):
-            raise
-        created.load_state_dict(positions.merged(open_clip.factory.load_state_dict(weights)))
+    """Loads a checkpoint into a model, as open_clip does; one with two tables of text positions has them merged.
+
+    Raises:
+        ValueError: one for texts of another length.
+    """
+    if Path(weights).suffix not in (".npz", ".npy"):  # of other names
+        state = open_clip.factory.load_state_dict(weights)
+        positions.compare(state, created)
+        if positions.REST in state:
+            created.load_state_dict(positions.merged(state))
+            return
+        del state
+    open_clip.load_checkpoint(created, weights)
 
 
 @cache
