@@ -86,6 +86,26 @@ def test_an_unknown_name_gets_the_nearest(command: Command) -> None:
     assert command("verify", "mnist", "--split", "coop")[2].endswith("mnist has no split coop; it has: mtil\n")
 
 
+def test_own_lists_are_looked_over_and_all_that_is_wrong_is_named(command: Command, tmp_path: Path) -> None:
+    for part, shade in (("a", 9), ("b", 99)):
+        (tmp_path / "photos" / part).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (shade, 0, 0)).save(tmp_path / "photos" / part / "x.png")
+    lines = ["x.png,a red ring,train", "y.png,gone,test", "x.png,,train", "x.png,a red ring,train"]
+    (tmp_path / "photos/a/captions.csv").write_text("\n".join(["path,caption,split", *lines]))
+    whole = tmp_path / "photos/b/captions.jsonl"
+    whole.write_text('{"image": "x.png", "captions": ["a", "b"]}')
+    assert command("verify", str(whole))[:2] == (0, f"{whole}: nothing wrong\n")
+    code, out, _ = command("verify", str(tmp_path / "photos"))
+    place, (first, second, third, last) = f"{tmp_path}/photos/a/captions.csv, line", out.splitlines()
+    assert (code, last) == (2, f"{tmp_path}/photos: 3 wrong")
+    assert first == f"{place} 3: {tmp_path}/photos/a/y.png is not there"
+    assert second == f"{place} 4: x.png has an empty caption"
+    assert third == f"{place} 5: x.png has the caption 'a red ring' already"
+    (tmp_path / "photos/b/x.png").write_bytes(b"no picture")
+    code, out, _ = command("verify", str(whole))
+    assert (code, "photos/b/x.png cannot be read as a picture" in out) == (2, True)
+
+
 def archive_of(folder: Path, name: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:

@@ -137,6 +137,21 @@ def test_dar_trains_on_seven_domains_and_is_judged_by_nine(tmp_path: Path) -> No
     assert [task.session for task in backwards.tasks] == [0, 1, 2, 3, 4, 5, 6, None, None]
 
 
+@pytest.mark.parametrize("name", ["retrieval_dar", "retrieval_flickr_5phase"])
+def test_published_domains_may_leave_out_broken_pairs(name: str, tmp_path: Path) -> None:
+    for make in (flickr30k, coco, nocaps, rocov2):
+        make(tmp_path)
+    for key in ("lexica", "wikiart", "kream", "flintstones", "sketch"):
+        listed(tmp_path, key)
+    (tmp_path / "flickr30k/flickr30k-images/0.png").unlink()
+    with pytest.raises(DataError, match=r"0\.png is not there .*sequence\.broken=leave_out"):
+        build("sequence", settings(name, tmp_path))
+    whole: TaskSequence = build("sequence", settings(name, tmp_path, broken="leave_out"))
+    trained = [number for session in whole.sessions for number in names(session.train) if session.name[:6] == "flickr"]
+    assert "3.png" in trained
+    assert "0.png" not in trained
+
+
 @pytest.mark.parametrize(
     ("key", "split", "counts", "captions"),
     [
@@ -238,7 +253,7 @@ def test_sequences_that_cannot_be() -> None:
     with pytest.raises(DataError, match="a has no training pairs"):
         retrieval.pairs(dataset=made("a", 0))
     with pytest.raises(ConfigError, match=r"sequence\.phases=3: b has 2 training pictures"):
-        retrieval.phases(name="x", base=made("a", 1), stream=made("b", 2), phases=3)
+        retrieval.phases(name="x", base=lambda **_: made("a", 1), stream=lambda **_: made("b", 2), phases=3)
 
 
 def test_tasks_may_be_fewer_than_sessions() -> None:

@@ -31,10 +31,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parse(arguments)
     logging.getLogger("everclip").addHandler(logging.NullHandler())  # `verify` itself says what readers warn of
     try:
-        chosen = [spec(key) for key in _chosen(options.name)]
-        if options.command == "status":
-            _say(f"{'data set':<14} {'state':<12} {'size':>8}  {'to get it':<24} folder (--root or EVERCLIP_DATA)")
-        complete = [COMMANDS[options.command](known, options) for known in chosen]
+        if options.command == "verify" and options.name not in (*keys(), "all") and Path(options.name).exists():
+            complete = [verify_own(Path(options.name), options)]
+        else:
+            chosen = [spec(key) for key in _chosen(options.name)]
+            if options.command == "status":
+                _say(f"{'data set':<14} {'state':<12} {'size':>8}  {'to get it':<24} folder (--root or EVERCLIP_DATA)")
+            complete = [COMMANDS[options.command](known, options) for known in chosen]
     except EverclipError as error:
         _fail(error)
         sys.exit(error.exit_code)
@@ -48,13 +51,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="everclip-data", description="Published data sets: what is there, get, check.")
     commands = parser.add_subparsers(dest="command", required=True)
     root = Path(os.environ.get("EVERCLIP_DATA", "data"))
+    what = dict.fromkeys(COMMANDS, "a data set, or all")
+    what["verify"] += "; or a list of your own image-text pairs, or a folder with one"
     for name, text in (
         ("status", "where each belongs, whether it is there, how to get it"),
         ("prepare", "download and extract, or say what to do by hand"),
         ("verify", "compare pictures per split and class, and checksums, with the published ones"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("name", nargs="?" if name == "status" else None, default="all", help="a data set, or all")
+        command.add_argument("name", nargs="?" if name == "status" else None, default="all", help=what[name])
         command.add_argument("--root", type=Path, default=root, help=f"where data sets lie (EVERCLIP_DATA; now {root})")
         if name != "status":
             command.add_argument("--split", help="only this split, for example coop or mtil")
@@ -190,6 +195,19 @@ def verify(known: DataSpec, options: argparse.Namespace) -> bool:
         where = f"(split{'s' * (len(splits) > 1)} {', '.join(splits)})"
         unsure = "" if known.identified else "; no checksums of its pictures are published"
         _say(f"{known.key}: as published {where}{unsure}")
+    return not found.problems
+
+
+def verify_own(place: Path, options: argparse.Namespace) -> bool:
+    """Looks over one's own list of pairs, or folder with one; returns whether nothing is wrong with it."""
+    from everclip.data.verification import compare_own  # loads torch, which status and prepare do without
+
+    found = compare_own(place, _watch, options.deep)
+    for text in found.problems:
+        _say(text)
+    for text in found.notes:
+        _say(f"note: {text}")
+    _say(f"{place}: {len(found.problems) or 'nothing'} wrong")
     return not found.problems
 
 

@@ -123,6 +123,7 @@ def check_group(group: str, node: DictConfig) -> None:
     """
     values: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]  # a mapping
     name = values.pop("_target_", None)
+    values.pop("_partial_", None)
     if not isinstance(name, str):
         raise ConfigError(f"{group} names no _target_ to build")
     try:
@@ -178,6 +179,8 @@ def _check_types(
         listed = isinstance(values[key], list)
         wanted = (*typing.get_args(hints.get(key)), Any)[0] if listed else hints.get(key)
         for part in values[key] if listed else [values[key]]:
+            if part.get("_partial_"):  # the target gives the rest, and calls it
+                continue
             _check_gives(f"{group}.{key}", get_object(part["_target_"]), target, wanted)
     definition: dict[str, Any] = {
         key: (Any if key in parts else hints.get(key, Any), ... if p.default is inspect.Parameter.empty else p.default)

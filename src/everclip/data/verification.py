@@ -1,4 +1,4 @@
-"""Comparing a data set on the disk with what its publisher says of it."""
+"""Comparing a data set on the disk with what its publisher says of it; what is wrong with one's own pairs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from everclip.data.captions import own
+from everclip.data.captions.pair_list import PARTS, sorted_out
 from everclip.data.captions.samples import CaptionedData
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec, Part, Split
@@ -57,6 +59,32 @@ def compare(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch, dee
             found.notes += [f"split {name}: {text}" for text in (*notes, *shared(files))]
         except (DataError, MissingError) as error:
             found.problems.append(f"split {name}: {error}")
+    found.problems += _damaged(list(paths), watch, deep)
+    return found
+
+
+def compare_own(place: Path, watch: Watch, deep: bool) -> Findings:
+    """Looks for what is wrong with one's own image-text pairs: those that a run would refuse, and damaged pictures.
+
+    Args:
+        place: a list, a folder with one, or a folder of such folders, as `sequence=retrieval_folder` reads them.
+        watch: passes batches of pictures through, showing progress.
+        deep: opens every picture, not only those that do not begin and end as they must.
+
+    Raises:
+        MissingError: there is no list.
+        DataError: a list cannot be read.
+    """
+    found, paths = Findings(), dict[Path, None]()
+    for pairs in own.lists(place).values():
+        kept, faults, _ = sorted_out(pairs)
+        found.problems += faults.texts
+        parts = {part: pairs.pictures([e.picture for e in kept if e.split == part]) for part in ("", *PARTS)}
+        files = {part or "the": them for part, them in parts.items() if isinstance(them, FileImages)}
+        paths |= dict.fromkeys(path for images in files.values() for path in images.paths)
+        found.notes += shared(files)
+        if not kept:
+            found.problems.append(f"{pairs.source} lists no image-text pairs")
     found.problems += _damaged(list(paths), watch, deep)
     return found
 

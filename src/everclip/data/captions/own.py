@@ -10,7 +10,7 @@ from everclip.data.captions.pair_list import PARTS, Broken, Entry, PairList, col
 from everclip.data.captions.samples import CaptionedData, divided, samples
 from everclip.data.captions.shards import ShardList
 from everclip.data.images import FileImages
-from everclip.data.sequences.folder import Share
+from everclip.data.sequences.folder import Share, folders
 from everclip.data.sequences.own_pictures import warn_of_mistakes
 from everclip.errors import DataError, MissingError
 
@@ -48,6 +48,23 @@ def load(
         raise MissingError(f"{place} holds no captions; expected {', '.join(LISTS)}, or *.tar of WebDataset")
     entries, _ = collect(pairs, broken)
     return data_of(name or title_of(place), pairs, entries, test_share, test_seed)
+
+
+def lists(place: Path) -> dict[str, PairList]:
+    """The list at a place, or those in its folders, by what sessions are called then.
+
+    Raises:
+        MissingError: there is none.
+        DataError: one cannot be read.
+    """
+    if (whole := find(place)) is not None:
+        return {title_of(place): whole}
+    found = {title: own for title in folders(place) if (own := find(place / title)) is not None}
+    if not found:
+        raise MissingError(
+            f"{place} holds neither captions.jsonl, captions.csv, captions.txt or *.tar, nor folders that do"
+        )
+    return found
 
 
 def title_of(place: Path) -> str:

@@ -126,17 +126,21 @@ class Entry:
 
 
 class Faults:
-    """What cannot be used of a list, by kind and place."""
+    """What cannot be used of a list, by kind and place.
+
+    Attributes:
+        texts: one for each.
+    """
 
     def __init__(self, pairs: PairList) -> None:
         self._pairs = pairs
         self._counts: Counter[str] = Counter()
-        self._first = ""
+        self.texts: list[str] = []
 
     def add(self, kind: str, place: int, what: str) -> None:
         """Notes one."""
         self._counts[kind] += 1
-        self._first = self._first or f"{self._pairs.source}, {self._pairs.unit} {place}: {what}"
+        self.texts.append(f"{self._pairs.source}, {self._pairs.unit} {place}: {what}")
 
     def settle(self, broken: Broken) -> None:
         """Says what was left out.
@@ -150,10 +154,10 @@ class Faults:
         if broken == "refuse":
             more = f" (in all {counted})" if self._counts.total() > 1 else ""
             raise DataError(
-                f"{self._first}{more}; mend the list, or leave such pairs out with sequence.broken=leave_out "
+                f"{self.texts[0]}{more}; mend the list, or leave such pairs out with sequence.broken=leave_out "
                 "(sequence.dataset.broken of sequence=pairs)"
             )
-        log.warning("%s: left out %s; the first: %s", self._pairs.source, counted, self._first)
+        log.warning("%s: left out %s; the first: %s", self._pairs.source, counted, self.texts[0])
 
 
 def collect(pairs: PairList, broken: Broken = "refuse", *, published: bool = False) -> tuple[list[Entry], list[str]]:
@@ -167,6 +171,19 @@ def collect(pairs: PairList, broken: Broken = "refuse", *, published: bool = Fal
 
     Raises:
         DataError: the list is refused, nothing is left of it, or some pictures have a split and others none.
+    """
+    kept, faults, notes = sorted_out(pairs, published=published)
+    faults.settle(broken)
+    if not kept:
+        raise DataError(f"{pairs.source} lists no image-text pairs")
+    return kept, notes
+
+
+def sorted_out(pairs: PairList, *, published: bool = False) -> tuple[list[Entry], Faults, list[str]]:
+    """What `collect` keeps of a list, what cannot be used of it, and what is to be known.
+
+    Raises:
+        DataError: some pictures have a split and others none.
     """
     faults, notes = Faults(pairs), []
     entries: dict[tuple[str, str, str], Entry] = {}
@@ -198,11 +215,7 @@ def collect(pairs: PairList, broken: Broken = "refuse", *, published: bool = Fal
             f"{pairs.source}, {pairs.unit} {bare[0].place}: {bare[0].picture} has no split, as others have; name "
             "it for all or for none"
         )
-    kept = _in_one_split(list(entries.values()), faults)
-    faults.settle(broken)
-    if not kept:
-        raise DataError(f"{pairs.source} lists no image-text pairs")
-    return kept, notes
+    return _in_one_split(list(entries.values()), faults), faults, notes
 
 
 def _in_one_split(entries: list[Entry], faults: Faults) -> list[Entry]:

@@ -6,20 +6,22 @@ Source: arXiv 2305.07437 (Mod-X: parts of one data set after another), official 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from everclip.data.captions.own import data_of, find, title_of
+from everclip.data.captions.own import data_of, find, lists, title_of
 from everclip.data.captions.pair_list import Broken, Entry, collect
 from everclip.data.captions.samples import Caption, CaptionedData, shown
 from everclip.data.pairs import CaptionedImages
-from everclip.data.sequences.folder import Share, folders
-from everclip.errors import ConfigError, DataError, MissingError
+from everclip.data.sequences.folder import Share
+from everclip.errors import ConfigError, DataError
 from everclip.evaluation.rescoring import PairScorer
 from everclip.evaluation.retrieval import Retrieval
 from everclip.objectives.contrastive import Contrastive
 from everclip.types import NO_CLASSES, Positive, Session, Task, TaskSequence
+
+Load = Callable[..., CaptionedData]  # takes `broken`
 
 
 def domains(
@@ -45,18 +47,44 @@ def domains(
         ConfigError: two domains of one name, or none.
         DataError: a domain without training or test pairs.
     """
-    ordered = list(domains)[::-1] if reverse else list(domains)
-    titles = [domain.name for domain in (*ordered, *unseen)]
-    if not ordered or len(set(titles)) < len(titles):
-        raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
-    sessions = [_session(i, domain.name, domain.train, caption) for i, domain in enumerate(ordered)]
-    tasks = [_task(domain, i, scorer) for i, domain in enumerate(ordered)]
-    tasks += [_task(domain, None, scorer) for domain in unseen]
-    return TaskSequence(name, tuple(sessions), tuple(tasks), "retrieval", evaluate="all")
+    return _one_each(name, list(domains)[::-1] if reverse else list(domains), unseen, caption, scorer)
+
+
+def published(
+    *,
+    name: str,
+    domains: Sequence[Load],
+    unseen: Sequence[Load] = (),
+    reverse: bool = False,
+    caption: Caption = "drawn",
+    broken: Broken = "refuse",
+) -> TaskSequence:
+    """One session per published data set.
+
+    Args:
+        name: see `domains`, as of the next four; data sets are yet to be read.
+        domains: in order of their sessions.
+        unseen: judged by alone.
+        reverse: the order of the sessions.
+        caption: see `shown`.
+        broken: see `collect`.
+
+    Raises:
+        ConfigError: two domains of one name, or none.
+        DataError: a domain that is refused, or without training or test pairs.
+    """
+    ordered, others = ([load(broken=broken) for load in some] for some in (domains, unseen))
+    return _one_each(name, ordered[::-1] if reverse else ordered, others, caption)
 
 
 def phases(
-    *, name: str, base: CaptionedData, stream: CaptionedData, phases: Positive = 5, caption: Caption = "drawn"
+    *,
+    name: str,
+    base: Load,
+    stream: Load,
+    phases: Positive = 5,
+    caption: Caption = "drawn",
+    broken: Broken = "refuse",
 ) -> TaskSequence:
     """One data set, then parts of another in the order of its list; judged by the test pairs of both.
 
@@ -66,19 +94,21 @@ def phases(
         stream: divided into equal parts, one after the other, each a session.
         phases: number of the parts.
         caption: see `shown`; all captions are judged by.
+        broken: see `collect`.
 
     Raises:
         ConfigError: fewer pictures than parts.
-        DataError: a data set without training or test pairs.
+        DataError: a data set that is refused, or without training or test pairs.
     """
-    count = len(stream.train)
+    first, later = base(broken=broken), stream(broken=broken)
+    count = len(later.train)
     if count < phases:
-        raise ConfigError(f"sequence.phases={phases}: {stream.name} has {count} training pictures")
-    sessions = [_session(0, base.name, base.train, caption)]
+        raise ConfigError(f"sequence.phases={phases}: {later.name} has {count} training pictures")
+    sessions = [_session(0, first.name, first.train, caption)]
     for part in range(phases):
-        own = stream.train.subset(range(count * part // phases, count * (part + 1) // phases))
-        sessions.append(_session(part + 1, f"{stream.name}_{part + 1}", own, caption))
-    tasks = (_task(base, 0), _task(stream, 1))
+        own = later.train.subset(range(count * part // phases, count * (part + 1) // phases))
+        sessions.append(_session(part + 1, f"{later.name}_{part + 1}", own, caption))
+    tasks = (_task(first, 0), _task(later, 1))
     return TaskSequence(name, tuple(sessions), tasks, "retrieval", evaluate="all")
 
 
@@ -131,15 +161,26 @@ def folder(
     else:
         if pictures is not None:
             raise ConfigError(f"sequence.pictures: {place} has a list per session, whose paths start from its folder")
-        for title in folders(place):
-            if (own_list := find(place / title)) is not None:
-                read.append(data_of(title, own_list, collect(own_list, broken)[0], test_share, test_seed))
-        if not read:
-            raise MissingError(
-                f"sequence.root={place} holds neither captions.jsonl, captions.csv, captions.txt or *.tar, nor folders "
-                "that do"
-            )
+        for title, own_list in lists(place).items():
+            read.append(data_of(title, own_list, collect(own_list, broken)[0], test_share, test_seed))
     return domains(name=name or f"retrieval_folder_{place.resolve().name}", domains=read, caption=caption)
+
+
+def _one_each(
+    name: str,
+    ordered: Sequence[CaptionedData],
+    unseen: Sequence[CaptionedData],
+    caption: Caption,
+    scorer: PairScorer | None = None,
+) -> TaskSequence:
+    """One session per data set, see `domains`."""
+    titles = [domain.name for domain in (*ordered, *unseen)]
+    if not ordered or len(set(titles)) < len(titles):
+        raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
+    sessions = [_session(i, domain.name, domain.train, caption) for i, domain in enumerate(ordered)]
+    tasks = [_task(domain, i, scorer) for i, domain in enumerate(ordered)]
+    tasks += [_task(domain, None, scorer) for domain in unseen]
+    return TaskSequence(name, tuple(sessions), tuple(tasks), "retrieval", evaluate="all")
 
 
 def _by_session(source: Path, entries: Sequence[Entry], title: str) -> list[tuple[str, list[Entry]]]:
