@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from everclip.commands.list import main
-from everclip.config import catalogue
+from everclip.config import catalogue, sources
 
 
 def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +34,16 @@ def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert sequences["retrieval_dar"]["needs"].startswith("data sets flickr30k, lexica, wikiart, kream, ")
 
 
+@pytest.mark.parametrize("group", ["method", "backbone", "sequence"])
+def test_what_is_read_from_sources_is_what_python_has(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = catalogue.option_names(group)
+    with monkeypatch.context() as patched:
+        patched.delattr(catalogue, "Imported")  # nothing has to be imported
+        read = [catalogue.describe(group, name) for name in names]
+    monkeypatch.setattr(catalogue, "Written", catalogue.Imported)
+    assert read == [catalogue.describe(group, name) for name in names]
+
+
 def test_every_method_names_its_source() -> None:
     for name in catalogue.option_names("method"):
         entry = catalogue.describe("method", name)
@@ -49,6 +59,49 @@ def test_methods_stand_in_families(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("  baselines", "  joint ", "  closed form", "  rail ", "  low-rank updates", "  conpet ", "  prompts")
     places = [next(number for number, line in enumerate(lines) if line.startswith(name)) for name in names]
     assert places == sorted(places)
+
+
+INHERITED = """
+from everclip.methods.base import Method
+
+from .parts import LEARNER, Mixed
+
+
+class Mine(Mixed, Method):
+    any_objective = False
+"""
+PARTS = """
+import torch
+from everclip.methods.er import Er
+
+LEARNER = "all"
+
+
+class Pairs:
+    learns_pairs = True
+    sees = "exemplars"
+
+
+class Mixed(Pairs, torch.nn.Module):
+    sees = LEARNER
+
+    def __init__(self, backbone, *, strength=0.5, **others):
+        pass
+"""
+
+
+def test_traits_follow_pythons_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "traits_apart").mkdir()
+    (tmp_path / "traits_apart/mine.py").write_text(INHERITED)
+    (tmp_path / "traits_apart/parts.py").write_text(PARTS.replace(", **others", ""))
+    monkeypatch.syspath_prepend(tmp_path)
+    read, had = (kind("traits_apart.mine.Mine") for kind in (sources.Written, sources.Imported))
+    names = ("any_objective", "learns_pairs", "learns_order", "sees")
+    assert [read.trait(name) for name in names] == [had.trait(name) for name in names] == [False, True, False, "all"]
+    assert [(option, read.default(option)) for option in read.options()] == [("strength", 0.5)]
+    (tmp_path / "traits_apart/others.py").write_text(PARTS)
+    with pytest.raises(sources.UnreadableError):
+        sources.Written("traits_apart.others.Mixed")
 
 
 OWN = '''"""Nothing: zero-shot CLIP under a name of its own.

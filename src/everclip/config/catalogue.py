@@ -1,17 +1,15 @@
-"""What there is to choose, read from the configuration files and the constructors."""
+"""What there is to choose, read from the configuration files and the constructors' sources."""
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from everclip.config.checks import signature_of
 from everclip.config.schema import GROUPS, conf_dir
+from everclip.config.sources import Constructor, Imported, UnreadableError, Written
 from everclip.errors import ConfigError
 
 
@@ -62,35 +60,40 @@ def describe(group: str, name: str, own: Path | None = None) -> dict[str, Any]:
         (name, dataset), *_ = (
             (base, name.removeprefix(f"{base}_")) for base in option_names(group, own) if name.startswith(f"{base}_")
         )
-    node = read_option(group, name, dataset, own=own)
     comment = _comment(_file(group, name, own))
     if group not in GROUPS:
         return {"name": name, "summary": comment, "family": "", "options": {}, "source": "", "needs": ""}
-    try:
-        target = get_object(node["_target_"])
-    except Exception as error:  # hydra raises plain Exception subclasses here
-        raise ConfigError(f"{_file(group, name, own)} names {node['_target_']}, which cannot be imported") from error
-    module = inspect.getdoc(inspect.getmodule(target)) or ""
+    node = read_option(group, name, dataset, own=own)
     options = {str(key): value for key, value in OmegaConf.to_container(node).items() if key != "_target_"}  # type: ignore[union-attr]  # a mapping
-    return {
-        "name": name,
-        "summary": module.split("\n")[0] if group == "method" else comment or module.split("\n")[0],
-        "family": _said("Family", module).removesuffix("."),
-        "options": {key: _short(options.get(key, default(p))) for key, p in signature_of(target).items()},
-        "source": _said("Source", module),
-        "needs": f"data set {dataset}" if dataset else _needs(group, _file(group, name, own), target, options),
-    }
+
+    def told(target: Constructor) -> dict[str, Any]:
+        first = target.module.split("\n")[0]
+        return {
+            "name": name,
+            "summary": first if group == "method" else comment or first,
+            "family": _said("Family", target.module).removesuffix("."),
+            "options": {
+                key: _short(options[key] if key in options else target.default(key)) for key in target.options()
+            },
+            "source": _said("Source", target.module),
+            "needs": f"data set {dataset}" if dataset else _needs(group, _file(group, name, own), target, options),
+        }
+
+    try:
+        return told(Written(node["_target_"]))
+    except UnreadableError:
+        try:
+            target = Imported(node["_target_"])
+        except Exception as error:  # hydra raises plain Exception subclasses here
+            where = _file(group, name, own)
+            raise ConfigError(f"{where} names {node['_target_']}, which cannot be imported") from error
+        return told(target)
 
 
 def _said(title: str, module: str) -> str:
     """What a module's docstring says under a title, on one line; empty if it does not."""
     found = re.search(rf"^{title}: (.*?)(?=^\w+:|^$|\Z)", module, re.MULTILINE | re.DOTALL)
     return " ".join(found[1].split()) if found else ""
-
-
-def default(parameter: inspect.Parameter) -> Any:
-    """A parameter's default, `???` where it is required."""
-    return "???" if parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def _short(value: Any) -> Any:
@@ -111,10 +114,12 @@ def _comment(path: Path) -> str:
     return next((line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line), "")
 
 
-def _needs(group: str, path: Path, target: Any, options: dict[str, Any]) -> str:
+def _needs(group: str, path: Path, target: Constructor, options: dict[str, Any]) -> str:
     if group == "method":
-        kept = {"exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}.get(target.sees)
-        return ", ".join(filter(None, ["" if target.any_objective else target.learnt(), kept]))
+        kept = {"exemplars": "exemplars of earlier sessions", "all": "all data seen so far"}.get(target.trait("sees"))
+        others = [kind for trait, kind in target.trait("others").items() if target.trait(trait)]
+        learnt = "" if target.trait("any_objective") else " or ".join(["class labels", *others])
+        return ", ".join(filter(None, [learnt, kept]))
     if group == "backbone":
         if "run" in options:
             return "a finished run"

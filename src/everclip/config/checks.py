@@ -20,6 +20,8 @@ from everclip.config.compatibility import NEUTRAL
 from everclip.config.schema import GROUPS, INJECTED, RunConfig
 from everclip.errors import ConfigError
 
+RUNTIME = ("backbone", "load")  # arguments that no configuration gives
+
 
 def check_values(config: DictConfig) -> None:
     """Compares the shared keys with the schema and their limits.
@@ -111,8 +113,7 @@ def nearest(name: str, names: typing.Iterable[str], cutoff: float = 0.5) -> str:
 def signature_of(target: Any) -> dict[str, inspect.Parameter]:
     """The keyword arguments that a configuration may set."""
     parameters = inspect.signature(target).parameters
-    runtime = ("backbone", "load")
-    return {name: p for name, p in parameters.items() if name not in runtime and p.kind is not p.POSITIONAL_ONLY}
+    return {name: p for name, p in parameters.items() if name not in RUNTIME and p.kind is not p.POSITIONAL_ONLY}
 
 
 def check_group(group: str, node: DictConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -80,6 +80,7 @@ class Method(nn.Module):
         learns_pairs: whether a loss of its own learns image-text pairs; labels then stand for texts of their classes.
         learns_order: whether a loss of its own orders pictures by their values for the text of their class; where there
             are labels, pictures of a class then come before all others.
+        others: what may be learnt beside class labels, by the trait that says so.
         needs_labels: whether a session must have pictures with labels.
         takes_clips: whether a sample may be a clip, whose features are the mean over its frames.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
@@ -100,6 +101,7 @@ class Method(nn.Module):
     any_objective: ClassVar[bool] = False
     learns_pairs: ClassVar[bool] = False
     learns_order: ClassVar[bool] = False
+    others: ClassVar[Mapping[str, str]] = {"learns_pairs": "image-text pairs", "learns_order": "pictures with values"}
     needs_labels: bool = True
     takes_clips: ClassVar[bool] = True
     all_parameters_used: ClassVar[bool] = True
@@ -117,8 +119,7 @@ class Method(nn.Module):
     @classmethod
     def learnt(cls) -> str:
         """What it learns by a loss of its own, for messages."""
-        others = {"image-text pairs": cls.learns_pairs, "pictures with values": cls.learns_order}
-        return " or ".join(["class labels", *(kind for kind, learns in others.items() if learns)])
+        return " or ".join(["class labels", *(kind for trait, kind in cls.others.items() if getattr(cls, trait))])
 
     def check(self, num_sessions: int) -> None:
         """Refuses a sequence of more sessions than the method was made for, before anything is trained.
