@@ -16,7 +16,7 @@ from PIL import Image
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.commands import check, origin, run
-from everclip.commands.parts import make_sequence
+from everclip.commands.sequences import make_sequence
 from everclip.data.cache import CachedImages
 from everclip.data.images import ConcatSamples, FileImages, Relabelled, Unlabelled
 from everclip.data.masks import MaskedImages

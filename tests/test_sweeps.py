@@ -16,8 +16,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from everclip.commands import parts
 from everclip.commands import run as cli
+from everclip.commands import sequences
 from everclip.errors import ConfigError
 from everclip.reporting.console import as_mirrors, set_up_logging
 from everclip.runs.again import quoted
@@ -260,14 +260,14 @@ def test_data_of_a_sweep_are_looked_for_once(
     compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    monkeypatch.setattr(parts, "make_sequence", lambda config: made.append(config.sequence.name))
+    monkeypatch.setattr(sequences, "make_sequence", lambda config: made.append(config.sequence.name))
     names = ("shapes_fscil", "shapes_cil")
     shapes, others = (compose(f"sequence={name}") for name in names)
     again, held_out = shapes.copy(), shapes.copy()
     again.seed, held_out.validation = 1, 0.2
     found: set[str] = set()
-    parts.require_data([shapes, others, again], found)
-    parts.require_data([again, held_out], found)
+    sequences.require_data([shapes, others, again], found)
+    sequences.require_data([again, held_out], found)
     assert made == [*names, names[0]]
 
 

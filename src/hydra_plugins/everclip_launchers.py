@@ -61,7 +61,7 @@ class _CommandLauncher(Launcher):
 
         once = {job.folder: config for job, config in jobs}
         if todo := [config for folder, config in once.items() if read_result(RunFolder(Path(folder))) is None]:
-            from everclip.commands.parts import require_data
+            from everclip.commands.sequences import require_data
 
             require_data(todo, self._found)
 

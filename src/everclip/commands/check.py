@@ -9,7 +9,8 @@ import torch
 from omegaconf import DictConfig
 
 from everclip.commands.origin import confirm
-from everclip.commands.parts import make_parts, make_training, shorten
+from everclip.commands.parts import make_parts, make_training
+from everclip.commands.sequences import shorten
 from everclip.reporting.console import quieten_libraries
 from everclip.runs.folder import RunFolder
 

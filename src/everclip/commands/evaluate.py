@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from everclip import storage
 from everclip.commands.load import load_checkpoint
 from everclip.commands.origin import confirm
-from everclip.commands.parts import engine_settings, make_sequence, shorten
+from everclip.commands.parts import engine_settings
+from everclip.commands.sequences import make_sequence, shorten
 from everclip.errors import ConfigError
 from everclip.metrics.protocol import read as read_protocol
 from everclip.reporting.console import quieten_libraries

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from everclip import storage
 from everclip.commands.origin import data_of, require_same
-from everclip.commands.parts import engine_settings, make_parts, make_training, settled, shorten, with_cache
+from everclip.commands.parts import engine_settings, make_parts, make_training, settled, with_cache
+from everclip.commands.sequences import shorten
 from everclip.config.identity import digest, names_of
 from everclip.config.names import fitted, settings_of
 from everclip.errors import EverclipError, LockedError, Preempted, StorageError

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from everclip.commands.parts import make_given, make_sequence, shorten
+from everclip.commands.sequences import make_given, make_sequence, shorten
 from everclip.config.build import build
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, DataError, MissingError, StorageError

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from everclip.backbones.base import Backbone
 from everclip.commands.prompts import check_prompts, warn_of_long_captions, warn_of_twins
+from everclip.commands.sequences import make_given, make_sequence
 from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.config.schema import INJECTED
 from everclip.data.cache import cached
 from everclip.data.feature_files import GIGABYTE, FeatureFiles
-from everclip.data.validation import hold_out
-from everclip.digest import json_sha256
 from everclip.errors import ConfigError
-from everclip.evaluation.image_search import with_image_search
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
 from everclip.training.evaluation import check_fit
 from everclip.training.phases import Budget, Training
 from everclip.training.runner import seed_everything
-from everclip.types import ClassTexts, Reference, TaskSequence
+from everclip.types import ClassTexts, TaskSequence
 
 
 def make_training(config: DictConfig) -> Training:
@@ -65,15 +61,6 @@ def _fused(config: DictConfig) -> dict[str, bool]:
     return {"fused": True} if can and not said and config.trainer.precision != "16-mixed" else {}
 
 
-def make_sequence(config: DictConfig) -> TaskSequence:
-    """The whole task sequence, with `validation=` in place of its test sets and `image_search=` if asked for."""
-    check_group("sequence", config.sequence)
-    sequence: TaskSequence = build("sequence", config.sequence)
-    if config.validation is not None:
-        sequence = hold_out(sequence, config.validation)
-    return with_image_search(sequence) if config.image_search else sequence
-
-
 def settled(config: DictConfig, sequence: TaskSequence) -> DictConfig:
     """The configuration with what follows from the sequence in place of the method's options that are null."""
     derived = {"num_sessions": len(sequence.sessions)}
@@ -82,31 +69,6 @@ def settled(config: DictConfig, sequence: TaskSequence) -> DictConfig:
         if key in filled.method and filled.method[key] is None:
             filled.method[key] = value
     return filled
-
-
-def make_given(config: DictConfig) -> dict[str, Reference | ClassTexts]:
-    """What a method asks for beside the sequence, by the name of its option."""
-    return {name: build(name, config.method[name]) for name in INJECTED if name in config.method}
-
-
-def require_data(configs: Iterable[DictConfig], found: set[str]) -> None:
-    """Looks once for each of the data that several runs read, before any of them is started.
-
-    Args:
-        configs: of the runs.
-        found: digests of settings whose data are there; those of these runs are added.
-
-    Raises:
-        EverclipError: as the first run without its data would.
-    """
-    for config in configs:
-        whole: Any = OmegaConf.to_container(config, resolve=True)
-        given = [whole["method"].get(name) for name in INJECTED]
-        digest = json_sha256([whole["sequence"], whole["validation"], given])
-        if digest not in found:
-            make_sequence(config)
-            make_given(config)
-            found.add(digest)
 
 
 def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbone, Method]:
@@ -134,11 +96,6 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     warn_of_long_captions(backbone, [*trained, *(task.samples for task in sequence.tasks)])
     method.check(config.max_sessions or len(sequence.sessions))
     return sequence, backbone, method
-
-
-def shorten(sequence: TaskSequence, config: DictConfig) -> TaskSequence:
-    """The first `max_sessions` sessions."""
-    return replace(sequence, sessions=sequence.sessions[: config.max_sessions])
 
 
 def with_cache(sequence: TaskSequence, backbone: Backbone, config: DictConfig, engine: Engine) -> TaskSequence:

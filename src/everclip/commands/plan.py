@@ -12,7 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from everclip.commands.parts import engine_settings, make_parts, make_training, shorten
+from everclip.commands.parts import engine_settings, make_parts, make_training
+from everclip.commands.sequences import shorten
 from everclip.config.identity import names_of
 from everclip.loggers.mirrors import Loggers
 from everclip.methods.base import Method
