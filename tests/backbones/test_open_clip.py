@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import open_clip
 import pytest
@@ -99,8 +101,13 @@ def test_prompts_that_do_not_fit_are_refused(backbone: OpenClip) -> None:
 def test_the_same_texts_are_tokenised_once(tiny: Callable[[], OpenClip]) -> None:
     backbone = tiny()
     first = backbone.tokenize(TEXTS)
-    backbone.tokenizer = None
-    assert torch.equal(backbone.tokenize(list(TEXTS)), first)
+    with patch.object(OpenClip, "tokenizer", None):
+        assert torch.equal(backbone.tokenize(list(TEXTS)), first)
+
+
+def test_a_copy_has_the_same_tokenizer(tiny: Callable[[], OpenClip]) -> None:
+    backbone = tiny()
+    assert deepcopy(backbone).tokenizer is backbone.tokenizer  # to copy it takes longer than to copy the weights
 
 
 @pytest.mark.parametrize("text", ["", " "])

@@ -37,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> OpenClip:
 @pytest.fixture
 def make(small: OpenClip) -> Callable[..., ClipRefine]:
     def _make(**options: Any) -> ClipRefine:
-        method = ClipRefine(copy.deepcopy(small, {id(small.tokenizer): small.tokenizer}), **options)  # which takes long
+        method = ClipRefine(copy.deepcopy(small), **options)
         method.begin_session(SESSION, no_extract)
         return method
 

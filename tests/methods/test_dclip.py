@@ -51,8 +51,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> OpenClip:
 @pytest.fixture
 def make(small: OpenClip) -> Callable[..., Dclip]:
     def _make(**options: Any) -> Dclip:
-        backbone = copy.deepcopy(small, {id(small.tokenizer): small.tokenizer})  # which takes long
-        method = Dclip(backbone, heads=HEADS, **options).double()
+        method = Dclip(copy.deepcopy(small), heads=HEADS, **options).double()
         method.teacher.load_state_dict(teacher_weights())
         method.begin_session(SESSION, given_regions)
         return method

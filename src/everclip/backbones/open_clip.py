@@ -73,6 +73,7 @@ class OpenClip(Backbone):
         embedded.register_configs()
         given, own = model, names_file(model)
         model, published = read_model(model) if own else (model, dict[str, Any]())
+        self._name = model
         if model not in open_clip.list_models():
             raise ConfigError(f"backbone.model={model} is no open_clip model; list: open_clip.list_models()")
         tags = open_clip.list_pretrained_tags_by_model(model)
@@ -92,7 +93,6 @@ class OpenClip(Backbone):
         visual, text = self.model.visual, self._text
         if stretch is not None:
             self.config["text_cfg"]["context_length"] = stretch_text_tower(text, stretch, self._causal)
-        self.tokenizer = tokenizer_of(model, self.config["text_cfg"].get("context_length"))
         published = open_clip.get_pretrained_cfg(model, tag) if tag else published
         kept = {key: published[key] for key in PREPARATION if published.get(key)}
         preprocess = PreprocessCfg(**{**visual.preprocess_cfg, **kept})
@@ -161,6 +161,11 @@ class OpenClip(Backbone):
 
     def resize(self, image: Image.Image) -> Tensor:
         return self._resize(image)
+
+    @property
+    def tokenizer(self) -> Any:
+        """One for all backbones of a model, and for their copies: it never changes."""
+        return tokenizer_of(self._name, self.config["text_cfg"].get("context_length"))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         return self._tokenize(tuple(texts))
