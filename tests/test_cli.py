@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,46 +194,6 @@ def test_a_folder_in_use_is_refused_with_exit_3(everclip: Command) -> None:
     code, _, _ = everclip(*words)  # the holder is gone: taken over
     assert code == 0
     assert not (folder / "lock.json").exists()
-
-
-def run_script(*code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", "; ".join(code)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    return done.stdout
-
-
-@pytest.mark.parametrize("flag", ["--help", "--cfg=job", "--info=defaults"])
-def test_help_and_cfg_do_not_import_torch(flag: str) -> None:
-    out = run_script(
-        "import sys, atexit",
-        "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
-        f"sys.argv = ['everclip', '{flag}']",
-        "from everclip.commands.run import main",
-        "main()",
-    )
-    assert out.endswith("torch=False")
-    assert "cpe_clip" in out
-
-
-def test_a_finished_run_is_reported_without_torch(everclip: Command) -> None:
-    words = [*SMALL, "method=zero_shot"]
-    _, out, _ = everclip(*words)
-    folder = Path(out.splitlines()[-1])
-    places = [f"paths.outputs={folder.parents[4]}", f"paths.cache={folder}"]  # the cache is no setting
-    out = run_script(
-        "import sys, atexit",
-        "atexit.register(lambda: sys.stdout.write(f'torch={\"torch\" in sys.modules}'))",
-        f"sys.argv = ['everclip', *{[*words, *places]!r}]",
-        "from everclip.commands.run import main",
-        "main()",
-    )
-    assert str(folder) in out
-    assert out.endswith("torch=False")
 
 
 def test_sigterm_saves_the_state_and_exits_75_though_nobody_reads_its_output(tmp_path: Path, cache_dir: Path) -> None:
