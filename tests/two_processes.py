@@ -14,9 +14,6 @@ from torch.distributed.tensor import DTensor
 from everclip.backbones.open_clip import OpenClip
 from everclip.errors import ConfigError
 from everclip.losses.distillation import image_text_distillation
-from everclip.losses.global_batch import global_rows
-from everclip.modules.prompts import DeepPrompts
-from everclip.objectives.contrastive import contrastive
 from tests.conftest import run_in
 from tests.test_kinds import run_kind
 
@@ -61,28 +58,6 @@ def text_gradient(shares: tuple[slice, ...]) -> Tensor:
     return weight.grad
 
 
-def prompt_gradient(backbone: OpenClip, own: slice) -> Tensor:
-    """Gradient for prompts of a loss that compares five pictures and texts with each other, of a share of them."""
-    draw = torch.Generator().manual_seed(0)
-    images, prompts = torch.randn(5, 3, 32, 32, generator=draw), torch.randn(2, 3, 160, generator=draw)
-    tokens = backbone.tokenize([f"{'very ' * number}red" for number in range(5)])[own]
-    edit = DeepPrompts(prompts.requires_grad_(), "accumulate", "start")
-    features = backbone.encode_image(images[own], edit), backbone.encode_text(tokens)
-    contrastive(*global_rows(torch.arange(5)[own], *features), scale=torch.tensor(10.0)).backward()
-    assert prompts.grad is not None
-    return prompts.grad
-
-
-def prompt_gradient_in_pieces() -> Tensor:
-    """The same of both processes, which pass divided weights in pieces, one of them without a row in the last."""
-    backbone = OpenClip(model="everclip-tiny", weights="embedded")
-    backbone.shard_blocks(init_device_mesh("cpu", (2,)))
-    backbone.pieces = 3
-    gradient = prompt_gradient(backbone, (slice(0, 3), slice(3, 5))[torch.distributed.get_rank()])
-    torch.distributed.all_reduce(gradient)
-    return gradient / 2
-
-
 def sizes() -> dict[str, int]:
     """Values of the blocks of a divided backbone: all, and those that this process keeps."""
     backbone = OpenClip(model="everclip-tiny", weights="embedded")
@@ -113,4 +88,3 @@ if __name__ == "__main__":
     gradient = text_gradient((slice(0, 4), slice(3, 5)))
     torch.distributed.all_reduce(gradient)
     torch.save(gradient / 2, folder / "gradient.pt")
-    torch.save(prompt_gradient_in_pieces(), folder / "pieces.pt")
