@@ -123,6 +123,8 @@ def test_only_what_is_seen_again_is_encoded_before(
     assert looks == [Draw((3, 1, number), view=VIEW) for number in range(expected)] or (looks == () and not expected)
     assert looks_of(phase, replace(length, steps=3), 9, (3, 1), None, views) == [None]
     assert looks_of(phase, replace(length, steps=2), 9, (3, 1), None, views) == ()
+    frames = looks_of(phase, length, 9, (3, 1), None, views, drawn=True)  # others in every pass, without augmentation
+    assert frames == [Draw((3, 1, number)) for number in range(expected)] or (frames == () and not expected)
 
 
 def test_passes_show_the_views_in_turn() -> None:

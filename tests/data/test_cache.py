@@ -24,7 +24,7 @@ from everclip.data.cache import CachedImages, cache_all, cached
 from everclip.data.images import ArrayImages, ConcatSamples, FileImages, Relabelled
 from everclip.data.masks import MaskedImages
 from everclip.data.pairs import CaptionedImages
-from everclip.data.video import ArrayClips
+from everclip.data.video.arrays import ArrayClips
 from everclip.digest import state_sha256
 from everclip.errors import DataError, StorageError
 from everclip.evaluation.classification import Classification

@@ -17,7 +17,7 @@ from everclip.data.masks import MaskedImages
 from everclip.data.pairs import CaptionedImages
 from everclip.data.sequences.drawn_kinds import clip_shapes, dense_shapes, retrieval_shapes
 from everclip.data.validation import hold_out
-from everclip.data.video import ArrayClips
+from everclip.data.video.arrays import ArrayClips
 from everclip.errors import ConfigError, DataError
 from everclip.evaluation.comclip import ComClip
 from everclip.types import NO_CLASS, Batch, Draw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from everclip.evaluation.classification import Classification
+from everclip.evaluation.classification import Classification, over_views
 from everclip.types import ClassSet, Task
 from tests.evaluation.conftest import Chunks, Table
 from tests.evaluation.test_retrieval import Numbers
@@ -27,3 +27,13 @@ def test_a_tasks_own_classes_or_all_seen_are_compared() -> None:
     assert Classification("task").candidates(task, SEEN) == SEEN[1]
     assert Classification("seen").candidates(task, SEEN) == ClassSet.union(SEEN)
     assert [Classification(kind).identity for kind in ("seen", "task")] == ["seen", "task"]  # parts of fingerprints
+
+
+def test_probabilities_are_averaged_over_views() -> None:
+    logits = torch.tensor([[[4.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 0.0, 2.0], [0.0, 0.0, 2.0]]])
+    expected = logits.softmax(dim=-1).mean(dim=1)
+    for shape in ((2, 2, 3), (2, 2, 3, 1, 1, 1)):  # features; clips of one frame
+        found = over_views(lambda images: images.flatten(1))(logits.reshape(shape))
+        torch.testing.assert_close(found.exp(), expected)
+    single = over_views(lambda images: images.flatten(1))(logits[:, 0].reshape(2, 3, 1, 1))
+    assert single.equal(logits[:, 0])  # pictures stay as they are

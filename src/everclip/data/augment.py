@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,18 +42,25 @@ class RandomView:
             with probability 1/2; `crop_flip_bicubic`: the same, bicubic (as prompt learners train); `half_crop_flip`:
             the same of 50 to 100 %, bicubic (as adapters of few shots train).
         size: S, of a crop.
+        mirrors: whether it is mirrored if the kind is; random numbers are the same.
     """
 
     kind: Augmentation
     size: int
+    mirrors: bool = True
 
     @property
     def whole(self) -> bool:
         """Whether a picture may be prepared before it is shown."""
         return self.kind not in CROPS
 
+    @property
+    def unmirrored(self) -> RandomView:
+        """The same without mirroring."""
+        return replace(self, mirrors=False)
+
     def __call__(self, image: Image.Image, prepare: Prepare, stream: np.random.Generator) -> Tensor:
-        mirrored = stream.random() < 0.5
+        mirrored = stream.random() < 0.5 and self.mirrors
         if self.whole:
             shown = prepare(image)
         else:

@@ -51,10 +51,12 @@ class CachedImages(Samples):
     def __init__(self, source: Samples, resize: Prepare, pixels: Pixels, rows: Indices) -> None:
         self._source, self._resize, self._pixels, self._rows = source, resize, pixels, rows
         self.labels, self.num_frames, self.files = source.labels, source.num_frames, source.files
+        self.drawn = source.drawn
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         view = None if draw is None else draw.view
-        if prepare != self._resize or (view is not None and not view.whole):
+        other = (draw is not None and self.drawn) or (view is not None and not view.whole)
+        if prepare != self._resize or other:
             return self._source.read(indices, prepare, draw)
         images = torch.from_numpy(self._pixels[self._rows[np.asarray(indices, dtype=np.int64)]])
         if draw is not None and view is not None:

@@ -15,6 +15,7 @@ from everclip.errors import DataError
 
 LIMIT = 2**29  # bytes of a list
 UNZIPPED = 2**28  # bytes of an unzipped file
+TAIL = 4096  # bytes: some programs write something of their own after a picture's end
 
 
 def check_regular(path: Path) -> int:
@@ -28,6 +29,20 @@ def check_regular(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{path} is no regular file")
     return found.st_size
+
+
+def ends(path: Path) -> tuple[bytes, bytes]:
+    """The first 8 bytes and the last `TAIL` of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it is no regular file.
+    """
+    size = check_regular(path)
+    with path.open("rb", buffering=0) as file:
+        head = file.read(8)
+        file.seek(max(size - TAIL, 0))
+        return head, file.read(TAIL)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from typing_extensions import override
 
-from everclip.data.files import check_regular
+from everclip.data.files import check_regular, ends
 from everclip.digest import json_sha256, tensor_sha256
 from everclip.errors import DataError
 from everclip.storage import in_threads
@@ -22,6 +25,10 @@ from everclip.types import NO_CLASS, Batch, Draw, Indices, Prepare, Samples
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # others are decoded by programs, or by little used code
 LONGEST = 100  # times the shorter side
+ENDS = {  # how files of pictures begin and end; empty: nothing tells the end
+    b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND", b"RIFF": b"", b"GIF8": b"", b"BM": b"", b"II*\0": b"",
+    b"MM\0*": b"", b"P": b"",
+}  # fmt: skip
 
 
 class ArrayImages(Samples):
@@ -61,48 +68,137 @@ class ArrayImages(Samples):
         return tensor_sha256(torch.from_numpy(self._pixels[self._rows]))
 
 
+class Form(ABC):
+    """How a file becomes a sample: a picture, or a clip. Equal forms make the same of a file.
+
+    Attributes:
+        title: what a file is called.
+        suffixes: of files in class folders.
+        num_frames, drawn: see `Samples`.
+    """
+
+    title: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    num_frames: int | None = None
+    drawn: bool = False
+
+    @abstractmethod
+    def read(self, path: Path, prepare: Prepare, draw: Draw | None, position: int) -> Tensor:
+        """What is seen of a file, (3, S, S) uint8 or (T, 3, S, S) or more; arguments as in `Samples.read`.
+
+        Raises:
+            DataError: the file cannot be read; names it.
+        """
+
+    @abstractmethod
+    def damage(self, path: Path, deep: bool = False) -> str:
+        """Why a file cannot be read, empty where it can; a look at its ends may do unless `deep`."""
+
+    def accepts(self, path: Path) -> bool:
+        """Whether a path in a class folder is a sample."""
+        return path.suffix.lower() in self.suffixes and not path.name.startswith(".")
+
+    def files(self, paths: Sequence[Path]) -> Iterable[Path]:
+        """What samples are read from."""
+        return paths
+
+    def stat(self, path: Path) -> tuple[int, int]:
+        """Bytes of a sample, and when it was last changed in nanoseconds."""
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+
+    def facts(self) -> list[Any]:
+        """What besides names and sizes of files tells what is seen of them; in fingerprints unless empty."""
+        return []
+
+    @property
+    def trained(self) -> Form:
+        """The same for training samples, which are never shown in several views at once."""
+        return self
+
+
+@dataclass(frozen=True)
+class Pictures(Form):
+    """A file is a picture."""
+
+    title = "picture"
+    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+
+    @override
+    def read(self, path: Path, prepare: Prepare, draw: Draw | None, position: int) -> Tensor:
+        return (draw.showing(prepare, position) if draw else prepare)(read_image(path))
+
+    @override
+    def damage(self, path: Path, deep: bool = False) -> str:
+        try:
+            if deep or not _has_both_ends(path):
+                read_image(path)
+        except DataError as error:
+            return str(error)
+        return ""
+
+
+PICTURES = Pictures()
+
+
 class FileImages(Samples):
-    """Pictures as files, decoded when asked for.
+    """Pictures, or clips, as files (of a clip also a folder of frames), decoded when asked for.
 
     Args:
         paths: of the pictures.
         labels: (N,) global class ids.
         root: the fingerprint names the files relative to it, so that a data set may be moved.
         lists: files that name the pictures.
+        form: what is made of a file.
     """
 
-    def __init__(self, paths: Sequence[Path], labels: Indices, root: Path, lists: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, paths: Sequence[Path], labels: Indices, root: Path, lists: Sequence[Path] = (), form: Form = PICTURES
+    ) -> None:
         if len(paths) != len(labels):
             raise DataError(f"{len(paths)} pictures but {len(labels)} labels")
         self.paths = tuple(paths)
         self.labels = labels
-        self.root, self._lists = root, tuple(lists)
-        self.files = (*self.paths, *self._lists)
+        self.root, self._lists, self.form = root, tuple(lists), form
+        self.files = (*form.files(self.paths), *self._lists)
+        self.num_frames, self.drawn = form.num_frames, form.drawn
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
-        shown = [draw.showing(prepare, i) if draw else prepare for i in indices]
-        pictures = [show(read_image(self.paths[i])) for i, show in zip(indices, shown, strict=True)]
-        return self.batch(torch.stack(pictures), indices)
+        shown = [self.form.read(self.paths[i], prepare, draw, i) for i in indices]
+        return self.batch(torch.stack(shown), indices)
 
     def subset(self, indices: Sequence[int] | Indices) -> FileImages:
         chosen = [self.paths[i] for i in indices]
-        return FileImages(chosen, self.labels[np.asarray(indices, np.int64)], self.root, self._lists)
+        return FileImages(chosen, self.labels[np.asarray(indices, np.int64)], self.root, self._lists, self.form)
+
+    @property
+    def trained(self) -> FileImages:
+        """The same as training samples, see `Form.trained`."""
+        return FileImages(self.paths, self.labels, self.root, self._lists, self.form.trained)
 
     def shown(self) -> Indices:
         numbers: dict[Path, int] = {}
         return np.array([numbers.setdefault(path, len(numbers)) for path in self.paths], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        files = [[name, found.st_size] for name, found in self._stats()]
-        return json_sha256([files, self.labels.tolist()])
+        files = [[name, size] for name, (size, _) in self._stats()]
+        return json_sha256([files, self.labels.tolist(), *self.form.facts()])
 
     def version(self) -> str:
-        return json_sha256([[name, found.st_size, found.st_mtime_ns] for name, found in self._stats()])
+        return json_sha256([[name, *found] for name, found in self._stats()] + self.form.facts())
 
-    def _stats(self) -> list[tuple[str, os.stat_result]]:
+    def _stats(self) -> list[tuple[str, tuple[int, int]]]:
         """The files' names relative to the root, and what the file system says of them."""
         names = [path.relative_to(self.root).as_posix() for path in self.paths]
-        return list(zip(names, in_threads(os.stat, self.paths), strict=True))
+        return list(zip(names, in_threads(self.form.stat, self.paths), strict=True))
+
+
+def _has_both_ends(path: Path) -> bool:
+    try:
+        head, tail = ends(path)
+    except (OSError, DataError):
+        return False
+    return any(head.startswith(start) and end in tail for start, end in ENDS.items())
 
 
 class ConcatSamples(Samples):
@@ -113,6 +209,7 @@ class ConcatSamples(Samples):
         self.labels = np.concatenate([part.labels for part in parts])
         self.texts = tuple(own for part in parts for own in part.texts)
         self.num_frames = parts[0].num_frames if parts else None
+        self.drawn = any(part.drawn for part in parts)
         self.files = tuple(path for part in parts for path in part.files)
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
 
@@ -210,7 +307,7 @@ class Unlabelled(Samples):
     def __init__(self, source: Samples) -> None:
         self._source = source
         self.labels = np.full_like(source.labels, NO_CLASS)
-        self.num_frames, self.files = source.num_frames, source.files
+        self.num_frames, self.drawn, self.files = source.num_frames, source.drawn, source.files
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         read = self._source.read(indices, prepare, draw)
@@ -235,7 +332,8 @@ class Relabelled(Samples):
     def __init__(self, source: Samples, ids: Sequence[int]) -> None:
         self._source, self._ids = source, np.asarray(ids, dtype=np.int64)
         self.labels = self._ids[source.labels]
-        self.texts, self.num_frames, self.files = source.texts, source.num_frames, source.files
+        self.texts, self.num_frames = source.texts, source.num_frames
+        self.drawn, self.files = source.drawn, source.files
 
     def read(self, indices: Sequence[int], prepare: Prepare, draw: Draw | None = None) -> Batch:
         read = self._source.read(indices, prepare, draw)

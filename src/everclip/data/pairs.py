@@ -30,6 +30,7 @@ class CaptionedImages(Samples):
         if bare := [position for position, own in enumerate(texts) if not own]:
             raise DataError(f"picture {bare[0]} has no caption")
         self._pictures, self.files = pictures, pictures.files
+        self.num_frames, self.drawn = pictures.num_frames, pictures.drawn
         self.texts, self.described = tuple(map(tuple, texts)), described
         self.labels = np.full(len(pictures), NO_CLASS, dtype=np.int64)
 

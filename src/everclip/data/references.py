@@ -13,8 +13,7 @@ from typing import TextIO
 import numpy as np
 
 from everclip.data.drawing import shapes
-from everclip.data.images import ArrayImages, FileImages
-from everclip.data.sequences.own_pictures import SUFFIXES
+from everclip.data.images import PICTURES, ArrayImages, FileImages
 from everclip.data.sequences.shapes import draw
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Positive, Reference, Templates
@@ -89,10 +88,10 @@ def folder(
         os.path.join(place, name)
         for place, _, names in os.walk(top, followlinks=True)
         for name in names
-        if os.path.splitext(name)[1].lower() in SUFFIXES
+        if os.path.splitext(name)[1].lower() in PICTURES.suffixes
     )
     if not files:
-        raise DataError(f"reference.root={root} holds no pictures ({', '.join(SUFFIXES)})")
+        raise DataError(f"reference.root={root} holds no pictures ({', '.join(PICTURES.suffixes)})")
     if captions is None:
         names = dict.fromkeys(_shown(file) for file in files)
         texts = [template.format(name) for template in templates for name in names]

@@ -13,7 +13,7 @@ from everclip.data.captions.pair_list import PARTS, sorted_out
 from everclip.data.captions.samples import CaptionedData
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec, Part, Split
-from everclip.data.images import FileImages
+from everclip.data.images import FileImages, Form
 from everclip.data.pictures import damages, shared
 from everclip.errors import DataError, MissingError
 from everclip.types import Samples
@@ -46,7 +46,7 @@ def compare(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch, dee
         deep: opens every picture, not only those that do not begin and end as they must.
     """
     found = Findings(problems=spec.differing(root))
-    paths: dict[Path, None] = {}
+    paths: dict[Path, Form] = {}
     for name in splits:
         try:
             data = spec.load(root, name)
@@ -54,12 +54,13 @@ def compare(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch, dee
             parts = {"training": data.train, "validation": data.val, "test": data.test}
             pictures = {part: images.pictures for part, images in parts.items() if images is not None}
             files = {part: images for part, images in pictures.items() if isinstance(images, FileImages)}
-            paths |= dict.fromkeys(path for images in files.values() for path in images.paths)
+            paths |= {path: images.form for images in files.values() for path in images.paths}
             notes = data.notes if isinstance(data, CaptionedData) else ()
             found.notes += [f"split {name}: {text}" for text in (*notes, *shared(files))]
         except (DataError, MissingError) as error:
             found.problems.append(f"split {name}: {error}")
-    found.problems += _damaged(list(paths), watch, deep)
+    for form in dict.fromkeys(paths.values()):
+        found.problems += _damaged([path for path, own in paths.items() if own == form], form, watch, deep)
     return found
 
 
@@ -110,6 +111,6 @@ def _counts(data: LabelledImages | CaptionedData, published: Split) -> Iterator[
             yield f"{per_class[label]} {part} pictures of {names[label]!r} (class {label}), published are {range_}"
 
 
-def _damaged(paths: list[Path], watch: Watch, deep: bool) -> Iterator[str]:
+def _damaged(paths: list[Path], form: Form, watch: Watch, deep: bool) -> Iterator[str]:
     for start in watch(range(0, len(paths), AT_ONCE)):
-        yield from damages(paths[start : start + AT_ONCE], deep)
+        yield from damages(paths[start : start + AT_ONCE], form, deep)

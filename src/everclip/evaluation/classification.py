@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,7 +45,7 @@ class Classification(Evaluator):
         A class that appears in several sessions counts for the first; one that no session so far has, for session 0.
         """
         classes = self.candidates(task, seen)
-        classify = model.classifier(classes)
+        classify = over_views(model.classifier(classes))
         predicted = passes.samples(
             task.samples, lambda batch: classify(batch.images).argmax(dim=-1), by_features=True
         ).cpu()
@@ -57,7 +58,7 @@ class Classification(Evaluator):
     @override
     def loss(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> float:
         classes = self.candidates(task, seen)
-        classify = model.classifier(classes)
+        classify = over_views(model.classifier(classes))
 
         def of_each(batch: Batch) -> Tensor:
             columns = classes.columns(batch.labels)
@@ -68,12 +69,28 @@ class Classification(Evaluator):
     @override
     def guesses(self, model: Model, task: Task, batch: Batch, seen: Sequence[ClassSet]) -> list[Guess]:
         classes = self.candidates(task, seen)
-        best = model.classifier(classes)(batch.images).float().softmax(dim=-1).topk(min(SHOWN, len(classes)))
+        classify = over_views(model.classifier(classes))
+        best = classify(batch.images).float().softmax(dim=-1).topk(min(SHOWN, len(classes)))
         labels = classes.columns(batch.labels).tolist()
         return [
             Guess(classes.names[label], _named(classes, columns, values))
             for label, columns, values in zip(labels, best.indices, best.values, strict=True)
         ]
+
+
+def over_views(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Logits (B, C), of samples in several views (B, V, ...) the logarithm of their mean probabilities.
+
+    Samples are pictures (B, 3, S, S), clips (B, T, 3, S, S) or features (B, D).
+    """
+
+    def classified(images: Tensor) -> Tensor:
+        if images.ndim not in (3, 6):
+            return classify(images)
+        logits = classify(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
+        return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(images.shape[1])
+
+    return classified
 
 
 def _named(classes: ClassSet, columns: Tensor, values: Tensor) -> tuple[tuple[str, float], ...]:

@@ -122,7 +122,8 @@ class JoinedCaptions(Samples):
 
     def __init__(self, pairs: Samples) -> None:
         self._pairs = pairs
-        self.labels, self.num_frames, self.files = pairs.labels, pairs.num_frames, pairs.files
+        self.labels, self.files = pairs.labels, pairs.files
+        self.num_frames, self.drawn = pairs.num_frames, pairs.drawn
         self.texts = tuple((" ".join(own),) for own in pairs.texts)
 
     @override

@@ -163,7 +163,7 @@ class Engine:
         key, view = (self._seed, session.index, number), training.view(method.backbone.image_size)
         samples, workers = session.train if phase.data is None else phase.data, self._num_workers
         if session.objective is None or not session.objective.patches:
-            looks = looks_of(phase, length, len(samples), key, view, training.views)
+            looks = looks_of(phase, length, len(samples), key, view, training.views, samples.drawn)
             samples, workers = self._instead(samples, method, looks)
         watcher.start(steps - state.step, length.steps_per_epoch)
         method.train()
@@ -285,7 +285,8 @@ class Engine:
         def extract(
             samples: Samples, encode: Encode, *, as_trained: bool = False, number: int = 0
         ) -> tuple[Tensor, Tensor]:
-            shown = Draw((self._seed, session, number), view=view) if as_trained and view is not None else None
+            differs = as_trained and (view is not None or samples.drawn)
+            shown = Draw((self._seed, session, number), view=view) if differs else None
             passes = EnginePasses(self, method, shown)
             features = passes.samples(samples, lambda batch: encode(batch.images), by_features=True)
             return features, torch.from_numpy(samples.labels).to(features.device)

@@ -16,7 +16,7 @@ from everclip.data.feature_files import FeatureFiles
 from everclip.digest import json_sha256, state_sha256
 from everclip.methods.base import Method
 from everclip.training.phases import Length
-from everclip.types import Draw, Passes, Phase, Samples, View
+from everclip.types import Batch, Draw, Passes, Phase, Samples, View
 
 MakePasses = Callable[[Method, Draw | None], Passes]
 
@@ -78,7 +78,12 @@ class FrozenFeatures:
 
     def _encode(self, pictures: Samples, method: Method, look: Draw | None) -> Tensor:
         encode = partial(method.backbone.encode_image, normalize=False, project=False)
-        return self._passes(method, look).samples(pictures, lambda batch: encode(batch.images)).cpu()
+
+        def of_each_view(batch: Batch) -> Tensor:
+            images = batch.images
+            return encode(images) if images.ndim < 6 else encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+        return self._passes(method, look).samples(pictures, of_each_view).cpu()
 
     def _key(self, pictures: Samples, method: Method, look: Draw | None) -> str:
         """Hex digest of all that features follow from."""
@@ -94,7 +99,13 @@ class FrozenFeatures:
 
 
 def looks_of(
-    phase: Phase, length: Length, count: int, key: tuple[int, ...], view: View | None, views: int | None
+    phase: Phase,
+    length: Length,
+    count: int,
+    key: tuple[int, ...],
+    view: View | None,
+    views: int | None,
+    drawn: bool = False,
 ) -> Sequence[Draw | None]:
     """How the pictures of a phase look, if there are no more of these looks than pictures shown in all; else none.
 
@@ -105,8 +116,9 @@ def looks_of(
         key: of its draws.
         view: None: as in evaluation.
         views: looks of each picture; None: another in every pass.
+        drawn: see `Samples`.
     """
-    if view is None:
+    if view is None and not drawn:
         looks: Sequence[Draw | None] = [None]
     elif views is None or phase.draws is not None:
         looks = ()

@@ -73,8 +73,9 @@ def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Prepare) 
 
     def picture(task: int, image: int) -> NDArray[np.uint8]:
         shown = sequence.tasks[task].samples.read([image], resize).images[0]
-        frame = shown[len(shown) // 2] if shown.ndim == 4 else shown  # of a clip, the one in the middle
-        return frame.permute(1, 2, 0).numpy()
+        while shown.ndim > 3:  # of several views and frames, those in the middle
+            shown = shown[len(shown) // 2]
+        return shown.permute(1, 2, 0).numpy()
 
     return [
         Sample(picture(guess["task"], guess["image"]), guess["label"], tuple(map(tuple, guess["names"])))

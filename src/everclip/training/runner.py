@@ -74,7 +74,7 @@ def session_view(sequence: TaskSequence, index: int, method: Method, training: T
         memory=ConcatSamples(earlier).subset(kept.tolist()) if len(kept) else None,
         offset=sum(len(pictures) for pictures in earlier),
         repeats=training.repeats(session),
-        augmented=training.augmentation != "none",
+        augmented=training.augmentation != "none" or session.train.drawn,
     )
     return seen, view
 

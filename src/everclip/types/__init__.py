@@ -3,11 +3,23 @@
 from everclip.types.classes import NO_CLASSES, ClassSet, ClassTexts, Positive, Template, Templates
 from everclip.types.described import Box, Described, Parse, Region, Relation
 from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
-from everclip.types.samples import NO_CLASS, Batch, Draw, Indices, Prepare, Reference, Samples, SessionView, View
+from everclip.types.samples import (
+    FRAMES,
+    NO_CLASS,
+    Batch,
+    Draw,
+    Indices,
+    Prepare,
+    Reference,
+    Samples,
+    SessionView,
+    View,
+)
 from everclip.types.sequence import Session, Task, TaskSequence
 from everclip.types.training import Draws, ParameterGroup, Phase
 
 __all__ = [
+    "FRAMES",
     "NO_CLASS",
     "NO_CLASSES",
     "Batch",

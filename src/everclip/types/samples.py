@@ -22,7 +22,7 @@ from everclip.types.described import Described
 Indices = NDArray[np.int64]
 Prepare = Callable[[Image.Image], Tensor]
 NO_CLASS = -1
-READING = 2  # numbers for what is read, apart from those for how it looks
+READING, FRAMES = 2, 3  # numbers for what is read and which frames, apart from those for how it looks
 
 
 class View(Protocol):
@@ -31,6 +31,10 @@ class View(Protocol):
     @property
     def whole(self) -> bool:
         """Whether a picture may be prepared before it is shown: then only `prepare` looks at `image`."""
+
+    @property
+    def unmirrored(self) -> View:
+        """The same without mirroring."""
 
     def __call__(self, image: Image.Image, prepare: Prepare, stream: np.random.Generator) -> Tensor:
         """What the backbone gets (3, S, S) uint8 of a picture, by random numbers that are its own."""
@@ -50,9 +54,9 @@ class Draw:
     offset: int = 0
     view: View | None = None
 
-    def stream(self, position: int) -> np.random.Generator:
-        """The random numbers of the sample at a position."""
-        return np.random.Generator(np.random.PCG64([*self.key, READING, self.offset + position]))
+    def stream(self, position: int, use: int = READING) -> np.random.Generator:
+        """The random numbers of the sample at a position, others for each use."""
+        return np.random.Generator(np.random.PCG64([*self.key, use, self.offset + position]))
 
     def showing(self, prepare: Prepare, position: int) -> Prepare:
         """What makes of a picture of the sample at a position what training sees; always the same."""
@@ -61,6 +65,11 @@ class Draw:
             return prepare
         seed = [*self.key, self.offset + position]
         return lambda image: view(image, prepare, np.random.Generator(np.random.PCG64(seed)))
+
+    @property
+    def unmirrored(self) -> Draw:
+        """The same without mirroring, for pictures that would then show something else."""
+        return self if self.view is None else replace(self, view=self.view.unmirrored)
 
     def shifted(self, offset: int) -> Draw:
         """The same for a part whose first sample is number `offset`."""
@@ -77,6 +86,7 @@ class Samples(ABC):
         weights: (N,) how often a sample comes beside others of its class, where a method draws batches by it; None: all
             alike.
         num_frames: pictures of a sample that is a clip, None for single pictures.
+        drawn: whether training shows other pictures of a sample every time, whatever the view.
         files: what the samples are read from, and the lists that name it, as far as that are files.
     """
 
@@ -85,6 +95,7 @@ class Samples(ABC):
     described: Described | None = None
     weights: NDArray[np.float64] | None = None
     num_frames: int | None = None
+    drawn: bool = False
     files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
@@ -149,7 +160,7 @@ class SessionView(Samples):
         self._session = session
         self._closed: list[bool] = []  # shared with the subsets; closed once it holds anything
         self.labels, self.texts, self.num_frames = source.labels, source.texts, source.num_frames
-        self.files, self.weights = source.files, source.weights
+        self.files, self.weights, self.drawn = source.files, source.weights, source.drawn
 
     @property
     def pictures(self) -> Samples:
@@ -213,7 +224,8 @@ class Batch:
     """Samples that go through a model together.
 
     Attributes:
-        images: (B, 3, S, S), or clips (B, T, 3, S, S); uint8 as read, float32 and normalised in `Method.loss`.
+        images: (B, 3, S, S), or clips (B, T, 3, S, S), of which some evaluators read several views (B, V, T, 3, S, S);
+            uint8 as read, float32 and normalised in `Method.loss`.
         labels: (B,) global class ids, `NO_CLASS` where a sample has none.
         indices: (B,) positions in the data set of the phase.
         auxiliary: a batch of the phase's auxiliary samples, None if it has none.

@@ -32,7 +32,7 @@ class Session:
         offset: number of training samples of all earlier sessions; sample i of `train` is number `offset + i` of the
             sequence, which is how `Method.kept` names it.
         repeats: how often a sample of `train` comes in training.
-        augmented: whether it then looks different each time.
+        augmented: whether it then looks different each time, or shows other frames.
         objective: how `train` is learnt by methods that leave that to the sequence; None: they cannot learn it.
     """
 

@@ -14,11 +14,11 @@ from everclip.data.datasets import matlab
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec
 from everclip.data.files import read_bytes
-from everclip.data.images import FileImages
+from everclip.data.images import PICTURES, FileImages, Form
 from everclip.errors import DataError, MissingError
 from everclip.types import Indices
 
-PICTURES = (".jpg", ".jpeg", ".png")
+ENDINGS = (".jpg", ".jpeg", ".png")
 Item = tuple[Path, int]
 
 
@@ -33,8 +33,10 @@ def check_labels(labels: Indices, classes: int, source: Path) -> None:
         raise DataError(f"{source} has the label {wrong[0]}, but there are {classes} classes, numbered from 0")
 
 
-def listed(items: Sequence[Item], classes: int, folder: Path, title: str, source: Path) -> FileImages:
-    """Listed pictures with their labels.
+def listed(
+    items: Sequence[Item], classes: int, folder: Path, title: str, source: Path, form: Form = PICTURES
+) -> FileImages:
+    """Listed pictures, or clips, with their labels.
 
     Args:
         items: path and label of each.
@@ -42,6 +44,7 @@ def listed(items: Sequence[Item], classes: int, folder: Path, title: str, source
         folder: of the data set.
         title: of the data set.
         source: the list that names them, for the message.
+        form: what is made of a file.
 
     Raises:
         MissingError: names the first picture that is not there.
@@ -58,7 +61,7 @@ def listed(items: Sequence[Item], classes: int, folder: Path, title: str, source
                 "was the archive not extracted to its end?"
             )
     lists = [source] if source.is_file() else []
-    return FileImages([path for path, _ in items], labels, folder, lists)
+    return FileImages([path for path, _ in items], labels, folder, lists, form)
 
 
 def class_folder(folder: Path, title: str) -> list[Path]:
@@ -67,7 +70,7 @@ def class_folder(folder: Path, title: str) -> list[Path]:
     Raises:
         MissingError: the folder is not there or holds no picture.
     """
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES) if folder.is_dir() else []
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS) if folder.is_dir() else []
     if not found:
         raise MissingError(f"{title}: {folder} holds no pictures; expected a folder of this name for each class")
     return found

@@ -16,7 +16,7 @@ from everclip.data.masks import MaskedImages
 from everclip.data.ordered import OrderedImages
 from everclip.data.pairs import CaptionedImages
 from everclip.data.sequences import retrieval
-from everclip.data.video import ArrayClips
+from everclip.data.video.arrays import ArrayClips
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.evaluation.classification import Classification

@@ -10,11 +10,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from everclip.data.images import FileImages
+from everclip.data.images import PICTURES, FileImages, Form
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import SUFFIXES, divide, leave_out, read_names, warn_of_mistakes
+from everclip.data.sequences.own_pictures import divide, leave_out, read_names, warn_of_mistakes
 from everclip.errors import DataError, MissingError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -39,6 +39,7 @@ def folder(
     seed: int = 0,
     name: str | None = None,
     exclude: Sequence[str] = (),
+    clips: Form | None = None,
 ) -> TaskSequence:
     """A class-incremental sequence of class folders.
 
@@ -57,6 +58,7 @@ def folder(
         seed: of the choice of shots.
         name: of the sequence; None: after `root`.
         exclude: class folders to leave out.
+        clips: how files, or folders of frames, become clips; None: they are pictures.
 
     Raises:
         MissingError: `root` is not there or not laid out like this.
@@ -67,24 +69,25 @@ def folder(
     top = Path(root).expanduser()
     try:
         leave_out(exclude, class_folders(top), str(top))
-        train, test, classes = read_folders(top, test_share, test_seed, exclude)
+        train, test, classes = read_folders(top, test_share, test_seed, exclude, clips or PICTURES)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     shown = read_names(names, classes)
     warn_of_mistakes(train, test)
     order = by_name(class_order, classes, shown)
     protocol = Protocol(base_classes, way, shots, base_shots, max_classes, order, seed)
-    return class_incremental.build(name or f"folder_{top.resolve().name}", protocol, train, test, shown, templates)
+    called = name or f"folder_{top.resolve().name}"
+    return class_incremental.build(called, protocol, train.trained, test, shown, templates)
 
 
 def read_folders(
-    top: Path, test_share: float, test_seed: int, exclude: Sequence[str] = ()
+    top: Path, test_share: float, test_seed: int, exclude: Sequence[str] = (), form: Form = PICTURES
 ) -> tuple[FileImages, FileImages, list[str]]:
     """Training pictures, test pictures and class folders, see `folder`; what is not there need not be excluded."""
     parts = [top / split for split in ("train", "test")]
     if not _divided(top):
         classes = _classes(top, exclude)
-        return *divide(_images(top, classes, top, exclude), test_share, test_seed), classes
+        return *divide(_images(top, classes, top, exclude, form), test_share, test_seed), classes
     for part in parts:
         if not part.is_dir():
             raise MissingError(f"sequence.root={top}: no folder {part}; expected train/<class>/* and test/<class>/*")
@@ -95,7 +98,7 @@ def read_folders(
     classes = _classes(parts[0], exclude)
     if alone := sorted(set(folders(parts[1])) - {*classes, *exclude}):
         raise DataError(f"{parts[1] / alone[0]} has no training folder {parts[0] / alone[0]}")
-    train, test = (_images(part, classes, top, exclude) for part in parts)
+    train, test = (_images(part, classes, top, exclude, form) for part in parts)
     return train, test, classes
 
 
@@ -127,19 +130,18 @@ def _classes(path: Path, exclude: Sequence[str]) -> list[str]:
     return classes
 
 
-def _images(path: Path, classes: Sequence[str], root: Path, exclude: Sequence[str]) -> FileImages:
-    """Every picture of the class folders under `path`, in sorted order; warns of what is left out."""
+def _images(path: Path, classes: Sequence[str], root: Path, exclude: Sequence[str], form: Form) -> FileImages:
+    """Every sample of the class folders under `path`, in sorted order; warns of what is left out."""
     files: list[Path] = []
     labels: list[int] = []
     left_out = [entry for entry in sorted(path.iterdir()) if entry.name not in (*classes, *exclude)]
     for label, name in enumerate(classes):
         before = len(files)
         for entry in sorted((path / name).iterdir()) if (path / name).is_dir() else ():
-            is_picture = entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
-            (files if is_picture else left_out).append(entry)
+            (files if form.accepts(entry) else left_out).append(entry)
         if len(files) == before:
-            raise DataError(f"{path / name} holds no pictures ({', '.join(SUFFIXES)})")
+            raise DataError(f"{path / name} holds no {form.title}s ({', '.join(form.suffixes)})")
         labels += [label] * (len(files) - before)
     if visible := [entry for entry in left_out if not entry.name.startswith(".")]:
-        log.warning("%s: %d entries are no pictures and left out, one is %s", path, len(visible), visible[0])
-    return FileImages(files, np.array(labels, dtype=np.int64), root)
+        log.warning("%s: %d entries are no %ss and left out, one is %s", path, len(visible), form.title, visible[0])
+    return FileImages(files, np.array(labels, dtype=np.int64), root, form=form)

@@ -10,7 +10,7 @@ import numpy as np
 
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.files import Table
-from everclip.data.images import FileImages
+from everclip.data.images import PICTURES, FileImages, Form
 from everclip.data.sequences import class_incremental, domain_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.folder import Share
@@ -53,6 +53,7 @@ def manifest(
     exclude: Sequence[str] = (),
     domains: Sequence[str] | None = None,
     candidates: Candidates = "union",
+    clips: Form | None = None,
 ) -> TaskSequence:
     """A class-incremental sequence of listed pictures, or with a column `domain` a domain-incremental one.
 
@@ -74,6 +75,7 @@ def manifest(
         exclude: labels to leave out.
         domains: in order of their sessions; None: as the list first names them.
         candidates: what a test picture is compared with, see `domain_incremental.build`.
+        clips: how files, or folders of frames, become clips; None: they are pictures.
 
     Raises:
         MissingError: no such list.
@@ -83,7 +85,7 @@ def manifest(
     """
     path = Path(file).expanduser()
     top = path.parent if root is None else Path(root).expanduser()
-    rows = _read(path, top)
+    rows = _read(path, top, clips or PICTURES)
     leave_out(exclude, sorted({row.label for row in rows}), str(path))
     rows = [row for row in rows if row.label not in exclude]
     if not rows:
@@ -92,7 +94,10 @@ def manifest(
     rows = [row for own in by_domain.values() for row in own] or rows
     classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdecimal() else -1, label))
     images = FileImages(
-        [row.path for row in rows], np.array([classes.index(row.label) for row in rows], dtype=np.int64), top
+        [row.path for row in rows],
+        np.array([classes.index(row.label) for row in rows], dtype=np.int64),
+        top,
+        form=clips or PICTURES,
     )
     shown = read_names(names, classes)
     called = name or f"manifest_{path.stem}"
@@ -103,9 +108,9 @@ def manifest(
             )
         drawn, start = [], 0
         for domain, own in by_domain.items():
-            pair = _parts(images.subset(range(start, start + len(own))), own, test_share, test_seed)
-            warn_of_mistakes(*pair)
-            drawn.append(LabelledImages(domain, tuple(shown), tuple(templates), *pair))
+            train, test = _parts(images.subset(range(start, start + len(own))), own, test_share, test_seed)
+            warn_of_mistakes(train, test)
+            drawn.append(LabelledImages(domain, tuple(shown), tuple(templates), train.trained, test))
             start += len(own)
         return domain_incremental.build(called, drawn, shots=shots, candidates=candidates, seed=seed)
     train, test = _parts(images, rows, test_share, test_seed)
@@ -119,10 +124,10 @@ def manifest(
         if (base_classes, way, class_order) != (None, None, "identity"):
             raise ConfigError(f"sequence.base_classes, way, class_order: the column session of {path} says it already")
         protocol = replace(protocol, class_order="listed", groups=groups)
-    return class_incremental.build(called, protocol, train, test, shown, templates)
+    return class_incremental.build(called, protocol, train.trained, test, shown, templates)
 
 
-def _read(path: Path, top: Path) -> list[Row]:
+def _read(path: Path, top: Path, form: Form) -> list[Row]:
     """The lines of a list, checked one by one."""
     lines = Table(path, read_text(path, "sequence.file"))
     header = lines.columns
@@ -135,7 +140,7 @@ def _read(path: Path, top: Path) -> list[Row]:
     for number, cells in lines:
         place = f"{path}, line {number}"
         values = {"split": "", "session": "", "domain": "", **cells}
-        picture = listed(top, values["path"], place)
+        picture = listed(top, values["path"], place, folders=form.num_frames is not None)
         row = Row(number, picture, *(values[key] for key in ("label", "split", "session", "domain")))
         if not row.label:
             raise DataError(f"{place}: no label")

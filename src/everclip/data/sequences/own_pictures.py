@@ -19,8 +19,6 @@ from everclip.errors import ConfigError, DataError, MissingError
 
 log = logging.getLogger("everclip")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
-
 
 def read_text(path: Path, key: str) -> str:
     """The content of a text file, with or without a byte order mark.
@@ -41,8 +39,8 @@ def read_text(path: Path, key: str) -> str:
         raise DataError(f"{key}={path} cannot be read: {error}") from error
 
 
-def listed(top: Path, given: str, place: str) -> Path:
-    """The picture below `top` that a line of a list names by the path `given`.
+def listed(top: Path, given: str, place: str, *, folders: bool = False) -> Path:
+    """The picture, or if `folders` the folder of frames, below `top` that a line of a list names by the path `given`.
 
     Raises:
         DataError: it is not there, or not below `top`; begins with `place`.
@@ -51,7 +49,7 @@ def listed(top: Path, given: str, place: str) -> Path:
     if not path.is_relative_to(top) or ".." in path.relative_to(top).parts:
         raise DataError(f"{place}: {path} is not below {top}; set sequence.root to a folder that holds all")
     try:
-        there = path.is_file()
+        there = path.is_file() or (folders and path.is_dir())
     except OSError as error:
         raise DataError(f"{place}: {path} cannot be read: {error.strerror}") from error
     if not there:
@@ -145,7 +143,7 @@ def warn_of_mistakes(train: FileImages, test: FileImages) -> None:
     Raises:
         DataError: a file cannot be read.
     """
-    if found := damages([*train.paths, *test.paths]):
-        log.warning("%d damaged pictures end what reads them; %s", len(found), found[0])
+    if found := damages([*train.paths, *test.paths], train.form):
+        log.warning("%d damaged %ss end what reads them; %s", len(found), train.form.title, found[0])
     for text in shared({"training": train, "test": test}):
         log.warning("%s", text)

@@ -1,4 +1,4 @@
-"""Clips: several pictures that are one sample."""
+"""Clips that lie in memory."""
 
 from __future__ import annotations
 

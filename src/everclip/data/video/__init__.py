@@ -1,0 +1,1 @@
+"""Clips: several pictures that are one sample."""
