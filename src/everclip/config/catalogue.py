@@ -26,14 +26,17 @@ def read_option(group: str, name: str, dataset: str | None = None, *, own: Path 
     assert isinstance(loaded, DictConfig)
     node = loaded[group] if group == "method" else loaded
     assert isinstance(node, DictConfig)
-    if group == "sequence" and "defaults" in node:
-        first = node.pop("defaults")[0]
-        if isinstance(first, str):
-            node = cast(DictConfig, OmegaConf.merge(read_option(group, first, dataset, own=own), node))
-        else:
-            ((part, option),) = first.items()
+    if group.startswith("sequence") and "defaults" in node:
+        for entry in node.pop("defaults"):
+            if entry == "_self_":
+                continue
+            if isinstance(entry, str):
+                node = cast(DictConfig, OmegaConf.merge(read_option(group, entry, dataset, own=own), node))
+                continue
+            ((part, option),) = entry.items()
             chosen = dataset if part == "dataset" and dataset else option
-            node[part] = read_option(f"sequence/{part}", chosen, own=own)
+            part, _, place = part.rpartition("/")[2].partition("@")
+            OmegaConf.update(node, place or part, read_option(f"sequence/{part}", chosen, own=own))
     return node
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from everclip.config.compatibility import lasting, lasting_shared
-from everclip.config.schema import GROUPS, INJECTED, RunConfig, TrainConfig
+from everclip.config.schema import GROUPS, INJECTED, DataConfig, RunConfig, TrainConfig
 from everclip.digest import json_sha256
 
 
@@ -54,6 +54,7 @@ def digest(config: DictConfig) -> str:
     placeless = config.copy()
     for place in placeless.paths:  # places are no settings
         placeless.paths[place] = ""
+    placeless.data = OmegaConf.structured(DataConfig)  # how samples are read changes none
     placeless.seed = 0  # a sequence may follow the run's seed
     plain: dict[str, Any] = {key: OmegaConf.to_container(placeless[key], resolve=True) for key in (*GROUPS, "train")}
     settings = {group: lasting(plain[group]) for group in GROUPS}

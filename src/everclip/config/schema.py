@@ -54,6 +54,18 @@ class TrainConfig:
 
 
 @dataclass
+class VideoConfig:
+    """Clips in files: what decodes them, `auto`: PyAV, else torchcodec.
+
+    cache: keep all frames that may be shown of a clip, as large as `short_side` of its sequence leaves them, on `disk`
+    under `paths.cache`.
+    """
+
+    backend: str = choice("auto", "auto", "pyav", "torchcodec")
+    cache: str = choice("off", "off", "disk")
+
+
+@dataclass
 class DataConfig:
     """Loading: worker processes per device, pictures per forward pass in evaluation.
 
@@ -68,6 +80,7 @@ class DataConfig:
     cache: str = choice("off", "off", "disk", "memory")
     features: str = choice("memory", "off", "memory", "disk")
     features_gb: float = number(20.0, 0)
+    video: VideoConfig = field(default_factory=VideoConfig)
 
 
 @dataclass
