@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -52,6 +53,30 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}; nothing written earlier is damaged, and the same "
             "command goes on once there is room and permission"
+        ) from error
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A folder to be filled, renamed to `folder` when the block ends; of several made at a time the first stays.
+
+    Raises:
+        StorageError: the disk is full, or the place is not to be written to.
+    """
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            with suppress(FileExistsError):
+                aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        if folder.is_dir():  # another process was faster
+            return
+        raise StorageError(
+            f"{folder} cannot be written: {error.strerror or error}; make room, or choose another"
         ) from error
 
 
