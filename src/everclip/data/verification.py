@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,8 +59,7 @@ def compare(spec: DataSpec, root: Path, splits: Iterable[str], watch: Watch, dee
             found.notes += [f"split {name}: {text}" for text in (*notes, *shared(files))]
         except (DataError, MissingError) as error:
             found.problems.append(f"split {name}: {error}")
-    for form in dict.fromkeys(paths.values()):
-        found.problems += _damaged([path for path, own in paths.items() if own == form], form, watch, deep)
+    found.problems += _damaged(paths, watch, deep)
     return found
 
 
@@ -76,17 +75,17 @@ def compare_own(place: Path, watch: Watch, deep: bool) -> Findings:
         MissingError: there is no list.
         DataError: a list cannot be read.
     """
-    found, paths = Findings(), dict[Path, None]()
+    found, paths = Findings(), dict[Path, Form]()
     for pairs in own.lists(place).values():
         kept, faults, _ = sorted_out(pairs)
         found.problems += faults.texts
         parts = {part: pairs.pictures([e.picture for e in kept if e.split == part]) for part in ("", *PARTS)}
         files = {part or "the": them for part, them in parts.items() if isinstance(them, FileImages)}
-        paths |= dict.fromkeys(path for images in files.values() for path in images.paths)
+        paths |= {path: images.form for images in files.values() for path in images.paths}
         found.notes += shared(files)
         if not kept:
             found.problems.append(f"{pairs.source} lists no image-text pairs")
-    found.problems += _damaged(list(paths), watch, deep)
+    found.problems += _damaged(paths, watch, deep)
     return found
 
 
@@ -111,6 +110,8 @@ def _counts(data: LabelledImages | CaptionedData, published: Split) -> Iterator[
             yield f"{per_class[label]} {part} pictures of {names[label]!r} (class {label}), published are {range_}"
 
 
-def _damaged(paths: list[Path], form: Form, watch: Watch, deep: bool) -> Iterator[str]:
-    for start in watch(range(0, len(paths), AT_ONCE)):
-        yield from damages(paths[start : start + AT_ONCE], form, deep)
+def _damaged(files: Mapping[Path, Form], watch: Watch, deep: bool) -> Iterator[str]:
+    for form in dict.fromkeys(files.values()):
+        paths = [path for path, own in files.items() if own == form]
+        for start in watch(range(0, len(paths), AT_ONCE)):
+            yield from damages(paths[start : start + AT_ONCE], form, deep)
