@@ -188,8 +188,6 @@ class OpenClip(Backbone):
 
     @parametrize.cached()  # attention reads a weight several times
     def _encode_image(self, images: Tensor, edit: TokenEdit | None, normalize: bool, project: bool) -> Tensor:
-        if images.ndim == 6:  # of several views, all frames
-            images = images.flatten(1, 2)
         if images.ndim == 2:
             features = self._project(images) if project else images
         elif images.ndim == 4:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from everclip.errors import ConfigError, ContractError, NotFiniteError
@@ -67,7 +68,10 @@ class Evaluated:
         self.backbone = method.backbone
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Image features (B, E) of length 1."""
+        """Image features (B, E) of length 1; of samples in several views (B, V, T, 3, S, S) their mean."""
+        if images.ndim == 6:
+            views = self._method.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+            return self._checked("image features", F.normalize(views.mean(dim=1), dim=-1), len(images), None)
         return self._checked("image features", self._method.encode_image(images), len(images), None)
 
     def encode_patches(self, images: Tensor) -> Tensor:
