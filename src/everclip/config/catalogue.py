@@ -34,9 +34,11 @@ def read_option(group: str, name: str, dataset: str | None = None, *, own: Path 
                 node = cast(DictConfig, OmegaConf.merge(read_option(group, entry, dataset, own=own), node))
                 continue
             ((part, option),) = entry.items()
+            part, _, place = part.removeprefix("override ").rpartition("/")[2].partition("@")
             chosen = dataset if part == "dataset" and dataset else option
-            part, _, place = part.rpartition("/")[2].partition("@")
-            OmegaConf.update(node, place or part, read_option(f"sequence/{part}", chosen, own=own))
+            read = read_option(f"sequence/{part}", chosen, own=own)
+            said = OmegaConf.select(loaded, place or part) or {}  # in the file itself, which comes last
+            OmegaConf.update(node, place or part, OmegaConf.merge(read, said), merge=False)
     return node
 
 

@@ -1,0 +1,183 @@
+"""Readers of videos on tiny copies in the publishers' layouts; what is in a file is no matter here."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+from everclip.config.build import build
+from everclip.data.datasets import clip_lists, hmdb51, kinetics400, ssv2, ucf101_videos
+from everclip.data.datasets.ucf_layout import spoken
+from everclip.data.sequences import orders
+from everclip.data.sequences.single_session import base_to_novel
+from everclip.data.video.form import Clips
+from everclip.data.video.sampling import Segment
+from everclip.errors import DataError, MissingError
+from tests.data.conftest import paths
+from tests.data.datasets.replicas import put
+
+CLIPS = Clips(Segment(4), views=2)
+ACTIONS = ("ApplyEyeMakeup", "TaiChi", "YoYo")
+
+
+@pytest.fixture
+def ucf(tmp_path: Path) -> Path:
+    """Three classes of four groups of two clips; the first two groups are for testing."""
+    folder = tmp_path / "ucf101"
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for label, name in enumerate(ACTIONS, start=1):
+        for group in range(1, 5):
+            for clip in (1, 2):
+                file = f"{name}/v_{name}_g{group:02d}_c{clip:02d}.avi"
+                put(folder / "UCF-101" / file, b"")
+                lists["test" if group < 3 else "train"].append(file if group < 3 else f"{file} {label}")
+    put(folder / "ucfTrainTestlist/classInd.txt", "".join(f"{i} {n}\r\n" for i, n in enumerate(ACTIONS, start=1)))
+    for part, lines in lists.items():
+        put(folder / f"ucfTrainTestlist/{part}list01.txt", "\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_ucf101(ucf: Path) -> None:
+    data = ucf101_videos.load(root=str(ucf), clips=CLIPS)
+    assert data.names == ("apply eye makeup", "tai chi", "yo yo")
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert paths(data.test)[:2] == ["v_ApplyEyeMakeup_g01_c01.avi", "v_ApplyEyeMakeup_g01_c02.avi"]
+    groups = [{name.split("_c")[0] for name in paths(part)} for part in (data.train, data.test)]
+    assert not groups[0] & groups[1]
+    assert (data.train.form, data.test.form) == (CLIPS.trained, CLIPS)  # type: ignore[attr-defined]
+    (ucf / "ucf101/UCF-101/YoYo/v_YoYo_g03_c01.avi").unlink()
+    with pytest.raises(MissingError, match=r"v_YoYo_g03_c01\.avi is not there, but trainlist01\.txt names it"):
+        ucf101_videos.load(root=str(ucf))
+
+
+def test_tcds_orders() -> None:
+    names = [str(number) for number in range(101)]
+    assert orders.resolve("seed1000", names)[:12] == [37, 97, 56, 55, 33, 84, 3, 4, 72, 59, 66, 48]
+    assert orders.resolve("seed1993", names)[:6] == [68, 56, 78, 8, 23, 84]
+    assert orders.resolve("seed2021", names)[:6] == [90, 2, 46, 4, 78, 8]
+    for seed in (1000, 1993, 2021):  # as TCD shuffles in place
+        shuffled = np.arange(101)
+        np.random.RandomState(seed).shuffle(shuffled)
+        assert orders.resolve(f"seed{seed}", names) == shuffled.tolist()
+
+
+def vclimb_lists() -> dict[str, list[dict[str, list[str]]]]:
+    def of(group: int) -> list[dict[str, list[str]]]:
+        return [{n: [f"v_{n}_g{group:02d}_c01"] for n in task} for task in (["YoYo"], ["TaiChi", "ApplyEyeMakeup"])]
+
+    return {"train": of(3), "val": of(4), "test": of(1)}
+
+
+def test_vclimbs_sessions_are_read_without_running_code(ucf: Path) -> None:
+    put(ucf / "ucf101/UCF101_data.pkl", pickle.dumps(vclimb_lists(), protocol=2))
+    data = ucf101_videos.load(root=str(ucf), split="vclimb10", clips=CLIPS)
+    assert data.names == ("yo yo", "tai chi", "apply eye makeup")  # in the order of the sessions
+    assert paths(data.train) == ["v_YoYo_g03_c01.avi", "v_TaiChi_g03_c01.avi", "v_ApplyEyeMakeup_g03_c01.avi"]
+    assert data.val is not None
+    assert (data.val.labels.tolist(), data.test.labels.tolist()) == ([0, 1, 2], [0, 1, 2])
+    for content, reason in (
+        (pickle.dumps(Path("x")), r"it asks for pathlib\."),
+        (b"cos\nsystem\n(S'touch pwned'\ntR.", r"it asks for os\.system"),
+        (b"no pickle", ""),
+    ):
+        put(ucf / "ucf101/UCF101_data.pkl", content)
+        with pytest.raises(DataError, match=rf"UCF101_data\.pkl cannot be read as lists of clips: {reason}"):
+            ucf101_videos.load(root=str(ucf), split="vclimb10")
+    put(ucf / "ucf101/UCF101_data.pkl", pickle.dumps({"train": [["YoYo"]], "val": [], "test": []}))
+    with pytest.raises(DataError, match="is no list of vCLIMB"):
+        ucf101_videos.load(root=str(ucf), split="vclimb10")
+    assert clip_lists.read_plain_pickle(_written(ucf / "plain.pkl", {"a": [1, "b", {2: (3.5, None)}]})) == {
+        "a": [1, "b", {2: (3.5, None)}]
+    }
+
+
+def _written(path: Path, content: object) -> Path:
+    put(path, pickle.dumps(content))
+    return path
+
+
+def test_vifis_base_and_novel_classes(ucf: Path) -> None:
+    own = ucf / "ucf101/vifi_clip"
+    put(own / "ucf_splits/fs_base_s1_train.txt", "v_TaiChi_g03_c01.avi 0\nv_YoYo_g03_c01.avi 1\n")
+    put(own / "ucf_splits/base_val.txt", "v_YoYo_g01_c01.avi 1\nv_TaiChi_g01_c01.avi 0\n")
+    put(own / "ucf_splits/novel_val.txt", "v_ApplyEyeMakeup_g01_c01.avi 0\n")
+    put(own / "ucf_101_base_labels.csv", "id,name\n0,TaiChi\n1,YoYo\n")
+    put(own / "ucf_101_novel_labels.csv", "id,name\n0,ApplyEyeMakeup\n")
+    data = ucf101_videos.load(root=str(ucf), split="vifi1", clips=CLIPS)
+    assert data.names == ("TaiChi", "YoYo", "ApplyEyeMakeup")
+    sequence = base_to_novel(dataset=data, shots=None)
+    assert sequence.sessions[0].new.names == ("TaiChi", "YoYo")
+    assert sequence.sessions[0].train.labels.tolist() == [0, 1]
+    assert [(task.name, task.samples.labels.tolist()) for task in sequence.tasks] == [("base", [1, 0]), ("novel", [2])]
+
+
+def test_hmdb51(tmp_path: Path) -> None:
+    for name in ("brush_hair", "catch"):
+        lines = []
+        for number, part in enumerate((1, 1, 2, 0)):
+            file = f"a (b)_{name}_{number}.avi"
+            put(tmp_path / "hmdb51/videos" / name / file, b"")
+            lines.append(f"{file} {part} ")
+        put(tmp_path / f"hmdb51/testTrainMulti_7030_splits/{name}_test_split1.txt", "\n".join(lines))
+    data = hmdb51.load(root=str(tmp_path), clips=CLIPS)
+    assert data.names == ("brush hair", "catch")
+    assert paths(data.train)[:2] == ["a (b)_brush_hair_0.avi", "a (b)_brush_hair_1.avi"]
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 0, 1, 1], [0, 1])
+
+
+def test_ssv2(tmp_path: Path) -> None:
+    folder = tmp_path / "ssv2"
+    labels = {"Holding something": "1", "Moving something left": "0"}
+    entries = [{"id": "7", "label": "holding a cup", "template": "Holding [something]", "placeholders": ["a cup"]},
+               {"id": "9", "label": "moving a pen left", "template": "Moving [something] left"}]  # fmt: skip
+    put(folder / "labels/labels.json", json.dumps(labels))
+    put(folder / "labels/train.json", json.dumps(entries))
+    put(folder / "labels/validation.json", json.dumps(entries[:1]))
+    for number in (7, 9):
+        put(folder / f"20bn-something-something-v2/{number}.webm", b"")
+    data = ssv2.load(root=str(tmp_path), clips=CLIPS)
+    assert data.names == ("moving something left", "holding something")
+    assert list(zip(paths(data.train), data.train.labels.tolist(), strict=True)) == [("7.webm", 1), ("9.webm", 0)]
+    assert paths(data.test) == ["7.webm"]
+
+
+def test_kinetics400_without_the_clips_that_are_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "kinetics400"
+    header = "label,youtube_id,time_start,time_end,split\n"
+    put(
+        folder / "annotations/train.csv",
+        header + "yoga,-a_1,3,13,train\nabseiling,b,0,10,train\nyoga,gone,1,11,train\n",
+    )
+    put(folder / "annotations/val.csv", header + "yoga,c,20,30,val\n")
+    for file in ("train/yoga/-a_1_000003_000013.mp4", "train/b_000000_000010.mp4", "val/c_000020_000030.mp4"):
+        put(folder / file, b"")
+    data = kinetics400.load(root=str(tmp_path), clips=CLIPS)
+    assert data.names == ("abseiling", "yoga")
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([1, 0], [1])
+    assert "1 of 3 clips of train.csv are not there and left out" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "words"), [("ApplyEyeMakeup", "apply eye makeup"), ("brush_hair", "brush hair")])
+def test_names_in_words(name: str, words: str) -> None:
+    assert spoken(name) == words
+
+
+def test_sequences_over_videos(ucf: Path, compose: Callable[..., DictConfig]) -> None:
+    def made(*words: str) -> object:
+        return build("sequence", compose(f"paths.data={ucf}", *words).sequence)
+
+    cil = made("sequence=video_cil_ucf101", "sequence.base_classes=1", "sequence.way=1")
+    few = made("sequence=video_few_shot", "sequence.shots=2", "sequence.dataset.clips.sampling.frames=16")
+    novel = made("sequence=video_base_to_novel", "sequence/clips@sequence.dataset.clips=dense", "sequence.shots=1")
+    whole = made("sequence=video_zero_shot")
+    order = orders.resolve("seed1000", ACTIONS)
+    assert [s.new.ids for s in cil.sessions] == [(i,) for i in order]  # type: ignore[attr-defined]
+    assert (few.sessions[0].train.num_frames, len(few.sessions[0].train)) == (16, 6)  # type: ignore[attr-defined]
+    assert len(whole.sessions[0].train) == 12  # type: ignore[attr-defined]
+    assert [len(task.samples) for task in novel.tasks] == [8, 4]  # type: ignore[attr-defined]
