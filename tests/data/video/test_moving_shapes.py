@@ -1,0 +1,60 @@
+"""The embedded clips: real files in the layout of UCF101, whose motion no single frame tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.transforms import PILToTensor
+
+from everclip.data.images import FileImages
+from everclip.data.sequences import moving_shapes
+from everclip.data.sequences.moving_shapes import dataset
+from everclip.data.video.form import Clips
+from everclip.data.video.sampling import Segment
+from everclip.errors import ConfigError
+from tests.data.conftest import paths
+
+CLIPS = Clips(Segment(4), flip=False)
+SMALL = {"looks": ["red star"], "motions": ["moving right", "moving left"], "train_per_class": 5, "test_per_class": 5,
+         "length": 8}  # fmt: skip
+
+
+def test_they_are_files_in_groups_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(clips=CLIPS, cache_dir=str(tmp_path), **SMALL)  # type: ignore[arg-type]
+    assert data.names == ("red star moving right", "red star moving left")
+    assert paths(data.test)[3:6] == [f"v_RedStarMovingRight_{n}.mp4" for n in ("g01_c04", "g02_c01")] + [
+        "v_RedStarMovingLeft_g01_c01.mp4"
+    ]
+    groups = [{name.split("_c")[0] for name in paths(part)} for part in (data.train, data.test)]
+    assert not groups[0] & groups[1]
+    monkeypatch.setattr(moving_shapes, "write_video", None)
+    again = dataset(clips=CLIPS, cache_dir=str(tmp_path), **SMALL)  # type: ignore[arg-type]
+    assert again.train.fingerprint() == data.train.fingerprint()
+
+
+def test_opposite_motions_are_one_played_backwards(tmp_path: Path) -> None:
+    data = dataset(clips=CLIPS, cache_dir=str(tmp_path), **SMALL)  # type: ignore[arg-type]
+    assert isinstance(data.test, FileImages)
+    clips = data.test.read(range(10), PILToTensor()).images.float()
+    assert clips.shape == (10, 4, 3, 64, 64)
+    right = np.array([red_column(clip) for clip in clips[:5].numpy()])
+    left = np.array([red_column(clip) for clip in clips[5:].numpy()])
+    assert (np.diff(right, axis=1) > 0).all()
+    assert (np.diff(left, axis=1) < 0).all()
+    assert abs(right.mean() - left.mean()) < 6
+
+
+def red_column(clip: np.ndarray) -> list[float]:
+    """Where the red object is in each frame (3, H, W): the mean column, weighted by redness."""
+    weights = np.maximum(clip[:, 0] - clip[:, 1:].max(axis=1) - 60, 0).sum(axis=1) + 1e-6
+    return (weights * np.arange(weights.shape[-1])).sum(axis=-1) / weights.sum(axis=-1)  # type: ignore[no-any-return]
+
+
+def test_words_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="motions are of moving right, moving left"):
+        dataset(clips=CLIPS, cache_dir=str(tmp_path), motions=["dancing"])
+    with pytest.raises(ValueError, match="is no class of clips"):
+        dataset(clips=CLIPS, cache_dir=str(tmp_path), looks=["quick fox"])
+    assert list(tmp_path.rglob("*.mp4")) == []
