@@ -18,6 +18,8 @@ GROUPS = [(group, name) for group in (*schema.GROUPS, "trainer", "logger", "path
 REQUIRED = {
     "folder": ["sequence.root=x"],
     "manifest": ["sequence.file=x.csv"],
+    "video_folder": ["sequence.root=x"],
+    "video_manifest": ["sequence.file=x.csv"],
     "dil_folder": ["sequence.root=x"],
     "retrieval_folder": ["sequence.root=x"],
     "ordering_table": ["sequence.file=x.csv", "sequence.test_file=y.csv"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -36,7 +36,8 @@ def one_per_trait(names: Sequence[str]) -> list[str]:
     chosen = []
     for name in names:
         kind = get_object(read_option("method", name, own=OWN)["_target_"])
-        declared = {(trait, getattr(kind, trait)) for trait in Method.__annotations__}
+        values = ((trait, getattr(kind, trait)) for trait in Method.__annotations__)
+        declared = {(trait, value) for trait, value in values if isinstance(value, Hashable)}
         if not declared <= known:
             chosen.append(name)
             known |= declared

@@ -32,8 +32,9 @@ def lasting(value: Any) -> Any:
         key: part for key, part in value.items() if key != NEUTRAL and not (key in neutral and part == neutral[key])
     }
     first_names = {today: first for first, today in MOVED.items()}
-    names = {"_target_": first_names.get(kept["_target_"], kept["_target_"])} if "_target_" in kept else {}
-    return {key: lasting(part) for key, part in kept.items()} | names
+    named = {key: lasting(part) for key, part in kept.items()}
+    target = kept.get("_target_")
+    return named | {"_target_": first_names.get(target, target)} if isinstance(target, str) else named
 
 
 def lasting_shared(schema: Any, values: dict[str, Any]) -> dict[str, Any]:
