@@ -24,6 +24,7 @@ from everclip.methods.zero_shot import ZeroShot
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
 from everclip.training.engine import Engine
+from everclip.training.evaluation import Evaluated
 from everclip.training.features import looks_of
 from everclip.training.phases import Length
 from everclip.types import Draw, Phase, SessionView
@@ -206,6 +207,21 @@ def test_the_features_used_longest_ago_go_first(tmp_path: Path) -> None:
     for age, name in enumerate("abc"):
         files.keep(name, rows)
         os.utime(tmp_path / f"features/{name}.safetensors", (age, age))
+    left = tmp_path / "features/.e.safetensors.0123456789abcdef.tmp"
+    left.touch()
+    os.utime(left, (0, 0))
     assert files.load("a", 1000) is not None
     files.keep("d", rows)
     assert sorted(path.stem for path in (tmp_path / "features").iterdir()) == ["a", "c", "d"]
+
+
+def test_views_are_averaged_from_pictures_and_from_features(tiny: Callable[[], OpenClip]) -> None:
+    method = ZeroShot(tiny())
+    model = Evaluated(method)
+    clips = method.backbone.normalize(torch.from_numpy(PIXELS[:8]).movedim(-1, 1)).unflatten(0, (2, 2, 2))
+    with torch.no_grad():
+        single = method.encode_image(clips.flatten(0, 1)).unflatten(0, (2, 2))
+        features = method.backbone.encode_image(clips.flatten(0, 1), normalize=False, project=False)
+        for shown in (clips, features.unflatten(0, (2, 2))):
+            expected = torch.nn.functional.normalize(single.mean(dim=1), dim=-1)
+            torch.testing.assert_close(model.encode_image(shown), expected, rtol=1e-5, atol=1e-6)

@@ -20,6 +20,7 @@ from everclip.commands.parts import make_training
         pytest.param(["optimizer=adamw", "trainer.precision=16-mixed"], None, id="scaled gradients"),
         pytest.param(["optimizer=adamw", "+optimizer.foreach=true"], None, id="said otherwise"),
         pytest.param(["optimizer=adamw", "optimizer._target_=torch.optim.Adamax"], None, id="cannot"),
+        pytest.param(["optimizer=adamw", "optimizer._target_=torch.optim.Adagrad"], None, id="not everywhere"),
     ],
 )
 def test_all_parameters_move_in_one_pass_where_they_can(

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from everclip.errors import ConfigError, StorageError
 YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_YAML = 2**22  # bytes
 DEEPEST_YAML = 40
+ABANDONED = 3600.0  # seconds without a write after which a half-written file is nobody's
 CHUNK = 64  # items that a thread takes at a time: handing over one costs as much as looking at a small file
 WAITING = 4  # threads of a core, most of which wait for a disk or a network
 
@@ -54,6 +56,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             f"{path} cannot be written: {error.strerror or error}; nothing written earlier is damaged, and the same "
             "command goes on once there is room and permission"
         ) from error
+
+
+def remove_abandoned(folder: Path, name: str = "*") -> None:
+    """Deletes what writers of files of this name that were killed have left; a living one writes all the time."""
+    for aside in folder.glob(f".{name}.*.tmp"):
+        with suppress(OSError):  # another run does the same
+            if time.time() - aside.stat().st_mtime > ABANDONED:
+                aside.unlink()
 
 
 @contextmanager

@@ -23,6 +23,7 @@ class Encoder:
         return torch.tensor([[float(text)] for text in texts])
 
 
+WEIGHT = torch.ones(())
 TEXTS = [str(number) for number in range(4 * CHUNK)]
 
 
@@ -30,20 +31,21 @@ def test_only_new_texts_pass() -> None:
     known = KnownTexts()
     for count, new in ((CHUNK + 3, [CHUNK, 3]), (CHUNK + 3, []), (2 * CHUNK, [CHUNK]), (2 * CHUNK + 5, [5])):
         encode = Encoder()
-        assert known.features(TEXTS[:count], encode, "cpu")[:, 0].tolist() == list(range(count))
+        assert known.features(TEXTS[:count], encode, WEIGHT)[:, 0].tolist() == list(range(count))
         assert encode.passed == new
     encode = Encoder()
-    known.features(TEXTS[1 : CHUNK + 1], encode, "cpu")  # other company may be rounded otherwise
+    known.features(TEXTS[1 : CHUNK + 1], encode, WEIGHT)  # other company may be rounded otherwise
     with torch.autocast("cpu"):
-        known.features(TEXTS[:CHUNK], encode, "cpu")
-    assert encode.passed == [CHUNK, CHUNK]
+        known.features(TEXTS[:CHUNK], encode, WEIGHT)
+    known.features(TEXTS[:CHUNK], encode, WEIGHT.double())
+    assert encode.passed == [CHUNK] * 3
 
 
 def test_of_many_texts_the_first_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_texts, "KEPT", 2 * CHUNK)
     known = KnownTexts()
-    assert len(known.features(TEXTS, Encoder(), "cpu")) == len(TEXTS)
+    assert len(known.features(TEXTS, Encoder(), WEIGHT)) == len(TEXTS)
     for part, new in ((slice(2 * CHUNK, None), []), (slice(CHUNK), [CHUNK])):
         encode = Encoder()
-        known.features(TEXTS[part], encode, "cpu")
+        known.features(TEXTS[part], encode, WEIGHT)
         assert encode.passed == new

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from everclip.training.evaluation import check_fit
 from everclip.training.phases import Budget, Training
 from everclip.training.runner import seed_everything
 from everclip.types import ClassTexts, TaskSequence
+
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on all devices; Adagrad on a CPU alone
 
 
 def make_training(config: DictConfig) -> Training:
@@ -57,7 +58,7 @@ def _fused(config: DictConfig) -> dict[str, bool]:
     Scaled gradients (fp16) could not be clipped then.
     """
     said = config.optimizer.keys() & {"fused", "foreach", "capturable", "differentiable"}
-    can = "fused" in inspect.signature(get_object(config.optimizer._target_)).parameters
+    can = get_object(config.optimizer._target_) in FUSED
     return {"fused": True} if can and not said and config.trainer.precision != "16-mixed" else {}
 
 

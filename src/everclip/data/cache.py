@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from everclip.digest import json_sha256, tensor_sha256
 from everclip.errors import StorageError
-from everclip.storage import replacing
+from everclip.storage import remove_abandoned, replacing
 from everclip.types import Batch, Draw, Indices, Prepare, Samples, TaskSequence
 
 log = logging.getLogger("everclip")
@@ -32,7 +31,6 @@ FORMAT = 1  # to be raised when `read_image` gives other pixels than before
 CHUNK = 32  # pictures that a thread decodes at a time
 MEGABYTE = 1_000_000
 PATIENCE = 30.0  # seconds between two messages of a long build
-ABANDONED = 3600.0  # seconds without a write after which a half-written file is nobody's
 PROBES = ((97, 61), (40, 83), (600, 400))  # (width, height)
 
 Pixels = NDArray[np.uint8]
@@ -231,21 +229,13 @@ def _build(images: Samples, resize: Prepare, path: Path | None) -> Pixels:
             pixels[start : start + len(chunk)] = chunk
             start += len(chunk)
         return pixels
-    _remove_abandoned(path)
+    remove_abandoned(path.parent, path.name)
     with replacing(path) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in _decoded(images, resize):
             file.write(chunk.data)
     return np.asarray(np.load(path, mmap_mode="r"))
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Deletes what builders of this file that were killed have left; a living one writes all the time."""
-    for aside in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):  # another run does the same
-            if time.time() - aside.stat().st_mtime > ABANDONED:
-                aside.unlink()
 
 
 def _decoded(images: Samples, resize: Prepare) -> Iterator[Pixels]:

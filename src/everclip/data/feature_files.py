@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everclip.digest import tensor_sha256
 from everclip.errors import StorageError
-from everclip.storage import write_bytes
+from everclip.storage import remove_abandoned, write_bytes
 
 log = logging.getLogger("everclip")
 
@@ -67,7 +67,8 @@ class FeatureFiles:
             log.warning("image features are not kept: %s", error)
 
     def _make_room(self, size: int) -> None:
-        """Deletes the files used longest ago until one of `size` bytes fits."""
+        """Deletes what killed runs have left, and the files used longest ago until one of `size` bytes fits."""
+        remove_abandoned(self._folder)
         files = []
         for path in self._folder.glob("*.safetensors"):
             with suppress(FileNotFoundError):  # another run makes room too

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from everclip.metrics.scores import Score
-from everclip.types import Batch, ClassSet, Evaluator, Guess, Model, Passes, Task, Verdict
+from everclip.types import Batch, ClassSet, Evaluator, Guess, Model, Passes, Task, Verdict, in_views
 
 SHOWN = 3  # classes of a guess
 
@@ -85,7 +85,7 @@ def over_views(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
     """
 
     def classified(images: Tensor) -> Tensor:
-        if images.ndim not in (3, 6):
+        if not in_views(images):
             return classify(images)
         logits = classify(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
         return logits.log_softmax(dim=-1).logsumexp(dim=1) - math.log(images.shape[1])

@@ -169,7 +169,7 @@ class Method(nn.Module):
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Text features (N, E) of length 1."""
         if self.frozen_texts and not torch.is_grad_enabled():
-            return self._known_texts.features(texts, self._encode_texts, self.backbone.device.type)
+            return self._known_texts.features(texts, self._encode_texts, self.backbone.logit_scale)
         return self._encode_texts(texts)
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:

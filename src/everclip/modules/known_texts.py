@@ -18,24 +18,24 @@ class KnownTexts:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str | bool, ...], Tensor] = {}
+        self._kept: dict[tuple[object, ...], Tensor] = {}
         self._count = 0
 
-    def features(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], device: str) -> Tensor:
+    def features(self, texts: Sequence[str], encode: Callable[[Sequence[str]], Tensor], weight: Tensor) -> Tensor:
         """Features (N, E) of texts.
 
         Args:
             texts: at least one.
             encode: from texts to features (N, E), always the same.
-            device: kind of device it runs on, whose precision may differ from call to call.
+            weight: any of its weights: a model may be moved, or compute in another precision, from call to call.
         """
-        mixed = torch.is_autocast_enabled(device)
+        place = (weight.device, weight.dtype, torch.is_autocast_enabled(weight.device.type))
         rows = []
         for start in range(0, len(texts), CHUNK):
             chunk = tuple(texts[start : start + CHUNK])
-            found = self._kept.get((mixed, *chunk))
+            found = self._kept.get((*place, *chunk))
             if found is None:
-                found = self._kept[mixed, *chunk] = encode(chunk)
+                found = self._kept[*place, *chunk] = encode(chunk)
                 self._count += len(chunk)
             rows.append(found)
         while self._count > KEPT:

@@ -13,7 +13,7 @@ from torch import Tensor
 from everclip.errors import ConfigError, ContractError, NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
-from everclip.types import ClassSet, Guess, Objective, Passes, Task, TaskSequence, Verdict
+from everclip.types import ClassSet, Guess, Objective, Passes, Task, TaskSequence, Verdict, in_views
 
 SHOWN = 8
 
@@ -68,8 +68,8 @@ class Evaluated:
         self.backbone = method.backbone
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Image features (B, E) of length 1; of samples in several views (B, V, T, 3, S, S) their mean."""
-        if images.ndim == 6:
+        """Image features (B, E) of length 1; of samples in several views (see `in_views`) their mean."""
+        if in_views(images):
             views = self._method.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
             return self._checked("image features", F.normalize(views.mean(dim=1), dim=-1), len(images), None)
         return self._checked("image features", self._method.encode_image(images), len(images), None)

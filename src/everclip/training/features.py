@@ -16,7 +16,7 @@ from everclip.data.feature_files import FeatureFiles
 from everclip.digest import json_sha256, state_sha256
 from everclip.methods.base import Method
 from everclip.training.phases import Length
-from everclip.types import Batch, Draw, Passes, Phase, Samples, View
+from everclip.types import Batch, Draw, Passes, Phase, Samples, View, in_views
 
 MakePasses = Callable[[Method, Draw | None], Passes]
 
@@ -81,7 +81,7 @@ class FrozenFeatures:
 
         def of_each_view(batch: Batch) -> Tensor:
             images = batch.images
-            return encode(images) if images.ndim < 6 else encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+            return encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]) if in_views(images) else encode(images)
 
         return self._passes(method, look).samples(pictures, of_each_view).cpu()
 

@@ -14,6 +14,7 @@ from everclip.types.samples import (
     Samples,
     SessionView,
     View,
+    in_views,
 )
 from everclip.types.sequence import Session, Task, TaskSequence
 from everclip.types.training import Draws, ParameterGroup, Phase
@@ -52,4 +53,5 @@ __all__ = [
     "Templates",
     "Verdict",
     "View",
+    "in_views",
 ]

@@ -25,6 +25,11 @@ NO_CLASS = -1
 READING, FRAMES = 2, 3  # numbers for what is read and which frames, apart from those for how it looks
 
 
+def in_views(images: Tensor) -> bool:
+    """Whether samples come in several views: clips (B, V, T, 3, S, S), or features (B, V, D) that stand for them."""
+    return images.ndim in (3, 6)
+
+
 class View(Protocol):
     """How a picture looks in training."""
 

@@ -33,6 +33,8 @@ def load(*, root: str, split: Literal["official"] = "official", clips: Form = US
     labels = {name: label for label, name in enumerate(sorted({name for own in named for _, name in own}))}
     parts = []
     for source, own in zip(lists, named, strict=True):
+        if not own:
+            raise DataError(f"{source} lists no clips")
         there: list[Item] = []
         for clip, name in own:
             try:
