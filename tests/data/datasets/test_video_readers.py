@@ -161,6 +161,9 @@ def test_kinetics400_without_the_clips_that_are_gone(tmp_path: Path, caplog: pyt
     assert data.names == ("abseiling", "yoga")
     assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([1, 0], [1])
     assert "1 of 3 clips of train.csv are not there and left out" in caplog.text
+    put(folder / "annotations/val.csv", header)
+    with pytest.raises(DataError, match=r"val\.csv lists no clips"):
+        kinetics400.load(root=str(tmp_path), clips=CLIPS)
 
 
 @pytest.mark.parametrize(("name", "words"), [("ApplyEyeMakeup", "apply eye makeup"), ("brush_hair", "brush hair")])
