@@ -19,6 +19,7 @@ from everclip.backbones.blocks import (
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.open_clip import OpenClip
 from everclip.errors import ConfigError
+from everclip.modules.tower_blocks import adapt_blocks
 
 
 def make_block(seed: int = 0) -> ResidualAttentionBlock:
@@ -256,3 +257,38 @@ def test_both_towers_ask_for_a_prefix_at_every_block(tiny: Callable[[], OpenClip
     assert edit.asked == [0, 1, 2, 3]
     torch.testing.assert_close(same, encode(TokenEdit()))
     assert not torch.allclose(changed, same, atol=1e-3)
+
+
+class Turning(TokenEdit):
+    """Adds to the residual stream between attention and MLP what the tokens before have there."""
+
+    halved = True
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def between(self, layer: int, tokens: Tensor) -> Tensor:
+        return tokens + self.scale * (layer + 1) * tokens.roll(1, dims=1)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize("adapted", [False, True])
+@torch.no_grad()
+def test_an_edit_acts_between_attention_and_mlp(tiny: Callable[[], OpenClip], naive: bool, adapted: bool) -> None:
+    backbone, images = tiny(), random(2, 3, 32, 32)
+    visual = backbone.model.visual
+    unedited = backbone.encode_image(images, normalize=False)
+    x = visual._embeds(images)
+    for layer, block in enumerate(visual.transformer.resblocks):
+        x = x + block.attention(block.ln_1(x))
+        x = x + 0.1 * (layer + 1) * x.roll(1, dims=1)
+        x = x + block.mlp(block.ln_2(x))
+    expected = visual.ln_post(x[:, 0]) @ visual.proj
+    if adapted:
+        adapt_blocks(backbone, "vision")
+    backbone.naive = naive
+    close = {"rtol": 1e-4, "atol": 2e-5}
+    torch.testing.assert_close(backbone.encode_image(images, Turning(0.1), normalize=False), expected, **close)
+    torch.testing.assert_close(backbone.encode_image(images, Turning(0), normalize=False), unedited, **close)
+    texts, edit = backbone.tokenize(["a red star.", "ring."]), Turning(0)
+    torch.testing.assert_close(backbone.encode_text(texts, edit), backbone.encode_text(texts), **close)

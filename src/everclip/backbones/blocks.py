@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from everclip.errors import ConfigError
 
 Prefix = tuple[Tensor, Tensor]
 Branches = tuple[int, int]
+Half = Literal["attention", "mlp"]
 
 
 def _check_plain(block: Any) -> None:
@@ -102,6 +103,7 @@ def run_block(
     keep: Tensor | None = None,
     recompute: bool = False,
     branches: Branches | None = None,
+    half: Half | None = None,
 ) -> Tensor:
     """Residual stream (N, L, D) after a plain block, whose dropout is off.
 
@@ -115,19 +117,22 @@ def run_block(
             in it instead; the numbers are the same.
         branches: (B, S): each row ends in B branches of S tokens, which see what is in front of all of them, and of the
             branches only their own. A causal block without a prefix or parts of a method computes them.
+        half: the `attention` alone, or the `mlp` behind it; None: both.
 
     Raises:
         ConfigError: the block has another structure.
     """
     _check_plain(block)
+    rows = torch.arange(len(x), device=x.device)[:, None]
     if isinstance(block, AdaptedBlock):  # whose parts may mix tokens, or draw random numbers
-        x = _run_adapted(block, x, causal, prefix)
-        return x if keep is None else x[torch.arange(len(x), device=x.device)[:, None], keep]
-    mixed = mix(block.attn, block.ln_1(x), causal, prefix, branches=branches)
+        x = _run_adapted(block, x, causal, prefix, half)
+        return x if keep is None else x[rows, keep]
+    mixed = None if half == "mlp" else mix(block.attn, block.ln_1(x), causal, prefix, branches=branches)
     if keep is not None:
-        rows = torch.arange(len(x), device=x.device)[:, None]
-        x, mixed = x[rows, keep], mixed[rows, keep]
-    x = x + block.ls_1(block.attn.out_proj(mixed))
+        x, mixed = x[rows, keep], None if mixed is None else mixed[rows, keep]
+    x = x if mixed is None else x + block.ls_1(block.attn.out_proj(mixed))
+    if half == "attention":
+        return x
     if recompute and x.requires_grad:
         return checkpoint(_add_mlp, block, x, use_reentrant=False, preserve_rng_state=False)
     return _add_mlp(block, x)
@@ -137,16 +142,22 @@ def _add_mlp(block: Any, x: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def _run_adapted(block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
+def _run_adapted(block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None, half: Half | None) -> Tensor:
+    x = x if half == "mlp" else _run_adapted_attention(block, x, causal, prefix)
+    if half == "attention":
+        return x
+    normed = block.ln_2(x)
+    return x + _with_part(block, "mlp", normed, block.ls_2(block.mlp(normed)))
+
+
+def _run_adapted_attention(block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
     parts, normed = block.parts, block.ln_1(x)
     if "front" in parts:
         own = parts["front"]()
         prefix = own if prefix is None else (torch.cat([own[0], prefix[0]], 1), torch.cat([own[1], prefix[1]], 1))
     more = parts["projections"](normed) if "projections" in parts else None
     output = block.ls_1(block.attn.out_proj(mix(block.attn, normed, causal, prefix, more)))
-    x = x + _with_part(block, "attention", normed, output)
-    normed = block.ln_2(x)
-    return x + _with_part(block, "mlp", normed, block.ls_2(block.mlp(normed)))
+    return x + _with_part(block, "attention", normed, output)
 
 
 def _with_part(block: Any, layer: str, normed: Tensor, output: Tensor) -> Tensor:
@@ -200,14 +211,27 @@ def attend_to_self(block: Any, x: Tensor) -> Tensor:
     return _with_part(block, "attention", normed, attention.out_proj(F.linear(normed, weight, bias)))
 
 
-def run_block_naively(block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None) -> Tensor:
+def run_block_naively(
+    block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None, half: Half | None = None
+) -> Tensor:
     """What `run_block` computes, written out: three projections, materialised mask and weights, unfused QuickGELU.
 
     For tests and benchmarks: the form of neuraptic/cpe-clip @ 9309631, `CoLeLib/models/clip_models.py`.
     """
     _check_plain(block)
     if isinstance(block, AdaptedBlock):
-        return _run_adapted(block, x, causal, prefix)
+        return _run_adapted(block, x, causal, prefix, half)
+    x = x if half == "mlp" else _attend_naively(block, x, causal, prefix)
+    if half == "attention":
+        return x
+    normed = block.ln_2(x)
+    if type(block.mlp[1]) is not FusedQuickGELU:
+        return x + block.ls_2(block.mlp(normed))
+    hidden = block.mlp[0](normed)
+    return x + block.ls_2(block.mlp[2](hidden * torch.sigmoid(1.702 * hidden)))
+
+
+def _attend_naively(block: Any, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
     attention, normed = block.attn, block.ln_1(x)
     weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
     q, k, v = (F.linear(normed, w, b) for w, b in zip(weights, biases, strict=True))
@@ -220,12 +244,8 @@ def run_block_naively(block: Any, x: Tensor, *, causal: bool = False, prefix: Pr
         mask = scores.new_full(scores.shape[-2:], torch.finfo(x.dtype).min).triu(1 + k.shape[2] - q.shape[2])
         scores = scores + mask.expand(len(x), 1, -1, -1)
     mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).contiguous().view(x.shape)
-    x = x + block.ls_1(attention.out_proj(mixed))
-    normed = block.ln_2(x)
-    if type(block.mlp[1]) is not FusedQuickGELU:
-        return x + block.ls_2(block.mlp(normed))
-    hidden = block.mlp[0](normed)
-    return x + block.ls_2(block.mlp[2](hidden * torch.sigmoid(1.702 * hidden)))
+    added: Tensor = block.ls_1(attention.out_proj(mixed))
+    return x + added
 
 
 def _in_front(given: Tensor, own: Tensor) -> Tensor:

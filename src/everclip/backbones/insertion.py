@@ -24,6 +24,7 @@ class TokenEdit:
         groups: into which consecutive rows fall, all of one size.
         alike: whether it does the same to every row, so that rows may pass in pieces.
         watched: whether `after` is called: the last block then computes all tokens, not those alone that are read out.
+        halved: whether `between` is called, which every block then stops for in its middle.
     """
 
     readout: slice = slice(0, 1)
@@ -31,6 +32,7 @@ class TokenEdit:
     groups: int = 1
     alike: bool = False
     watched: bool = False
+    halved: bool = False
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Called once on the embedded tokens (N, L, D).
@@ -50,6 +52,10 @@ class TokenEdit:
         They are not projected any more, and every token sees them; the tokens themselves become no more.
         """
         return None
+
+    def between(self, layer: int, tokens: Tensor) -> Tensor:
+        """Called on the residual stream (N, L, D) of block `layer` between attention and MLP, if `halved`; keeps L."""
+        return tokens
 
     def after(self, tokens: Tensor) -> None:
         """Called on the residual stream (N, L, D) after the last block, if `watched`."""

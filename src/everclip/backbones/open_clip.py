@@ -23,13 +23,13 @@ from everclip.backbones import embedded
 from everclip.backbones.base import Backbone
 from everclip.backbones.blocks import (
     AdaptedBlock,
-    Branches,
     attend_to_self,
     fuse_activations,
     run_block,
     run_block_naively,
 )
 from everclip.backbones.compiled import compiled
+from everclip.backbones.edited import run_edited
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.own_models import names_file, read_model
 from everclip.backbones.pieces import encoded
@@ -43,7 +43,6 @@ from everclip.types import Positive
 
 END_OF_TEXT = 49407
 PREPARATION = ("mean", "std", "interpolation", "resize_mode", "fill_color")  # of pictures, besides their size
-RECOMPUTE_FROM = 2**18  # values in the residual stream of an edited text pass
 
 
 class OpenClip(Backbone):
@@ -135,6 +134,11 @@ class OpenClip(Backbone):
         pool = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
         plain = pool == "argmax" and getattr(text, "cls_emb", None) is None and hasattr(text, "token_embedding")
         return plain and getattr(text, "attn_mask", None) is not None
+
+    @property
+    def _run(self) -> Callable[..., Tensor]:
+        """What computes a block of a pass with access to its tokens."""
+        return run_block_naively if self.naive else self._run_block
 
     def compile_blocks(self) -> None:
         self._run_block = compiled(run_block)
@@ -249,7 +253,7 @@ class OpenClip(Backbone):
         visual = self.model.visual
         x = self._embed_image(images, edit)
         read = torch.arange(edit.readout.start, edit.readout.stop, device=x.device).expand(len(x), -1)
-        x = self._run_blocks(visual.transformer.resblocks, x, edit, read, causal=False)
+        x = run_edited(visual.transformer.resblocks, x, edit, read, run=self._run, causal=False)
         return visual.ln_post(x).mean(dim=1)
 
     @parametrize.cached()
@@ -272,9 +276,8 @@ class OpenClip(Backbone):
             model = self.provenance["model"]
             raise ConfigError(f"layers={list(layers)}: the blocks of the {name} tower of {model} are 0 to {count - 1}")
         wanted, outputs = [layer % count for layer in layers], []
-        run = run_block_naively if self.naive else self._run_block
         for block in blocks[: max(wanted) + 1]:
-            x = run(block, x, causal=name == "text")
+            x = self._run(block, x, causal=name == "text")
             outputs.append(x)
         return tuple(outputs[layer] for layer in wanted)
 
@@ -354,46 +357,12 @@ class OpenClip(Backbone):
         """
         groups, front = edit.groups, edit.front
         adapted = any(isinstance(block, AdaptedBlock) for block in blocks)  # whose parts may draw numbers per row
-        if not front or self.naive or adapted or len(x) <= groups:
-            return self._run_blocks(blocks, x, edit, ends[:, None], causal=True)[:, 0]
+        if not front or self.naive or adapted or edit.halved or len(x) <= groups:
+            return run_edited(blocks, x, edit, ends[:, None], run=self._run, causal=True)[:, 0]
         rows = x.unflatten(0, (groups, -1))
         count, length = rows.shape[1], rows.shape[2] - front
         x = torch.cat([rows[:, 0, :front], rows[:, :, front:].flatten(1, 2)], dim=1)
         behind = torch.arange(1 - count, 1, device=x.device) * length  # where rows end, from the end of their group
         read = ends.unflatten(0, (groups, -1)) + behind
-        return self._run_blocks(blocks, x, edit, read, causal=True, branches=(count, length)).flatten(0, 1)
-
-    def _run_blocks(
-        self,
-        blocks: Any,
-        x: Tensor,
-        edit: TokenEdit,
-        readout: Tensor,
-        *,
-        causal: bool,
-        branches: Branches | None = None,
-    ) -> Tensor:
-        """The residual stream (N, K, D) at some positions of each row after all blocks.
-
-        Args:
-            blocks: the tower's.
-            x: (N, L, D).
-            edit: applied at every block.
-            readout: (N, K) positions after the last edit, counted from the end where negative.
-            causal: a token sees none behind it.
-            branches: see `run_block`.
-        """
-        for layer, block in enumerate(blocks):
-            x = edit.before(layer, x)
-            if self.naive:
-                x = run_block_naively(block, x, causal=causal, prefix=edit.prefix(layer))
-            else:  # after the last block, no other position is read
-                keep = readout % x.shape[1] if layer == len(blocks) - 1 and not edit.watched else None
-                # Class prompts are the rows that a step has many of; below some size, memory is no matter.
-                recompute = causal and x.numel() > RECOMPUTE_FROM
-                how = partial(self._run_block, causal=causal, keep=keep, recompute=recompute, branches=branches)
-                x = how(block, x, prefix=edit.prefix(layer))
-        if edit.watched:
-            edit.after(x)
-        whole = self.naive or edit.watched
-        return x[torch.arange(len(x), device=x.device)[:, None], readout] if whole else x
+        branches = (count, length)
+        return run_edited(blocks, x, edit, read, run=self._run, causal=True, branches=branches).flatten(0, 1)
