@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from everclip.losses.matching import alignment, consolidation, matching
+from everclip.losses.matching import alignment, class_matching, consolidation, matching
 
 
 def rows(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,6 +31,17 @@ def test_a_text_of_several_pictures_may_find_any_and_one_of_none_finds_nothing()
     torch.testing.assert_close(loss, (by_picture + by_text) / 2)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.isfinite().all()
+
+
+def test_texts_of_one_class_share_the_target() -> None:
+    logits = rows(3, 3)
+    near, far = math.exp(10) / (2 * math.exp(10) + 1), 1 / (2 * math.exp(10) + 1)
+    one, other = math.exp(10) / (math.exp(10) + 2), 1 / (math.exp(10) + 2)
+    target = torch.tensor([[near, far, near], [other, one, other], [near, far, near]], dtype=torch.float64)
+    by_picture, by_text = ((target * (target.log() - x.log_softmax(1))).sum() / 3 for x in (logits, logits.T))
+    torch.testing.assert_close(class_matching(logits, torch.tensor([7, 2, 7])), (by_picture + by_text) / 2)
+    peaked = torch.where(target > 0.3, 30.0, 0.0).double()
+    assert class_matching(peaked, torch.tensor([7, 2, 7])) < 3e-3  # what is far keeps a little
 
 
 def test_two_pairs_are_aligned_by_hand() -> None:

@@ -26,6 +26,22 @@ def matching(logits: Tensor, own: Tensor) -> Tensor:
     return (F.cross_entropy(logits, own) - found.mean()) / 2
 
 
+def class_matching(logits: Tensor, labels: Tensor, sharpness: float = 10.0) -> Tensor:
+    """Divergence (scalar) of both directions' distributions from ones spread over what is of the same class, averaged.
+
+    Args:
+        logits: (B, B) of pictures and of the texts of their own classes, in the same order.
+        labels: (B,) classes; texts of one class may occur several times.
+        sharpness: logit of what is of the same class in the target; all else has 0.
+
+    Source: arXiv 2109.08472 (ActionCLIP) equation 4; `KLLoss` of sallymmx/m2clip @ 3c8c661, utils.py, whose mean over
+    all values times B is the mean over rows here.
+    """
+    target = (sharpness * (labels[:, None] == labels).to(logits.dtype)).softmax(dim=1)
+    both = [F.kl_div(rows.log_softmax(dim=1), target, reduction="batchmean") for rows in (logits, logits.T)]
+    return torch.stack(both).mean()
+
+
 def alignment(student: Tensor, teacher: Tensor, own: Tensor) -> Tensor:
     """Divergence (scalar) of the student's distributions from the teacher's, summed over rows, mean of both directions.
 
