@@ -83,6 +83,7 @@ class Method(nn.Module):
         others: what may be learnt beside class labels, by the trait that says so.
         needs_labels: whether a session must have pictures with labels.
         takes_clips: whether a sample may be a clip, whose features are the mean over its frames.
+        moving: whether parts of it learn from clips alone, as nothing moves in a single picture.
         all_parameters_used: whether every trainable parameter gets a gradient in every step.
         shardable: whether frozen weights may be divided among processes: nothing but passes through the backbone reads
             them, and every batch makes the same passes whatever its pictures are.
@@ -104,6 +105,7 @@ class Method(nn.Module):
     others: ClassVar[Mapping[str, str]] = {"learns_pairs": "image-text pairs", "learns_order": "pictures with values"}
     needs_labels: bool = True
     takes_clips: ClassVar[bool] = True
+    moving: ClassVar[bool] = False
     all_parameters_used: ClassVar[bool] = True
     frozen_images: bool = False
     frozen_texts: bool = False
