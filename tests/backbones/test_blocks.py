@@ -292,3 +292,66 @@ def test_an_edit_acts_between_attention_and_mlp(tiny: Callable[[], OpenClip], na
     torch.testing.assert_close(backbone.encode_image(images, Turning(0), normalize=False), unedited, **close)
     texts, edit = backbone.tokenize(["a red star.", "ring."]), Turning(0)
     torch.testing.assert_close(backbone.encode_text(texts, edit), backbone.encode_text(texts), **close)
+
+
+class Attending(TokenEdit):
+    """Adds to the logits of attending to a token a part of the sum of its key's first values."""
+
+    halved = True
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def weigh(self, keys: Tensor) -> Tensor:
+        return self.scale * keys[:, :, :8].sum(dim=2)
+
+
+@RUN
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_an_edit_weighs_what_is_attended_to(causal: bool, adapted: bool, run: Callable[..., Tensor]) -> None:
+    block, x, edit = make_block(), random(2, 5, 32), Attending(0.5)
+    width, heads, prefix = 32, block.attn.num_heads, (random(1, 3, 32, seed=1), random(1, 3, 32, seed=2))
+    projected = block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
+    q, k, v = projected.split(width, dim=-1)
+    added = torch.cat([torch.zeros(2, 3), edit.weigh(k)], dim=1)
+    k, v = (torch.cat([given.expand(2, -1, -1), own], dim=1) for given, own in zip(prefix, (k, v), strict=True))
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    logits = q @ k.mT / (width // heads) ** 0.5 + added[:, None, None]
+    if causal:
+        logits = logits.masked_fill(~torch.ones(5, 8, dtype=torch.bool).tril(3), -torch.inf)
+    expected = x + block.ls_1(block.attn.out_proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2)))
+    given = AdaptedBlock(block) if adapted else block
+    found = run(given, x, causal=causal, prefix=prefix, half="attention", weigh=edit.weigh)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    plain = run(given, x, causal=causal, half="attention")
+    weighed = run(given, x, causal=causal, half="attention", weigh=Attending(0).weigh)
+    torch.testing.assert_close(weighed, plain, rtol=1e-5, atol=1e-5)
+
+
+class Joining(TokenEdit):
+    """Joins every two rows before the second block, so that both class tokens are read out."""
+
+    readout = slice(0, 2)
+    pooled = False
+
+    def before(self, layer: int, tokens: Tensor) -> Tensor:
+        if layer != 1:
+            return tokens
+        pairs = tokens.unflatten(0, (-1, 2))
+        return torch.cat([pairs[:, :, 0], pairs[:, :, 1:].flatten(1, 2)], dim=1)
+
+
+@torch.no_grad()
+def test_an_edit_joins_rows_and_reads_each_token(tiny: Callable[[], OpenClip]) -> None:
+    backbone, images = tiny(), random(4, 3, 32, 32)
+    visual = backbone.model.visual
+    x = Joining().before(1, visual.transformer.resblocks[0](visual._embeds(images)))
+    for block in visual.transformer.resblocks[1:]:
+        x = block(x)
+    expected = visual.ln_post(x[:, :2]) @ visual.proj
+    for naive in (False, True):
+        backbone.naive = naive
+        features = backbone.encode_image(images, Joining(), normalize=False)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=2e-5)

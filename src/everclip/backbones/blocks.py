@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from everclip.errors import ConfigError
 Prefix = tuple[Tensor, Tensor]
 Branches = tuple[int, int]
 Half = Literal["attention", "mlp"]
+Weigh = Callable[[Tensor], Tensor | None]
 
 
 def _check_plain(block: Any) -> None:
@@ -104,6 +106,7 @@ def run_block(
     recompute: bool = False,
     branches: Branches | None = None,
     half: Half | None = None,
+    weigh: Weigh | None = None,
 ) -> Tensor:
     """Residual stream (N, L, D) after a plain block, whose dropout is off.
 
@@ -112,12 +115,13 @@ def run_block(
         x: (N, L, D), the residual stream before the block.
         causal: a token sees none behind it.
         prefix: keys and values (N or 1, P, D) in front of the projected ones; every token sees them.
-        keep: (N, K) the only positions of each row that are wanted, (N, K, D) is returned; None: all.
+        keep: (N or 1, K) the only positions of each row that are wanted, (N, K, D) is returned; None: all.
         recompute: the MLP's hidden values, two fifths of what a block keeps for the backward pass, are computed again
             in it instead; the numbers are the same.
         branches: (B, S): each row ends in B branches of S tokens, which see what is in front of all of them, and of the
             branches only their own. A causal block without a prefix or parts of a method computes them.
         half: the `attention` alone, or the `mlp` behind it; None: both.
+        weigh: see `TokenEdit.weigh`; of a block without branches.
 
     Raises:
         ConfigError: the block has another structure.
@@ -125,9 +129,11 @@ def run_block(
     _check_plain(block)
     rows = torch.arange(len(x), device=x.device)[:, None]
     if isinstance(block, AdaptedBlock):  # whose parts may mix tokens, or draw random numbers
-        x = _run_adapted(block, x, causal, prefix, half)
+        x = _run_adapted(block, x, causal, prefix, half, weigh)
         return x if keep is None else x[rows, keep]
-    mixed = None if half == "mlp" else mix(block.attn, block.ln_1(x), causal, prefix, branches=branches)
+    mixed = None
+    if half != "mlp":
+        mixed = mix(block.attn, block.ln_1(x), causal, prefix, branches=branches, weigh=weigh)
     if keep is not None:
         x, mixed = x[rows, keep], None if mixed is None else mixed[rows, keep]
     x = x if mixed is None else x + block.ls_1(block.attn.out_proj(mixed))
@@ -142,21 +148,25 @@ def _add_mlp(block: Any, x: Tensor) -> Tensor:
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def _run_adapted(block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None, half: Half | None) -> Tensor:
-    x = x if half == "mlp" else _run_adapted_attention(block, x, causal, prefix)
+def _run_adapted(
+    block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None, half: Half | None, weigh: Weigh | None
+) -> Tensor:
+    x = x if half == "mlp" else _run_adapted_attention(block, x, causal, prefix, weigh)
     if half == "attention":
         return x
     normed = block.ln_2(x)
     return x + _with_part(block, "mlp", normed, block.ls_2(block.mlp(normed)))
 
 
-def _run_adapted_attention(block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
+def _run_adapted_attention(
+    block: AdaptedBlock, x: Tensor, causal: bool, prefix: Prefix | None, weigh: Weigh | None
+) -> Tensor:
     parts, normed = block.parts, block.ln_1(x)
     if "front" in parts:
         own = parts["front"]()
         prefix = own if prefix is None else (torch.cat([own[0], prefix[0]], 1), torch.cat([own[1], prefix[1]], 1))
     more = parts["projections"](normed) if "projections" in parts else None
-    output = block.ls_1(block.attn.out_proj(mix(block.attn, normed, causal, prefix, more)))
+    output = block.ls_1(block.attn.out_proj(mix(block.attn, normed, causal, prefix, more, weigh=weigh)))
     return x + _with_part(block, "attention", normed, output)
 
 
@@ -174,6 +184,7 @@ def mix(
     prefix: Prefix | None,
     more: Tensor | None = None,
     branches: Branches | None = None,
+    weigh: Weigh | None = None,
 ) -> Tensor:
     """Attended values (N, L, D), before the output projection, of normalised tokens; see `run_block`.
 
@@ -182,7 +193,7 @@ def mix(
     projected = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     projected = projected if more is None else projected + more
     if branches is None:
-        return _attend(projected, attention.num_heads, causal, prefix)
+        return _attend(projected, attention.num_heads, causal, prefix, weigh)
     count, length = branches
     front, rest = projected.split([x.shape[1] - count * length, count * length], dim=1)
     _, k, v = (part[:, None].expand(-1, count, -1, -1).flatten(0, 1) for part in front.chunk(3, dim=-1))
@@ -190,14 +201,18 @@ def mix(
     return torch.cat([_attend(front, attention.num_heads, causal, None), mixed.reshape(*rest.shape[:2], -1)], dim=1)
 
 
-def _attend(projected: Tensor, heads: int, causal: bool, prefix: Prefix | None) -> Tensor:
+def _attend(projected: Tensor, heads: int, causal: bool, prefix: Prefix | None, weigh: Weigh | None = None) -> Tensor:
     """Attended values (N, L, D) of queries, keys and values (N, L, 3 D)."""
     q, k, v = projected.chunk(3, dim=-1)
-    mask = None
+    bias, mask = None if weigh is None else weigh(k), None
     if prefix is not None:
         k, v = (_in_front(given, own) for given, own in zip(prefix, (k, v), strict=True))
-        if causal:
-            mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril(k.shape[1] - q.shape[1])
+    before = k.shape[1] - q.shape[1]
+    if causal and not (prefix is None and bias is None):
+        mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril(before)
+    if bias is not None:
+        bias = F.pad(bias, (before, 0))[:, None, None].to(q.dtype)
+        mask = bias if mask is None else torch.where(mask, bias, -torch.inf)
     q, k, v = (_heads(t, heads) for t in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal and mask is None)
     return mixed.transpose(1, 2).flatten(2)
@@ -212,7 +227,13 @@ def attend_to_self(block: Any, x: Tensor) -> Tensor:
 
 
 def run_block_naively(
-    block: Any, x: Tensor, *, causal: bool = False, prefix: Prefix | None = None, half: Half | None = None
+    block: Any,
+    x: Tensor,
+    *,
+    causal: bool = False,
+    prefix: Prefix | None = None,
+    half: Half | None = None,
+    weigh: Weigh | None = None,
 ) -> Tensor:
     """What `run_block` computes, written out: three projections, materialised mask and weights, unfused QuickGELU.
 
@@ -220,8 +241,8 @@ def run_block_naively(
     """
     _check_plain(block)
     if isinstance(block, AdaptedBlock):
-        return _run_adapted(block, x, causal, prefix, half)
-    x = x if half == "mlp" else _attend_naively(block, x, causal, prefix)
+        return _run_adapted(block, x, causal, prefix, half, weigh)
+    x = x if half == "mlp" else _attend_naively(block, x, causal, prefix, weigh)
     if half == "attention":
         return x
     normed = block.ln_2(x)
@@ -231,10 +252,11 @@ def run_block_naively(
     return x + block.ls_2(block.mlp[2](hidden * torch.sigmoid(1.702 * hidden)))
 
 
-def _attend_naively(block: Any, x: Tensor, causal: bool, prefix: Prefix | None) -> Tensor:
+def _attend_naively(block: Any, x: Tensor, causal: bool, prefix: Prefix | None, weigh: Weigh | None) -> Tensor:
     attention, normed = block.attn, block.ln_1(x)
     weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
     q, k, v = (F.linear(normed, w, b) for w, b in zip(weights, biases, strict=True))
+    bias = None if weigh is None else weigh(k)
     if prefix is not None:
         k, v = (_in_front(given, own) for given, own in zip(prefix, (k, v), strict=True))
     q = q * (x.shape[2] // attention.num_heads) ** -0.5
@@ -243,6 +265,8 @@ def _attend_naively(block: Any, x: Tensor, causal: bool, prefix: Prefix | None) 
     if causal:
         mask = scores.new_full(scores.shape[-2:], torch.finfo(x.dtype).min).triu(1 + k.shape[2] - q.shape[2])
         scores = scores + mask.expand(len(x), 1, -1, -1)
+    if bias is not None:
+        scores[..., k.shape[2] - x.shape[1] :] += bias[:, None, None]
     mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).contiguous().view(x.shape)
     added: Tensor = block.ls_1(attention.out_proj(mixed))
     return x + added

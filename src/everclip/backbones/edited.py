@@ -30,7 +30,7 @@ def run_edited(
         blocks: the tower's.
         x: (N, L, D).
         edit: applied at every block.
-        readout: (N, K) positions after the last edit, counted from the end where negative.
+        readout: (N or 1, K) positions after the last edit, counted from the end where negative.
         run: computes a block: `run_block`, compiled perhaps, or `run_block_naively`.
         causal: a token sees none behind it.
         branches: see `run_block`.
@@ -46,7 +46,8 @@ def run_edited(
             # Class prompts are the rows that a step has many of; below some size, memory is no matter.
             mlp = {"keep": keep, "recompute": causal and x.numel() > RECOMPUTE_FROM}
         if edit.halved:
-            x = edit.between(layer, run(block, x, prefix=edit.prefix(layer), **attention, half="attention"))
+            x = run(block, x, prefix=edit.prefix(layer), **attention, half="attention", weigh=edit.weigh)
+            x = edit.between(layer, x)
             x = run(block, x, **mlp, half="mlp")
         else:
             x = run(block, x, prefix=edit.prefix(layer), **attention, **mlp)

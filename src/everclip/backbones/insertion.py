@@ -18,16 +18,18 @@ class TokenEdit:
     Attributes:
         readout: the output tokens of the image tower, after its last norm, whose mean becomes the feature; the class
             token unless changed.
+        pooled: whether it is their mean; else the image tower gives the features (B, K, E) of each of them.
         front: leading tokens, as `embed` leaves them, that are the same in every row of a group and that alone
             `before` reads and changes, with no `prefix`. The text tower then computes them once for the group: it gives
             `before` one row per group, of the front and whatever follows it in all rows.
         groups: into which consecutive rows fall, all of one size.
         alike: whether it does the same to every row, so that rows may pass in pieces.
         watched: whether `after` is called: the last block then computes all tokens, not those alone that are read out.
-        halved: whether `between` is called, which every block then stops for in its middle.
+        halved: whether `weigh` and `between` are called, for which every block then stops in its middle.
     """
 
     readout: slice = slice(0, 1)
+    pooled: bool = True
     front: int = 0
     groups: int = 1
     alike: bool = False
@@ -43,7 +45,10 @@ class TokenEdit:
         return tokens
 
     def before(self, layer: int, tokens: Tensor) -> Tensor:
-        """Called on the residual stream (N, L, D) before block `layer` (0-based) runs."""
+        """Called on the residual stream (N, L, D) before block `layer` (0-based) runs.
+
+        In the image tower it may join tokens, or whole rows, as long as those that are read out stay in front.
+        """
         return tokens
 
     def prefix(self, layer: int) -> tuple[Tensor, Tensor] | None:
@@ -53,8 +58,16 @@ class TokenEdit:
         """
         return None
 
+    def weigh(self, keys: Tensor) -> Tensor | None:
+        """Called with a block's own projected keys (N, L, D), all heads one after the other, if `halved`.
+
+        Returns:
+            (N, L), added to the logits of attending to each token, or None.
+        """
+        return None
+
     def between(self, layer: int, tokens: Tensor) -> Tensor:
-        """Called on the residual stream (N, L, D) of block `layer` between attention and MLP, if `halved`; keeps L."""
+        """Called on the residual stream (N, L, D) of block `layer` between attention and MLP, if `halved`."""
         return tokens
 
     def after(self, tokens: Tensor) -> None:

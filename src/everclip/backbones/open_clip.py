@@ -247,14 +247,14 @@ class OpenClip(Backbone):
         return visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
 
     def _encode_edited_image(self, images: Tensor, edit: TokenEdit) -> Tensor:
-        """Features (B, D) before the projection."""
+        """Features (B, D) before the projection, or (B, K, D) of an edit that does not pool."""
         if not self._reads_class_token:
             raise self._refuse_tokens()
         visual = self.model.visual
         x = self._embed_image(images, edit)
-        read = torch.arange(edit.readout.start, edit.readout.stop, device=x.device).expand(len(x), -1)
-        x = run_edited(visual.transformer.resblocks, x, edit, read, run=self._run, causal=False)
-        return visual.ln_post(x).mean(dim=1)
+        read = torch.arange(edit.readout.start, edit.readout.stop, device=x.device)[None]
+        x = visual.ln_post(run_edited(visual.transformer.resblocks, x, edit, read, run=self._run, causal=False))
+        return x.mean(dim=1) if edit.pooled else x
 
     @parametrize.cached()
     def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
