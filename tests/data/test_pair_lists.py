@@ -185,7 +185,7 @@ OTHER: dict[str, tuple[str, str, str]] = {
     "long-cell": ("c.csv", f"path,caption\na.png,{'x' * 200_000}\n", r"c\.csv, line 2 cannot be read: field larger"),
     "no-json": ("c.jsonl", "\n[1", r"c\.jsonl, line 2 is no JSON"),
     "no-object": ("c.jsonl", "[1]", r"line 1: expected an object with image and captions"),
-    "no-image": ("c.jsonl", '{"caption": "x"}', r"line 1 has no image \(or file_name or path\)"),
+    "no-image": ("c.jsonl", '{"caption": "x"}', r"line 1 has no image \(or file_name or path or video\)"),
     "number": ("c.jsonl", '{"image": "a.png", "captions": [1]}', r"line 1: a caption must be text"),
     "session": ("c.jsonl", '{"image": "a.png", "caption": "x", "session": [1]}', r"line 1: session must be a name"),
     "form": ("c.json", '{"pictures": []}', r"c\.json is no list of captions: expected COCO's"),

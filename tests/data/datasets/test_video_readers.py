@@ -12,13 +12,13 @@ import pytest
 from omegaconf import DictConfig
 
 from everclip.config.build import build
-from everclip.data.datasets import clip_lists, hmdb51, kinetics400, ssv2, ucf101_videos
+from everclip.data.datasets import clip_lists, hmdb51, kinetics400, msrvtt, msvd, ssv2, ucf101_videos
 from everclip.data.datasets.ucf_layout import spoken
 from everclip.data.sequences import orders
 from everclip.data.sequences.single_session import base_to_novel
 from everclip.data.video.form import Clips
 from everclip.data.video.sampling import Segment
-from everclip.errors import DataError, MissingError
+from everclip.errors import ConfigError, DataError, MissingError
 from tests.data.conftest import paths
 from tests.data.datasets.replicas import put
 
@@ -184,3 +184,63 @@ def test_sequences_over_videos(ucf: Path, compose: Callable[..., DictConfig]) ->
     assert (few.sessions[0].train.num_frames, len(few.sessions[0].train)) == (16, 6)  # type: ignore[attr-defined]
     assert len(whole.sessions[0].train) == 12  # type: ignore[attr-defined]
     assert [len(task.samples) for task in novel.tasks] == [8, 4]  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def msrvtt_root(tmp_path: Path) -> Path:
+    """Five clips with two captions each; of the last two one caption is for testing."""
+    folder = tmp_path / "msrvtt"
+    sentences = [{"video_id": f"video{i}", "caption": f"clip {i} told {k}"} for i in range(5) for k in (1, 2)]
+    of = ("train", "train", "validate", "test", "test")
+    videos = [{"video_id": f"video{i}", "split": split, "category": 0} for i, split in enumerate(of)]
+    put(folder / "MSRVTT_data.json", json.dumps({"videos": videos, "sentences": sentences}))
+    put(folder / "MSRVTT_train.9k.csv", "video_id\nvideo0\nvideo1\nvideo2\n")
+    table = "key,vid_key,video_id,sentence\r\nret0,msr4,video4,a test of four\r\nret1,msr3,video3,three\r\n"
+    put(folder / "MSRVTT_JSFUSION_test.csv", table)
+    put(folder / "MSRVTT_CL_validation.csv", table)
+    for number in range(5):
+        put(folder / f"videos/all/video{number}.mp4", b"")
+    return tmp_path
+
+
+def test_msrvtt(msrvtt_root: Path) -> None:
+    data = msrvtt.load(root=str(msrvtt_root), clips=CLIPS.trained)
+    assert paths(data.train.pictures) == ["video0.mp4", "video1.mp4", "video2.mp4"]
+    assert data.train.texts[1] == ("clip 1 told 1", "clip 1 told 2")
+    assert (paths(data.test.pictures), data.test.texts[0]) == (["video4.mp4", "video3.mp4"], ("a test of four",))
+    assert data.train.num_frames == 4
+    official = msrvtt.load(root=str(msrvtt_root), split="official", clips=CLIPS.trained)
+    assert official.val is not None
+    assert [len(part) for part in (official.train, official.val, official.test)] == [2, 1, 2]
+    assert official.test.texts[0] == ("clip 3 told 1", "clip 3 told 2")
+    with pytest.raises(ConfigError, match=r"clips\.views and clips\.crops average"):
+        msrvtt.load(root=str(msrvtt_root), clips=CLIPS)
+    (msrvtt_root / "msrvtt/videos/all/video1.mp4").unlink()
+    with pytest.raises(DataError, match=r"MSRVTT_data\.json, caption 3: clip video1 is not below .*broken=leave_out"):
+        msrvtt.load(root=str(msrvtt_root))
+    assert len(msrvtt.load(root=str(msrvtt_root), broken="leave_out").train) == 2
+
+
+def test_ctvrs_sessions_of_msrvtt(msrvtt_root: Path) -> None:
+    lists = {"train": {1: {0: ["video1"]}, 2: {1: ["video0"]}}, "val": {1: {0: ["video3"]}, 2: {1: ["video4"]}}}
+    put(msrvtt_root / "msrvtt/MSRVTT_10_dataset.pkl", pickle.dumps(lists))
+    first, second = msrvtt.sessions(root=str(msrvtt_root), clips=CLIPS.trained)
+    assert (paths(first.train.pictures), first.train.texts[0]) == (["video1.mp4"], ("clip 1 told 1", "clip 1 told 2"))
+    assert (paths(second.test.pictures), second.test.texts) == (["video4.mp4"], (("a test of four",),))
+    put(msrvtt_root / "msrvtt/MSRVTT_10_dataset.pkl", pickle.dumps({"train": {1: {}}}))
+    with pytest.raises(DataError, match="is no list of CTVR"):
+        msrvtt.sessions(root=str(msrvtt_root))
+
+
+def test_msvd(tmp_path: Path) -> None:
+    folder = tmp_path / "msvd"
+    put(folder / "raw-captions.pkl", pickle.dumps({f"clip{i}": [["a", "cat"], ["it", str(i)]] for i in range(3)}))
+    for number, part in enumerate(("train", "val", "test")):
+        put(folder / f"{part}_list.txt", f"clip{number}\n")
+        put(folder / f"YouTubeClips/clip{number}.avi", b"")
+    data = msvd.load(root=str(tmp_path), clips=CLIPS.trained)
+    assert (paths(data.test.pictures), data.test.texts) == (["clip2.avi"], (("a cat", "it 2"),))
+    assert data.train.texts == (("a cat", "it 0"),)
+    put(folder / "raw-captions.pkl", pickle.dumps(["clip0"]))
+    with pytest.raises(DataError, match="has not the form of MSVD"):
+        msvd.load(root=str(tmp_path))

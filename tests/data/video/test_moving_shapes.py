@@ -10,7 +10,7 @@ from torchvision.transforms import PILToTensor
 
 from everclip.data.images import FileImages
 from everclip.data.sequences import moving_shapes
-from everclip.data.sequences.moving_shapes import dataset
+from everclip.data.sequences.moving_shapes import captioned, dataset
 from everclip.data.video.form import Clips
 from everclip.data.video.sampling import Segment
 from everclip.errors import ConfigError
@@ -58,3 +58,18 @@ def test_words_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no class of clips"):
         dataset(clips=CLIPS, cache_dir=str(tmp_path), looks=["quick fox"])
     assert list(tmp_path.rglob("*.mp4")) == []
+
+
+def test_captioned_clips_come_beside_their_reverse(tmp_path: Path) -> None:
+    data = captioned(clips=Clips(Segment(8)), cache_dir=str(tmp_path), train_clips=2, test_clips=4, length=8)
+    assert [texts[1].split("is a ")[1].split()[:3] for texts in data.test.texts[::2]] == [
+        texts[1].split("is a ")[1].split()[:3] for texts in data.test.texts[1::2]
+    ]
+    assert len({text for texts in data.test.texts for text in texts}) == 12
+    clips = data.test.pictures.read(range(4), PILToTensor()).images.float()
+    for forth, back in zip(clips[::2], clips[1::2], strict=True):
+        assert (forth.mean(dim=0) - back.mean(dim=0)).abs().mean() < 2  # grey levels
+        assert (forth - back.flip(0)).abs().mean() < (forth - back).abs().mean()
+    for wrong in (3, 700):
+        with pytest.raises(ConfigError, match="must be even, and at most 600"):
+            captioned(clips=CLIPS, cache_dir=str(tmp_path), test_clips=wrong)

@@ -18,6 +18,7 @@ from typing import Any
 from everclip.data.captions.pair_list import PARTS, FileList, Row
 from everclip.data.datasets.layouts import read_json
 from everclip.data.files import Table, check_regular, read_bytes
+from everclip.data.images import PICTURES, Form
 from everclip.errors import DataError
 
 FOLDERS = ("Images", "images", "flickr30k-images", "flickr30k_images")  # beside a list that names files alone
@@ -26,27 +27,28 @@ COLUMNS = ("path", "caption", "split", "session")
 KAGGLE_8K, KAGGLE_30K = ("image", "caption"), ("image_name", "comment_number", "comment")
 
 
-def read_list(path: Path, folder: Path | None = None) -> FileList:
+def read_list(path: Path, folder: Path | None = None, form: Form = PICTURES) -> FileList:
     """A list in any of the forms above.
 
     Args:
         path: of the list.
         folder: that the pictures' paths start from; None: the list's own, or one of `FOLDERS` in it.
+        form: what is made of a file.
 
     Raises:
         DataError: it cannot be read, has another form, or a path leads out of the folder.
     """
     folders = [folder] if folder else [path.parent, *(path.parent / name for name in FOLDERS)]
     if path.suffix == ".jsonl":
-        return FileList(path, list(_lines(path)), folders)
+        return FileList(path, list(_lines(path)), folders, form=form)
     if path.suffix != ".json":
-        return FileList(path, table(path), folders)
+        return FileList(path, table(path), folders, form=form)
     if _begins(path) == "[":
-        return FileList(path, conversations(path, items(path)), folders, "entry")
+        return FileList(path, conversations(path, items(path)), folders, "entry", form)
     content = read_json(path)
     for reader, unit in ((coco, "annotation"), (karpathy, "picture")):
         if (rows := reader(path, content)) is not None:
-            return FileList(path, rows, folders, unit)
+            return FileList(path, rows, folders, unit, form)
     raise DataError(
         f"{path} is no list of captions: expected COCO's images and annotations, Karpathy's images with sentences, or "
         "ShareGPT4V's list of image and conversations"
@@ -119,7 +121,7 @@ def _lines(path: Path) -> Iterator[Row]:
             raise DataError(f"{place} is no JSON: {error}") from error
         if not isinstance(content, dict):
             raise DataError(f"{place}: expected an object with image and captions")
-        picture = _first(content, place, "image", "file_name", "path")
+        picture = _first(content, place, "image", "file_name", "path", "video")
         given = _first(content, place, "captions", "caption", "text")
         split, session = (content.get(key, "") for key in ("split", "session"))
         if "split" in content:

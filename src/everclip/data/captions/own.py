@@ -9,7 +9,7 @@ from everclip.data.captions.formats import read_list
 from everclip.data.captions.pair_list import PARTS, Broken, Entry, PairList, collect
 from everclip.data.captions.samples import CaptionedData, divided, samples
 from everclip.data.captions.shards import ShardList
-from everclip.data.images import FileImages
+from everclip.data.images import PICTURES, FileImages, Form
 from everclip.data.sequences.folder import Share, folders
 from everclip.data.sequences.own_pictures import warn_of_mistakes
 from everclip.errors import DataError, MissingError
@@ -26,6 +26,7 @@ def load(
     test_share: Share = 0.2,
     test_seed: int = 0,
     broken: Broken = "refuse",
+    clips: Form | None = None,
     name: str | None = None,
 ) -> CaptionedData:
     """Image-text pairs of one's own.
@@ -36,6 +37,7 @@ def load(
         test_share: part of the pictures that is for testing where the list does not say.
         test_seed: of the choice of these.
         broken: see `collect`.
+        clips: what is made of a file; None: a picture.
         name: of the data; None: after `root`.
 
     Raises:
@@ -43,23 +45,23 @@ def load(
         DataError: it cannot be used.
     """
     place = Path(root).expanduser()
-    pairs = find(place, None if pictures is None else Path(pictures).expanduser())
+    pairs = find(place, None if pictures is None else Path(pictures).expanduser(), clips or PICTURES)
     if pairs is None:
         raise MissingError(f"{place} holds no captions; expected {', '.join(LISTS)}, or *.tar of WebDataset")
     entries, _ = collect(pairs, broken)
     return data_of(name or title_of(place), pairs, entries, test_share, test_seed)
 
 
-def lists(place: Path) -> dict[str, PairList]:
+def lists(place: Path, form: Form = PICTURES) -> dict[str, PairList]:
     """The list at a place, or those in its folders, by what sessions are called then.
 
     Raises:
         MissingError: there is none.
         DataError: one cannot be read.
     """
-    if (whole := find(place)) is not None:
+    if (whole := find(place, form=form)) is not None:
         return {title_of(place): whole}
-    found = {title: own for title in folders(place) if (own := find(place / title)) is not None}
+    found = {title: own for title in folders(place) if (own := find(place / title, form=form)) is not None}
     if not found:
         raise MissingError(
             f"{place} holds neither captions.jsonl, captions.csv, captions.txt or *.tar, nor folders that do"
@@ -74,7 +76,7 @@ def title_of(place: Path) -> str:
     return resolved.stem if own else (resolved.parent if place.is_file() else resolved).name
 
 
-def find(place: Path, pictures: Path | None = None) -> PairList | None:
+def find(place: Path, pictures: Path | None = None, form: Form = PICTURES) -> PairList | None:
     """The list at a place, None if it is a folder without any.
 
     Raises:
@@ -85,12 +87,12 @@ def find(place: Path, pictures: Path | None = None) -> PairList | None:
         raise MissingError(f"{place} is not there; give a list of captions, or a folder that has one")
     try:
         if not place.is_dir():
-            return ShardList(place, [place]) if place.suffix == ".tar" else read_list(place, pictures)
+            return ShardList(place, [place]) if place.suffix == ".tar" else read_list(place, pictures, form)
         there = [place / name for name in LISTS if (place / name).is_file()]
         if there:
             if there[1:]:
                 log.info("reading %s, not %s", there[0], ", ".join(path.name for path in there[1:]))
-            return read_list(there[0], pictures)
+            return read_list(there[0], pictures, form)
         shards = sorted([*place.glob("*.tar"), *(p for part in PARTS for p in place.glob(f"{part}/*.tar"))])
         return ShardList(place, shards) if shards else None
     except OSError as error:

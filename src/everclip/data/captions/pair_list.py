@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from everclip.data.images import FileImages
-from everclip.errors import DataError
+from everclip.data.images import PICTURES, FileImages, Form
+from everclip.errors import ConfigError, DataError
 from everclip.types import NO_CLASS, Samples
 
 log = logging.getLogger("everclip")
@@ -67,6 +67,19 @@ class PairList(ABC):
         """The pictures of these names, without labels."""
 
 
+def check_views(form: Form) -> Form:
+    """A form that shows every clip once.
+
+    Raises:
+        ConfigError: it shows several views, over which only probabilities of classes are averaged.
+    """
+    if form.trained != form:
+        raise ConfigError(
+            "clips.views and clips.crops average what classes a clip is taken for; captions are compared with one view"
+        )
+    return form
+
+
 class FileList(PairList):
     """A list of pictures in files.
 
@@ -75,18 +88,27 @@ class FileList(PairList):
         rows: whose pictures are paths.
         folders: that paths may start from; the first that has one of the first pictures is taken.
         unit: what `Row.place` counts.
+        form: what is made of a file.
 
     Raises:
+        ConfigError: see `check_views`.
         DataError: a path leads out of the folder.
     """
 
-    def __init__(self, source: Path, rows: Sequence[Row], folders: Sequence[Path], unit: str = "line") -> None:
-        self.source, self.rows, self.unit = source, rows, unit
+    def __init__(
+        self,
+        source: Path,
+        rows: Sequence[Row],
+        folders: Sequence[Path],
+        unit: str = "line",
+        form: Form = PICTURES,
+    ) -> None:
+        self.source, self.rows, self.unit, self._form = source, rows, unit, check_views(form)
         for picture, row in {row.picture: row for row in reversed(rows)}.items():
             if posixpath.isabs(picture) or posixpath.normpath(picture).split("/")[0] == "..":
                 raise DataError(f"{source}, {unit} {row.place}: {picture} is not below {folders[0]}")
-        first = dict.fromkeys(row.picture for row in rows[:LOOKED_FOR])
-        having = (folder for folder in folders if any(_is_file(folder / picture) for picture in first))
+        first = dict.fromkeys(row.picture for row in rows[:LOOKED_FOR] if row.picture)
+        having = (folder for folder in folders if any(_is_there(folder / picture) for picture in first))
         self.folder = next(having, folders[0])
         self._there: dict[Path, set[str]] = {}
 
@@ -104,12 +126,12 @@ class FileList(PairList):
 
     def pictures(self, names: Sequence[str]) -> FileImages:
         paths = [self.folder / posixpath.normpath(name) for name in names]
-        return FileImages(paths, np.full(len(paths), NO_CLASS, np.int64), self.folder, [self.source])
+        return FileImages(paths, np.full(len(paths), NO_CLASS, np.int64), self.folder, [self.source], self._form)
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.exists()
     except OSError:  # a name that is too long, for one
         return False
 

@@ -119,6 +119,9 @@ class ClipFiles:
             if Path(name).suffix.lower() in form.suffixes
         }
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._paths
+
     def of(self, name: str, title: str, source: Path) -> Path:
         """The clip of a name.
 

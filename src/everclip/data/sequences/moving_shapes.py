@@ -1,29 +1,35 @@
-"""The embedded clips: drawn shapes that move, as real mp4 files in the layout of UCF101, written once."""
+"""The embedded clips: drawn shapes that move, as mp4 files in the layout of UCF101 or with captions, written once."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from everclip.data.captions import own
+from everclip.data.captions.samples import CaptionedData
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.ucf_layout import LISTS, read_layout
 from everclip.data.drawing import clips as drawn
 from everclip.data.drawing import shapes
 from everclip.data.drawing.clips import MOTIONS, draw_clips
 from everclip.data.images import Form
+from everclip.data.sequences.retrieval import domains as one_each
 from everclip.data.video.writing import write_video
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.storage import making
-from everclip.types import Positive, Templates
+from everclip.types import Positive, TaskSequence, Templates
 
 TRAIN, TEST = 0, 1  # splits
 VERSION = 1  # raise when the same arguments give other files
 FPS, SCALE = 8, 2  # colours of a file have half its resolution
 SHARED = 4  # clips of one group
+CAPTIONS = ("a video of a {}", "there is a {}", "in this clip one sees a {}")
 LOOKS = ("red star", "blue circle", "green heart", "yellow cross")
 
 
@@ -59,11 +65,12 @@ def dataset(
         MissingError: PyAV is not installed.
     """
     names = [f"{look} {motion}" for look in looks for motion in motions]
-    if not names or len(set(names)) < len(names) or not set(motions) <= set(MOTIONS) or style not in shapes.STYLES:
+    if not names or len(set(names)) < len(names) or not set(motions) <= set(MOTIONS):
         raise ConfigError(
-            f"sequence.dataset.looks={list(looks)}, motions={list(motions)}, style={style}: motions are of "
-            f"{', '.join(MOTIONS)}, styles of {', '.join(shapes.STYLES)}, each once"
+            f"sequence.dataset.looks={list(looks)}, motions={list(motions)}: motions are of {', '.join(MOTIONS)}, each "
+            "once"
         )
+    _check_style(style)
     counts = (train_per_class, test_per_class)
     versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, SHARED]
     key = json_sha256([versions, names, counts, length, repr(shapes.STYLES[style]), seed])
@@ -74,6 +81,103 @@ def dataset(
     return read_layout(
         folder, "videos", "1", clips, name="moving_shapes", title="moving_shapes", templates=tuple(templates)
     )
+
+
+def captioned(
+    *,
+    clips: Form,
+    cache_dir: str,
+    style: str = "cards",
+    train_clips: Positive = 200,
+    test_clips: Positive = 100,
+    length: Positive = 32,
+    seed: int = 0,
+) -> CaptionedData:
+    """Moving shapes with three captions each; every clip comes beside the same one played backwards.
+
+    What is seen in frames thus leaves two clips, whose mean frames are equal.
+
+    Args:
+        clips: how files become clips.
+        cache_dir: where the files are written.
+        style: rendering style, a key of `everclip.data.drawing.shapes.STYLES`; it names the data.
+        train_clips: drawn for training, an even number.
+        test_clips: drawn for testing, an even number.
+        length: frames of a clip.
+        seed: of the clips.
+
+    Raises:
+        ConfigError: an unknown style, an odd number, or more clips than captions could tell apart.
+        MissingError: PyAV is not installed.
+    """
+    _check_style(style)
+    looks = shapes.all_class_names()[shapes.SEQUENCE_CLASSES]
+    counts, most = {"train": train_clips, "test": test_clips}, len(looks) * len(MOTIONS)
+    if any(count % 2 or count > most for count in counts.values()):
+        raise ConfigError(f"train_clips={train_clips}, test_clips={test_clips}: must be even, and at most {most}")
+    versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, CAPTIONS]
+    key = json_sha256([versions, counts, length, repr(shapes.STYLES[style]), seed])
+    folder = Path(cache_dir, "moving_shapes_captioned", key[:16])
+    if not folder.is_dir():
+        with making(folder) as aside:
+            _write_captioned(aside, looks, counts, length, style, seed)
+    return own.load(root=str(folder), clips=clips, name=style)
+
+
+def retrieval(
+    *,
+    name: str,
+    domains: Sequence[str],
+    clips: Form,
+    cache_dir: str,
+    train_clips: Positive = 200,
+    test_clips: Positive = 100,
+    length: Positive = 32,
+    seed: int = 0,
+) -> TaskSequence:
+    """Captioned clips, one session per rendering style; all domains evaluated after each.
+
+    Args:
+        name: of the sequence.
+        domains: styles, see `captioned`, as of the next five; in order of their sessions.
+        clips: how files become clips.
+        cache_dir: where the files are written.
+        train_clips: of a domain.
+        test_clips: of a domain.
+        length: frames of a clip.
+        seed: of the clips.
+
+    Raises:
+        ConfigError: no domain, one twice, or see `captioned`.
+        MissingError: PyAV is not installed.
+    """
+    of: dict[str, Any] = {"clips": clips, "cache_dir": cache_dir, "length": length, "seed": seed}
+    of |= {"train_clips": train_clips, "test_clips": test_clips}
+    return one_each(name=name, domains=[captioned(style=style, **of) for style in domains])
+
+
+def _write_captioned(
+    folder: Path, looks: Sequence[str], counts: dict[str, int], length: int, style: str, seed: int
+) -> None:
+    """Files and a list of captions: looks in turn, each with a motion and its opposite."""
+    motions, lines = list(MOTIONS), list[str]()
+    (folder / "videos").mkdir()
+    for split, (part, count) in zip((TRAIN, TEST), counts.items(), strict=True):
+        for number in range(count):
+            turn, look = divmod(number // 2, len(looks))
+            pair = (look + turn) % (len(motions) // 2)
+            name = f"{looks[look]} {motions[2 * pair + number % 2]}"
+            (pixels,) = draw_clips(name, 1, seed=seed, split=split, style=style, frames=length)
+            file = f"videos/{part}{number:04d}.mp4"
+            write_video(folder / file, enlarged(pixels), FPS)
+            own_captions = [caption.format(name) for caption in CAPTIONS]
+            lines.append(json.dumps({"video": file, "captions": own_captions, "split": part}))
+    (folder / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _check_style(style: str) -> None:
+    if style not in shapes.STYLES:
+        raise ConfigError(f"style={style}: must be one of {', '.join(shapes.STYLES)}")
 
 
 def _write(folder: Path, names: Sequence[str], counts: tuple[int, int], length: int, style: str, seed: int) -> None:

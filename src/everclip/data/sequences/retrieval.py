@@ -13,6 +13,7 @@ from pathlib import Path
 from everclip.data.captions.own import data_of, find, lists, title_of
 from everclip.data.captions.pair_list import Broken, Entry, collect
 from everclip.data.captions.samples import Caption, CaptionedData, shown
+from everclip.data.images import PICTURES, Form
 from everclip.data.pairs import CaptionedImages
 from everclip.data.sequences.folder import Share
 from everclip.errors import ConfigError, DataError
@@ -133,6 +134,7 @@ def folder(
     test_seed: int = 0,
     caption: Caption = "drawn",
     broken: Broken = "refuse",
+    clips: Form | None = None,
     name: str | None = None,
 ) -> TaskSequence:
     """One's own pairs: a list whose column `session` says the sessions, or a folder with a list for each session.
@@ -145,6 +147,7 @@ def folder(
         test_seed: of the choice of these.
         caption: see `shown`; all captions are judged by.
         broken: see `collect`.
+        clips: what is made of a file; None: a picture.
         name: of the sequence; None: after `root`.
 
     Raises:
@@ -153,7 +156,7 @@ def folder(
         DataError: a list that cannot be used, or a session without training or test pairs.
     """
     place = Path(root).expanduser()
-    whole = find(place, None if pictures is None else Path(pictures).expanduser())
+    whole = find(place, None if pictures is None else Path(pictures).expanduser(), clips or PICTURES)
     read: list[CaptionedData] = []
     if whole is not None:
         for title, own in _by_session(whole.source, collect(whole, broken)[0], title_of(place)):
@@ -161,7 +164,7 @@ def folder(
     else:
         if pictures is not None:
             raise ConfigError(f"sequence.pictures: {place} has a list per session, whose paths start from its folder")
-        for title, own_list in lists(place).items():
+        for title, own_list in lists(place, clips or PICTURES).items():
             read.append(data_of(title, own_list, collect(own_list, broken)[0], test_share, test_seed))
     return domains(name=name or f"retrieval_folder_{place.resolve().name}", domains=read, caption=caption)
 
