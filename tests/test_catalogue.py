@@ -96,8 +96,12 @@ def test_traits_follow_pythons_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "traits_apart/parts.py").write_text(PARTS.replace(", **others", ""))
     monkeypatch.syspath_prepend(tmp_path)
     read, had = (kind("traits_apart.mine.Mine") for kind in (sources.Written, sources.Imported))
-    names = ("any_objective", "learns_pairs", "learns_order", "sees")
-    assert [read.trait(name) for name in names] == [had.trait(name) for name in names] == [False, True, False, "all"]
+    names = ("any_objective", "learns_pairs", "learns_order", "learns_moments", "sees")
+    assert (
+        [read.trait(name) for name in names]
+        == [had.trait(name) for name in names]
+        == [False, True, False, False, "all"]
+    )
     assert [(option, read.default(option)) for option in read.options()] == [("strength", 0.5)]
     (tmp_path / "traits_apart/others.py").write_text(PARTS)
     with pytest.raises(sources.UnreadableError):

@@ -38,8 +38,7 @@ def test_a_protocol_is_read_by_its_name_and_gives_what_is_shown(each: Protocol) 
 
 @pytest.mark.parametrize("name", ["mtil", "scores", "..errors", ""])
 def test_another_name_is_refused_with_those_there_are(name: str) -> None:
-    names = (
-        "base_to_novel, class_incremental, dense, domain_incremental, generalisation, multi_domain, ordering, retrieval"
-    )
+    kinds = "base_to_novel, class_incremental, dense, domain_incremental, generalisation, grounding, multi_domain"
+    names = f"{kinds}, ordering, retrieval"
     with pytest.raises(ConfigError, match=re.escape(f"protocol {name!r} is unknown; there are: {names}")):
         protocol.read(name)

@@ -14,11 +14,12 @@ from everclip.backbones.base import Backbone
 from everclip.losses.similarity import similarity
 from everclip.modules.class_rows import ClassRows
 from everclip.modules.known_texts import KnownTexts
-from everclip.types import Batch, ClassSet, Phase, Samples, Session
+from everclip.modules.moments import from_saliency
+from everclip.types import Batch, ClassSet, Moments, Phase, Samples, Session
 
 Encode = Callable[[Tensor], Tensor]
 Classifier = Callable[[Tensor], Tensor]
-INFERENCE = ("encode_image", "encode_text", "class_features", "classifier", "logits")
+INFERENCE = ("encode_image", "encode_text", "class_features", "classifier", "logits", "moments")
 
 
 class Extract(Protocol):
@@ -80,6 +81,7 @@ class Method(nn.Module):
         learns_pairs: whether a loss of its own learns image-text pairs; labels then stand for texts of their classes.
         learns_order: whether a loss of its own orders pictures by their values for the text of their class; where there
             are labels, pictures of a class then come before all others.
+        learns_moments: whether a loss of its own learns where in clips texts are.
         others: what may be learnt beside class labels, by the trait that says so.
         needs_labels: whether a session must have pictures with labels.
         takes_clips: whether a sample may be a clip, whose features are the mean over its frames.
@@ -102,7 +104,12 @@ class Method(nn.Module):
     any_objective: ClassVar[bool] = False
     learns_pairs: ClassVar[bool] = False
     learns_order: ClassVar[bool] = False
-    others: ClassVar[Mapping[str, str]] = {"learns_pairs": "image-text pairs", "learns_order": "pictures with values"}
+    learns_moments: ClassVar[bool] = False
+    others: ClassVar[Mapping[str, str]] = {
+        "learns_pairs": "image-text pairs",
+        "learns_order": "pictures with values",
+        "learns_moments": "texts of moments in clips",
+    }
     needs_labels: bool = True
     takes_clips: ClassVar[bool] = True
     moving: ClassVar[bool] = False
@@ -214,6 +221,11 @@ class Method(nn.Module):
     def logits(self, images: Tensor, classes: ClassSet) -> Tensor:
         """Logits (B, C) of normalised pictures (B, 3, S, S), columns in the order of `classes`."""
         return self.classifier(classes)(images)
+
+    def moments(self, images: Tensor, texts: Sequence[str]) -> Moments:
+        """What of clips (B, T, 3, S, S) fits their texts: by the similarity of each frame, as a picture of its own."""
+        frames = self.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return from_saliency((frames * self.encode_text(texts)[:, None]).sum(dim=-1))
 
     def cross_entropy(self, batch: Batch, classes: ClassSet, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy (scalar) of the batch among `classes`, with part of the target spread over all of them."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from everclip.errors import ConfigError, ContractError, NotFiniteError
 from everclip.methods.base import Method
 from everclip.training.engine import Engine
-from everclip.types import ClassSet, Guess, Objective, Passes, Task, TaskSequence, Verdict, in_views
+from everclip.types import ClassSet, Guess, Moments, Objective, Passes, Task, TaskSequence, Verdict, in_views
 
 SHOWN = 8
 
@@ -88,6 +88,12 @@ class Evaluated:
             self._classifiers[classes] = self._method.classifier(self._adopted(classes))
         classify = self._classifiers[classes]
         return lambda images: self._checked("logits", classify(images), len(images), len(classes))
+
+    def moments(self, images: Tensor, texts: Sequence[str]) -> Moments:
+        """What of clips (B, T, 3, S, S) fits their texts."""
+        found = self._method.moments(images, texts)
+        self._checked("saliency", found.saliency, *images.shape[:2])
+        return found
 
     def class_features(self, classes: ClassSet) -> Tensor:
         """One text feature (C, E) of length 1 per class."""
@@ -240,5 +246,5 @@ def check_fit(method: type[Method] | Method, sequence: TaskSequence, augment: st
 
 
 def _learns(method: type[Method] | Method, objective: Objective) -> bool:
-    own = (method.learns_pairs and objective.pairs) or (method.learns_order and objective.order)
-    return objective.from_labels or method.any_objective or own
+    own = {"pairs": objective.pairs, "order": objective.order, "moments": objective.moments}
+    return objective.from_labels or method.any_objective or any(own[w] and getattr(method, f"learns_{w}") for w in own)

@@ -2,7 +2,7 @@
 
 from everclip.types.classes import NO_CLASSES, ClassSet, ClassTexts, Positive, Template, Templates
 from everclip.types.described import Box, Described, Parse, Region, Relation
-from everclip.types.judging import Evaluator, Guess, Model, Objective, Passes, Verdict
+from everclip.types.judging import Evaluator, Guess, Model, Moments, Objective, Passes, Verdict
 from everclip.types.samples import (
     FRAMES,
     NO_CLASS,
@@ -34,6 +34,7 @@ __all__ = [
     "Guess",
     "Indices",
     "Model",
+    "Moments",
     "Objective",
     "ParameterGroup",
     "Parse",

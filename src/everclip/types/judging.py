@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,19 @@ from everclip.types.samples import Batch, Samples
 
 if TYPE_CHECKING:
     from everclip.types.sequence import Task
+
+
+class Moments(NamedTuple):
+    """What of clips fits their texts.
+
+    Attributes:
+        saliency: (B, T) of each of T equal parts, larger where it fits better.
+        spans: (B, K, 2) starts and ends of moments as shares of the clip's length, the best first; -1 where there are
+            fewer.
+    """
+
+    saliency: Tensor
+    spans: Tensor
 
 
 class Model(Protocol):
@@ -38,6 +51,9 @@ class Model(Protocol):
 
     def classifier(self, classes: ClassSet) -> Callable[[Tensor], Tensor]:
         """A function from normalised pictures to logits (B, C)."""
+
+    def moments(self, images: Tensor, texts: Sequence[str]) -> Moments:
+        """What of clips (B, T, 3, S, S) fits their texts (B)."""
 
 
 class Passes(Protocol):
@@ -147,6 +163,7 @@ class Objective(ABC):
         from_labels: whether that is class labels, which every method can learn.
         pairs: whether that is a text of each picture, see `Method.learns_pairs`.
         order: whether that is a value of each picture, see `Method.learns_order`.
+        moments: whether that is where in clips texts are, see `Method.learns_moments`.
         couples_batch: whether samples of a batch are compared with each other, see `Method.couples_batch`.
         patches: whether it reads patch features.
         all_parameters_used: whether every weight of both towers then gets a gradient, see `Method`.
@@ -156,6 +173,7 @@ class Objective(ABC):
     from_labels: ClassVar[bool] = False
     pairs: ClassVar[bool] = False
     order: ClassVar[bool] = False
+    moments: ClassVar[bool] = False
     couples_batch: ClassVar[bool] = False
     patches: ClassVar[bool] = False
     all_parameters_used: ClassVar[bool] = True

@@ -12,12 +12,12 @@ import pytest
 from omegaconf import DictConfig
 
 from everclip.config.build import build
-from everclip.data.datasets import clip_lists, hmdb51, kinetics400, msrvtt, msvd, ssv2, ucf101_videos
+from everclip.data.datasets import clip_lists, hmdb51, kinetics400, msrvtt, msvd, qvhighlights, ssv2, ucf101_videos
 from everclip.data.datasets.ucf_layout import spoken
 from everclip.data.sequences import orders
 from everclip.data.sequences.single_session import base_to_novel
 from everclip.data.video.form import Clips
-from everclip.data.video.sampling import Segment
+from everclip.data.video.sampling import Even, Segment
 from everclip.errors import ConfigError, DataError, MissingError
 from tests.data.conftest import paths
 from tests.data.datasets.replicas import put
@@ -244,3 +244,34 @@ def test_msvd(tmp_path: Path) -> None:
     put(folder / "raw-captions.pkl", pickle.dumps(["clip0"]))
     with pytest.raises(DataError, match="has not the form of MSVD"):
         msvd.load(root=str(tmp_path))
+
+
+def test_qvhighlights(tmp_path: Path) -> None:
+    folder = tmp_path / "qvhighlights"
+    line = {
+        "qid": 1, "query": " a cat ", "vid": "x_360.0_510.0", "duration": 8, "relevant_windows": [[2, 4], [6, 8]],
+        "relevant_clip_ids": [1, 3], "saliency_scores": [[4, 2, 0], [3, 3, 3]],
+    }  # fmt: skip
+    other = {"qid": 2, "query": "a dog", "vid": "x_360.0_510.0", "duration": 8, "relevant_windows": [[0, 8]]}
+    put(folder / "videos/x_360.0_510.0.mp4", b"")
+    put(folder / "highlight_train_release.jsonl", f"{json.dumps(line)}\n{json.dumps(other)}\n")
+    put(folder / "highlight_val_release.jsonl", json.dumps(line))
+    clips = Clips(Even(4))
+    data = qvhighlights.load(root=str(tmp_path), clips=clips)
+    assert (data.train.texts, len(data.test)) == ((("a cat",), ("a dog",)), 1)
+    assert data.train._moments.tolist() == [[[0.25, 0.5], [0.75, 1.0]], [[0.0, 1.0], [-1.0, -1.0]]]
+    assert data.train._judged.tolist() == [[[0, 0, 0], [4, 2, 0], [0, 0, 0], [3, 3, 3]], [[4, 4, 4]] * 4]
+    assert data.train.shown().tolist() == [0, 0]
+    halves = qvhighlights.load(root=str(tmp_path), clips=Clips(Even(2)))
+    assert halves.train._judged[0].tolist() == [[4, 2, 0], [3, 3, 3]]
+    assert data.train.subset([1]).texts == (("a dog",),)
+    assert data.train.subset([1]).fingerprint() != data.train.subset([0]).fingerprint()
+    for wrong, said in (
+        ({"relevant_windows": [[4, 2]]}, "must be parts of the 8 seconds"),
+        ({"relevant_windows": []}, "has no moment"),
+        ({"relevant_clip_ids": [1, 9]}, "has not the form of QVHighlights"),
+        ({"query": ""}, "has no text"),
+    ):
+        put(folder / "highlight_val_release.jsonl", json.dumps(line | wrong))
+        with pytest.raises(DataError, match=rf"highlight_val_release\.jsonl, line 1.*{said}"):
+            qvhighlights.load(root=str(tmp_path), clips=clips)

@@ -10,9 +10,9 @@ from torchvision.transforms import PILToTensor
 
 from everclip.data.images import FileImages
 from everclip.data.sequences import moving_shapes
-from everclip.data.sequences.moving_shapes import captioned, dataset
+from everclip.data.sequences.moving_shapes import captioned, dataset, grounding
 from everclip.data.video.form import Clips
-from everclip.data.video.sampling import Segment
+from everclip.data.video.sampling import Even, Segment
 from everclip.errors import ConfigError
 from tests.data.conftest import paths
 
@@ -73,3 +73,18 @@ def test_captioned_clips_come_beside_their_reverse(tmp_path: Path) -> None:
     for wrong in (3, 700):
         with pytest.raises(ConfigError, match="must be even, and at most 600"):
             captioned(clips=CLIPS, cache_dir=str(tmp_path), test_clips=wrong)
+
+
+def test_a_text_is_of_one_scene_and_another_shows_its_reverse(tmp_path: Path) -> None:
+    of = {"name": "g", "clips": Clips(Even(8)), "cache_dir": str(tmp_path), "train_clips": 2, "test_clips": 2}
+    sequence = grounding(domains=["cards", "quilts"], length=32, **of)  # type: ignore[arg-type]
+    assert [session.name for session in sequence.sessions] == ["cards", "quilts"]
+    (session, _), batch = sequence.sessions, sequence.tasks[0].samples.read([0, 1], PILToTensor())
+    assert batch.images.shape == (2, 8, 3, 64, 64)
+    assert batch.targets is not None
+    moments, judged = batch.targets["moments"], batch.targets["judged"]
+    assert moments[:, 0].diff(dim=-1).tolist() == [[0.25], [0.25]]  # the shortest: four of them fill the clip
+    assert judged[..., 0].sum(dim=1).tolist() == [8, 8]  # two parts of eight, very good
+    assert [len(texts) for texts in session.train.texts] == [1, 1]
+    with pytest.raises(ConfigError, match="must be at least 32, for 4 scenes"):
+        grounding(domains=["cards"], length=31, **of)  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ from everclip.data.drawing import clips as drawn
 from everclip.data.drawing import shapes
 from everclip.data.drawing.clips import MOTIONS, draw_clips
 from everclip.data.images import Form
+from everclip.data.sequences.grounding import domains as grounded
+from everclip.data.sequences.grounding import read_folder
 from everclip.data.sequences.retrieval import domains as one_each
 from everclip.data.video.writing import write_video
 from everclip.digest import json_sha256
@@ -29,6 +31,7 @@ TRAIN, TEST = 0, 1  # splits
 VERSION = 1  # raise when the same arguments give other files
 FPS, SCALE = 8, 2  # colours of a file have half its resolution
 SHARED = 4  # clips of one group
+SCENES, SHORTEST = 4, 8  # of a clip that has several, and frames of each
 CAPTIONS = ("a video of a {}", "there is a {}", "in this clip one sees a {}")
 LOOKS = ("red star", "blue circle", "green heart", "yellow cross")
 
@@ -154,6 +157,77 @@ def retrieval(
     of: dict[str, Any] = {"clips": clips, "cache_dir": cache_dir, "length": length, "seed": seed}
     of |= {"train_clips": train_clips, "test_clips": test_clips}
     return one_each(name=name, domains=[captioned(style=style, **of) for style in domains])
+
+
+def grounding(
+    *,
+    name: str,
+    domains: Sequence[str],
+    clips: Form,
+    cache_dir: str,
+    train_clips: Positive = 200,
+    test_clips: Positive = 100,
+    length: Positive = 64,
+    seed: int = 0,
+) -> TaskSequence:
+    """Clips of four scenes one after the other, a text for one of them; another shows the same played backwards.
+
+    Args:
+        name: of the sequence.
+        domains: rendering styles, keys of `everclip.data.drawing.shapes.STYLES`, in order of their sessions.
+        clips: how files become clips.
+        cache_dir: where the files are written.
+        train_clips: of a domain.
+        test_clips: of a domain.
+        length: frames of a clip.
+        seed: of the clips.
+
+    Raises:
+        ConfigError: an unknown style, or clips too short for four scenes.
+        MissingError: PyAV is not installed.
+    """
+    data = []
+    if length < SCENES * SHORTEST:
+        raise ConfigError(f"sequence.length={length}: must be at least {SCENES * SHORTEST}, for {SCENES} scenes")
+    for style in domains:
+        _check_style(style)
+        counts = {"train": train_clips, "test": test_clips}
+        versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, CAPTIONS, SCENES, SHORTEST]
+        key = json_sha256([versions, counts, length, repr(shapes.STYLES[style]), seed])
+        folder = Path(cache_dir, "moving_shapes_grounding", key[:16])
+        if not folder.is_dir():
+            with making(folder) as aside:
+                _write_grounded(aside, counts, length, style, seed)
+        data.append(read_folder(folder, clips, 1 / FPS, style))
+    return grounded(name=name, domains=data)
+
+
+def _write_grounded(folder: Path, counts: dict[str, int], length: int, style: str, seed: int) -> None:
+    """Files and lists: the scenes of a clip are as long as they are drawn."""
+    looks, motions = shapes.all_class_names()[shapes.SEQUENCE_CLASSES], list(MOTIONS)
+    (folder / "videos").mkdir()
+    for split, (part, count) in zip((TRAIN, TEST), counts.items(), strict=True):
+        lines = []
+        for number in range(count):
+            stream = np.random.Generator(np.random.PCG64([VERSION, seed, split, number, *style.encode()]))
+            cuts = np.sort(stream.integers(length - SCENES * SHORTEST + 1, size=SCENES - 1))
+            bounds = np.concatenate([[0], cuts + SHORTEST * np.arange(1, SCENES), [length]])
+            order, asked = stream.permutation(SCENES), int(stream.integers(len(motions)))
+            others = stream.choice(len(looks), size=SCENES - 1, replace=False)
+            told = [f"{looks[others[0]]} {motions[asked]}", f"{looks[others[0]]} {motions[asked ^ 1]}"]
+            told += [f"{looks[other]} {motions[int(stream.integers(len(motions)))]}" for other in others[1:]]
+            scenes = [
+                draw_clips(told[one], 1, seed=seed + number, split=split, style=style, frames=int(end - start))[0]
+                for one, start, end in zip(order, bounds[:-1], bounds[1:], strict=True)
+            ]
+            file = f"{part}{number:04d}"
+            write_video(folder / "videos" / f"{file}.mp4", enlarged(np.concatenate(scenes)), FPS)
+            place = int(np.flatnonzero(order == 0)[0])
+            window = [float(bounds[place]) / FPS, float(bounds[place + 1]) / FPS]
+            text = CAPTIONS[0].format(told[0])
+            own_line = {"qid": number, "query": text, "vid": file, "duration": length / FPS}
+            lines.append(json.dumps(own_line | {"relevant_windows": [window]}))
+        (folder / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _write_captioned(

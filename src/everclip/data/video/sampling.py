@@ -74,6 +74,20 @@ class Segment(Sampling):
 
 
 @dataclass(frozen=True)
+class Even(Segment):
+    """As `Segment`, the middle of each part in training too, so that frame i always stands for part i.
+
+    Attributes:
+        frames: T.
+    """
+
+    random = False
+
+    def draw(self, times: Times, stream: np.random.Generator) -> Indices:
+        return self.view(times, 0, 1)
+
+
+@dataclass(frozen=True)
 class Tsn(Sampling):
     """As `Segment`, with parts that cover every frame and the frame before the middle; a short video is shown whole.
 

@@ -1,0 +1,74 @@
+"""Finding the moments of clips that texts speak of: one session per data set, all judged after each.
+
+Source of the task: arXiv 2107.09609; in sessions: of this project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from everclip.data.datasets.moment_lists import read_moments
+from everclip.data.grounded import GroundedData
+from everclip.data.images import Form
+from everclip.errors import ConfigError
+from everclip.evaluation.grounding import Grounding
+from everclip.objectives.grounding import Grounding as MomentObjective
+from everclip.types import NO_CLASSES, Session, Task, TaskSequence
+
+
+def domains(*, name: str, domains: Sequence[GroundedData]) -> TaskSequence:
+    """One session per data set.
+
+    Args:
+        name: of the sequence.
+        domains: in order of their sessions.
+
+    Raises:
+        ConfigError: two domains of one name, or none.
+    """
+    titles = [domain.name for domain in domains]
+    if not titles or len(set(titles)) < len(titles):
+        raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
+    sessions = [
+        Session(index, domain.name, NO_CLASSES, NO_CLASSES, domain.train, objective=MomentObjective())
+        for index, domain in enumerate(domains)
+    ]
+    tasks = [Task(domain.name, NO_CLASSES, domain.test, Grounding(), index) for index, domain in enumerate(domains)]
+    return TaskSequence(name, tuple(sessions), tuple(tasks), "grounding", evaluate="all")
+
+
+def dataset(*, data: GroundedData) -> TaskSequence:
+    """One session.
+
+    Args:
+        data: with its split.
+    """
+    return domains(name=f"grounding_{data.name}", domains=[data])
+
+
+def folder(
+    *, root: str, clips: Form, unit: Annotated[float, Field(gt=0)] = 2.0, name: str | None = None
+) -> TaskSequence:
+    """One's own: `root/train.jsonl` and `root/test.jsonl` in the form of QVHighlights, clips anywhere below `root`.
+
+    Args:
+        root: the folder.
+        clips: how files become clips.
+        unit: seconds of a judged part.
+        name: of the sequence; None: after `root`.
+
+    Raises:
+        MissingError: a list or clip is not there.
+        DataError: a list of another form.
+    """
+    return dataset(data=read_folder(Path(root).expanduser(), clips, unit, name))
+
+
+def read_folder(place: Path, clips: Form, unit: float, name: str | None = None) -> GroundedData:
+    """The lists of a folder as data; arguments and errors as in `folder`."""
+    train, test = (read_moments(place / f"{part}.jsonl", place, clips, unit) for part in ("train", "test"))
+    return GroundedData(name or place.resolve().name, train, test)
