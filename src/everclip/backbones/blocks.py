@@ -226,6 +226,23 @@ def attend_to_self(block: Any, x: Tensor) -> Tensor:
     return _with_part(block, "attention", normed, attention.out_proj(F.linear(normed, weight, bias)))
 
 
+def attend_across(block: Any, x: Tensor, others: Tensor) -> Tensor:
+    """What a plain block's attention would add to the residual stream (N, L, D) if every token saw other rows alone.
+
+    Args:
+        block: whose first norm both pass.
+        x: (N, L, D).
+        others: (N, T, D), of any kind.
+    """
+    attention, tokens = block.attn, (block.ln_1(x), block.ln_1(others), block.ln_1(others))
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    projected = (F.linear(t, w, b) for t, w, b in zip(tokens, weights, biases, strict=True))
+    q, k, v = (_heads(t, attention.num_heads) for t in projected)
+    mixed = F.scaled_dot_product_attention(q, k, v)
+    added: Tensor = block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
+    return added
+
+
 def run_block_naively(
     block: Any,
     x: Tensor,

@@ -44,14 +44,28 @@ def adapt_blocks(
     adapted: dict[Tower, list[AdaptedBlock]] = {}
     for tower in _chosen(towers):
         names = list(_blocks(backbone, tower))
-        if layers is not None:
-            count = len(names)
-            if unknown := [layer for layer in layers if not -count <= layer < count]:
-                raise ValueError(f"layers={unknown}: the blocks of the {tower} tower are 0 to {count - 1}")
-            names = [names[layer] for layer in sorted({layer % count for layer in layers})]
+        names = [names[layer] for layer in chosen_layers(layers, len(names), tower)]
         replace_modules(backbone, "|".join(map(re.escape, names)), AdaptedBlock)
         adapted[tower] = [backbone.get_submodule(name) for name in names]  # type: ignore[misc]  # made above
     return adapted
+
+
+def chosen_layers(layers: Sequence[int] | None, count: int, tower: Tower) -> Sequence[int]:
+    """Numbers of blocks from 0, in order and each once.
+
+    Args:
+        layers: numbers from 0, or negative ones, from the last; None: all.
+        count: of the blocks there are.
+        tower: theirs, for the message.
+
+    Raises:
+        ValueError: there is no block of this number.
+    """
+    if layers is None:
+        return range(count)
+    if unknown := [layer for layer in layers if not -count <= layer < count]:
+        raise ValueError(f"layers={unknown}: the blocks of the {tower} tower are 0 to {count - 1}")
+    return sorted({layer % count for layer in layers})
 
 
 def _chosen(towers: Towers) -> Sequence[Tower]:
@@ -123,6 +137,18 @@ def layer_norms(backbone: Backbone, towers: Towers, *, outside_blocks: bool = Tr
     if not found:
         raise ValueError(f"towers={towers} has no LayerNorm that could be tuned; transformers have, as vit_b16_openai")
     return found
+
+
+def last_norm(backbone: Backbone, tower: Tower) -> nn.LayerNorm:
+    """The norm that a tower's tokens pass after its last block.
+
+    Raises:
+        ValueError: the tower has none.
+    """
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.LayerNorm) and name.endswith("visual.ln_post" if tower == "vision" else "ln_final"):
+            return module
+    raise ValueError(f"the {tower} tower has no norm after its last block, as those of vit_b16_openai have")
 
 
 def image_projection(backbone: Backbone) -> nn.Parameter:
