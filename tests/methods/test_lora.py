@@ -39,6 +39,14 @@ def test_parameter_count_on_vit_b16() -> None:
     assert Lora(backbone, rank=4, targets=["q", "v"], towers="text").num_trainable() == 4 * 2 * 2 * 12 * 512
 
 
+def test_one_update_of_three_projections_is_not_beside_its_parts(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match="qkv is one update of q, k and v; name either it or these"):
+        Lora(tiny(), targets=["qkv", "k"])
+    method = Lora(tiny(), rank=2, targets=["qkv"], towers="text", dropout=0.1)
+    assert method.couples_batch
+    assert method.num_trainable() == 2 * (1 + 3) * 4 * 96
+
+
 def test_only_factors_are_trained_and_stored(tiny: Tiny) -> None:
     method = Lora(tiny(), rank=2)
     adapted = Adapted(method)

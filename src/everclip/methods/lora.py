@@ -34,7 +34,8 @@ class Lora(TowerTuning):
         backbone: with access to the blocks of the adapted towers.
         rank: of each update.
         alpha: an update is multiplied by alpha / rank.
-        targets: projections of queries, keys, values, outputs (`o`); first and second layer of the MLP (`fc`, `proj`).
+        targets: projections of queries, keys, values, all three by one update (`qkv`), outputs (`o`); first and second
+            layer of the MLP (`fc`, `proj`).
         towers: which are adapted.
         dropout: probability that a value is not read by an update, in training; for targets q, k and v. Micro-batches
             and processes draw their own.

@@ -19,7 +19,7 @@ from everclip.backbones.base import Backbone
 from everclip.backbones.blocks import AdaptedBlock
 from everclip.modules.tower_blocks import Towers, adapt_blocks, tower_blocks
 
-Target = Literal["q", "k", "v", "o", "fc", "proj"]
+Target = Literal["q", "k", "v", "qkv", "o", "fc", "proj"]
 QKV: tuple[Target, ...] = ("q", "k", "v")
 EVERY_TARGET: tuple[Target, ...] = (*QKV, "o", "fc", "proj")
 
@@ -140,16 +140,19 @@ def add_low_rank(
     Args:
         backbone: its own weights stay what they were, trainable or not.
         rank: of each update.
-        targets: projections of queries, keys, values, outputs; first and second layer of the MLP.
+        targets: projections of queries, keys, values, all three by one update (`qkv`), outputs; first and second layer
+            of the MLP.
         towers: where.
         scale: factor of every update.
         gated: see `LowRank`.
         dropout: on what the updates of queries, keys and values read, in training.
 
     Raises:
-        ValueError: a tower that is no plain transformer, or dropout before other updates.
+        ValueError: a tower that is no plain transformer, dropout before other updates, or `qkv` beside its parts.
     """
-    if dropout and (others := [target for target in targets if target not in QKV]):
+    if "qkv" in targets and set(QKV).intersection(targets):
+        raise ValueError(f"targets={list(targets)}: qkv is one update of q, k and v; name either it or these")
+    if dropout and (others := [target for target in targets if target not in (*QKV, "qkv")]):
         raise ValueError(f"dropout={dropout} is for updates of q, k and v, not of {', '.join(others)}; leave these out")
     added = []
     for blocks in (adapt_blocks if dropout else tower_blocks)(backbone, towers).values():
@@ -197,6 +200,8 @@ def _places(
     groups = [index for index, target in enumerate(QKV) if target in targets]
     if groups:
         yield block.attn, "in_proj_weight", groups, 3
+    if "qkv" in targets:
+        yield block.attn, "in_proj_weight", [0], 1
     for target, module in {"o": block.attn.out_proj, "fc": block.mlp.c_fc, "proj": block.mlp.c_proj}.items():
         if target in targets:
             yield module, "weight", [0], 1
