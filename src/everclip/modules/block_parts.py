@@ -126,6 +126,33 @@ class Prefix(nn.Module):
         return self.tokens[:1], self.tokens[1:]
 
 
+class DropPath(nn.Module):
+    """Leaves out, in training, what a layer adds at some positions, in all rows alike, and scales up the rest.
+
+    Micro-batches draw their own.
+
+    Args:
+        rate: probability of a position.
+
+    Source: arXiv 1603.09382, which leaves out whole layers; positions: Shahzadnit/EZ-CLIP @ 2f4d622, clip/model.py,
+    whose tokens come first and rows second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, L, D) without some of their positions."""
+        if not self.training or not self.rate:
+            return tokens
+        kept = torch.rand(tokens.shape[1], 1, device=tokens.device) >= self.rate
+        return tokens * kept / (1 - self.rate)
+
+    def forward(self, normed: Tensor, output: Tensor) -> Tensor:
+        return self.of(output) - output
+
+
 def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
     _clear(layer.weight, layer.bias)
