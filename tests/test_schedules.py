@@ -29,6 +29,11 @@ def test_linear_after_warmup() -> None:
     assert [schedule.factor(i, 6) for i in range(7)] == pytest.approx([0.5, 0.75, 1, 0.75, 0.5, 0.25, 0])
 
 
+def test_a_step_comes_at_its_share() -> None:
+    schedule = Schedule(warmup=2, decay="step", final=0.1, drop=0.6)
+    assert [schedule.factor(i, 10) for i in range(11)] == pytest.approx([0, 0.5, *4 * [1], *5 * [0.1]])
+
+
 @pytest.mark.parametrize(("warmup", "steps"), [(2, 3), (100, 1000)])
 def test_a_warmup_that_ends_inside_is_that_of_zscl(warmup: int, steps: int) -> None:
     # cosine_lr of Thunderbeee/ZSCL @ b96e714, mtil/src/utils.py.
