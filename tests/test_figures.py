@@ -44,6 +44,12 @@ def test_heat_maps_show_values_where_there_are_any() -> None:
     assert len(second.texts) == 4
 
 
+def test_a_large_matrix_is_drawn_without_its_numbers() -> None:
+    few, many = (plot_heat_maps({"a": np.ones((n, n))}, xlabel="x", ylabel="y", title="t") for n in (25, 200))
+    assert [len(figure.axes[0].texts) for figure in (few, many)] == [625, 0]
+    assert many.get_figwidth() == few.get_figwidth()  # 200 sessions took minutes, and a picture of 80 megapixels
+
+
 def test_empty_panels_are_left_out() -> None:
     figure = plot_heat_maps({name: [[1.0]] for name in "abcd"}, xlabel="x", ylabel="y", title="t")
     assert [axes.get_title() for axes in figure.axes if axes.images] == ["a", "b", "c", "d"]

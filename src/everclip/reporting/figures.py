@@ -23,6 +23,7 @@ from everclip import storage
 # Okabe-Ito colours; markers and line styles tell the same apart without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv*P"
+TOLD = 25  # rows and columns of a heat map whose values are written into it
 LINES = ("-", "--", ":", "-.")
 STYLE = {
     "font.size": 9,
@@ -199,18 +200,19 @@ def plot_cost(
 
 @matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
 def plot_heat_maps(matrices: Mapping[str, ArrayLike], *, xlabel: str, ylabel: str, title: str) -> Figure:
-    """One heat map of percentages per label, with its values; NaN stays empty."""
+    """One heat map of percentages per label, with its values where there is room for them; NaN stays empty."""
     arrays = {label: np.asarray(matrix, dtype=float) for label, matrix in matrices.items()}
     rows, columns = (max(array.shape[axis] for array in arrays.values()) for axis in (0, 1))
     across = min(len(arrays), 3)
     down = -(-len(arrays) // across)
-    width, height = max(1.9, 0.36 * columns), max(1.3, 0.26 * rows)
+    told = max(rows, columns) <= TOLD
+    width, height = (max(least, cell * min(n, TOLD)) for least, cell, n in ((1.9, 0.36, columns), (1.3, 0.26, rows)))
     figure = Figure(figsize=(across * width + 1.2, down * (height + 0.5) + 0.6), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, (label, array) in zip(panels, arrays.items(), strict=False):
         image = axes.imshow(array, vmin=0, vmax=100, cmap="viridis", aspect="auto")
         for (row, column), value in np.ndenumerate(array):
-            if not np.isnan(value):
+            if told and not np.isnan(value):
                 colour = "white" if value < 60 else "black"
                 text = axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
                 text.set_in_layout(False)  # inside its cell; measuring hundreds takes seconds

@@ -164,7 +164,10 @@ class RunFolder:
 
 
 def _write_checked(path: Path, facts: dict[str, Any]) -> None:
-    storage.write_json(path, facts | {"check": json_sha256(facts)})
+    """Writes JSON, a line for each fact: some are long lists of files, and are written several times in a session."""
+    checked = facts | {"check": json_sha256(facts)}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(fact, allow_nan=False)}" for name, fact in checked.items())
+    storage.write_text(path, f"{{\n{lines}\n}}\n")
 
 
 def _read_checked(path: Path, shape: Shape) -> dict[str, Any]:
