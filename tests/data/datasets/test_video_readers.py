@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from everclip.config.build import build
 from everclip.data.datasets import clip_lists, hmdb51, kinetics400, msrvtt, msvd, qvhighlights, ssv2, ucf101_videos
 from everclip.data.datasets.ucf_layout import spoken
-from everclip.data.sequences import orders
+from everclip.data.sequences import grounding, orders
 from everclip.data.sequences.single_session import base_to_novel
 from everclip.data.video.form import Clips
 from everclip.data.video.sampling import Even, Segment
@@ -275,3 +275,14 @@ def test_qvhighlights(tmp_path: Path) -> None:
         put(folder / "highlight_val_release.jsonl", json.dumps(line | wrong))
         with pytest.raises(DataError, match=rf"highlight_val_release\.jsonl, line 1.*{said}"):
             qvhighlights.load(root=str(tmp_path), clips=clips)
+
+
+def test_ones_own_texts_of_moments(tmp_path: Path) -> None:
+    line = {"qid": 1, "query": "a cat", "vid": "a", "duration": 8, "relevant_windows": [[2, 4]]}
+    put(tmp_path / "a.mp4", b"")
+    put(tmp_path / "train.jsonl", json.dumps(line))
+    with pytest.raises(MissingError, match=r"test\.jsonl is not there; expected train\.jsonl and test\.jsonl in"):
+        grounding.folder(root=str(tmp_path), clips=Clips(Even(4)))
+    put(tmp_path / "test.jsonl", json.dumps(line))
+    sequence = grounding.folder(root=str(tmp_path), clips=Clips(Even(4)), name="mine")
+    assert (sequence.name, sequence.tasks[0].samples.texts) == ("grounding_mine", (("a cat",),))

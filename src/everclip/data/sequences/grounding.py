@@ -14,7 +14,7 @@ from pydantic import Field
 from everclip.data.datasets.moment_lists import read_moments
 from everclip.data.grounded import GroundedData
 from everclip.data.images import Form
-from everclip.errors import ConfigError
+from everclip.errors import ConfigError, MissingError
 from everclip.evaluation.grounding import Grounding
 from everclip.objectives.grounding import Grounding as MomentObjective
 from everclip.types import NO_CLASSES, Session, Task, TaskSequence
@@ -70,5 +70,8 @@ def folder(
 
 def read_folder(place: Path, clips: Form, unit: float, name: str | None = None) -> GroundedData:
     """The lists of a folder as data; arguments and errors as in `folder`."""
+    for part in ("train", "test"):
+        if not (place / f"{part}.jsonl").is_file():
+            raise MissingError(f"{place / part}.jsonl is not there; expected train.jsonl and test.jsonl in {place}")
     train, test = (read_moments(place / f"{part}.jsonl", place, clips, unit) for part in ("train", "test"))
     return GroundedData(name or place.resolve().name, train, test)
