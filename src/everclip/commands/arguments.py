@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"everclip {version('everclip')}")
 
 
-def _number(low: int) -> Callable[[str], int]:
+def whole_number(low: int) -> Callable[[str], int]:
     """What reads a whole number that is at least `low`."""
 
     def read(word: str) -> int:
@@ -32,7 +32,7 @@ def add_points(parser: argparse.ArgumentParser) -> None:
     """What commands take that measure losses of stored models."""
     parser.add_argument(
         "--points",
-        type=_number(0),
+        type=whole_number(0),
         default=256,
         metavar="N",
         help="training pictures for losses and sharpness; 0: neither",
@@ -42,7 +42,7 @@ def add_points(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--radius", type=float, metavar="RHO", help="in sizes of each weight; 0.1, for worst 0.001")
     parser.add_argument(
-        "--steps", type=_number(1), default=5, metavar="N", help="draws of noise, or steps of the ascent"
+        "--steps", type=whole_number(1), default=5, metavar="N", help="draws of noise, or steps of the ascent"
     )
     parser.add_argument("--normalize", action="store_true", help="logits have mean 0 and length 1 in sharpness")
     parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the choice of pictures")
