@@ -176,6 +176,14 @@ def test_a_word_of_several_tokens_is_masked_by_one_and_stays_in_its_place() -> N
         assert tokens[0, place] == backbone.tokenize([MASK])[0, 1]
 
 
+def test_words_behind_what_a_tower_can_read_are_not_guessed(method: M2Clip) -> None:
+    assert method.words is not None
+    text = " ".join(["a video of opening"] * 30)
+    tokens, targets = method.words.mask([text], [np.random.default_rng(0)], 1.0, 1.0, method.backbone.tokenize)
+    length = tokens.shape[1]
+    assert (targets[0] != NOTHING).nonzero().flatten().tolist() == list(range(1, length - 1))
+
+
 def test_new_names_add_words_behind_those_there_are(method: M2Clip) -> None:
     assert method.words is not None
     before = method.words.rows.rows.detach().clone()

@@ -87,7 +87,8 @@ class MaskedWords(nn.Module):
         targets = torch.full_like(tokens, NOTHING)
         for row, found in enumerate(places):
             for token, word in found.items():
-                targets[row, token] = word
+                if token < tokens.shape[1] - 1:  # not cut off
+                    targets[row, token] = word
         return tokens, targets
 
     def _length(self, word: str, tokenize: Tokenize) -> int:
