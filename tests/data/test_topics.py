@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from everclip.data.captions.samples import CaptionedData
 from everclip.data.images import ArrayImages
 from everclip.data.pairs import CaptionedImages
 from everclip.data.sequences.topics import topic_retrieval
-from everclip.data.topics import Words, find_topics, names_of
+from everclip.data.topics import Vectors, Words, find_topics, names_of
 from everclip.errors import ConfigError
 from everclip.types import NO_CLASS, Indices
 
@@ -75,6 +77,18 @@ def test_every_pair_is_in_one_session() -> None:
         assert session.name.split("_")[0] in topic
     with pytest.raises(ConfigError, match=r"sequence\.min_items=31: no topic has so many; the largest has"):
         topic_retrieval(dataset=data(10), encoder=Words(), topics=3, min_items=31)
+
+
+def test_every_caption_is_read_once() -> None:
+    read: list[str] = []
+
+    def encoder(texts: Sequence[str], known: int) -> Vectors:
+        read.extend(texts)
+        return Words()(texts, known)
+
+    given = data(10)
+    topic_retrieval(dataset=given, encoder=encoder, topics=3, min_items=5)
+    assert read == [text for part in (given.train, given.test) for own in part.texts for text in own]
 
 
 def test_topics_by_a_text_tower(tiny: object) -> None:

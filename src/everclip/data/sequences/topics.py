@@ -49,7 +49,7 @@ def topic_retrieval(
         ConfigError: fewer different captions than topics, or no topic is large enough.
         DataError: a topic without test pairs.
     """
-    vectors = [_vectors(encoder, dataset.train, dataset.train), _vectors(encoder, dataset.train, dataset.test)]
+    vectors = _vectors(encoder, dataset.train, dataset.test)
     found = find_topics(vectors[0], topics, seed, merge=merge, fewest=min_items, nearest=min_similarity)
     train, test = (found.of(own) for own in vectors)
     judged = [topic for topic in range(len(found.centres)) if (test == topic).any() and (train == topic).any()]
@@ -62,12 +62,13 @@ def topic_retrieval(
     return domains(name=name or f"topic_retrieval_{dataset.name}", domains=data, caption=caption)
 
 
-def _vectors(encoder: Encoder, known: CaptionedImages, pairs: CaptionedImages) -> Vectors:
-    """One vector (N, D) of length 1 for each picture of some pairs: the mean of its captions'."""
-    learnt = [text for own in known.texts for text in own]
-    texts = [text for own in pairs.texts for text in own]
-    rows = encoder([*learnt, *texts], len(learnt))[len(learnt) :]
-    owner: Indices = np.repeat(np.arange(len(pairs)), [len(own) for own in pairs.texts])
-    sums = np.zeros((len(pairs), rows.shape[1]), dtype=np.float32)
+def _vectors(encoder: Encoder, train: CaptionedImages, test: CaptionedImages) -> tuple[Vectors, Vectors]:
+    """One vector (N, D) of length 1 for each picture, of training and test: the mean of its captions'."""
+    captions = [*train.texts, *test.texts]
+    texts = [text for own in captions for text in own]
+    rows = encoder(texts, sum(map(len, train.texts)))
+    owner: Indices = np.repeat(np.arange(len(captions)), [len(own) for own in captions])
+    sums = np.zeros((len(captions), rows.shape[1]), dtype=np.float32)
     np.add.at(sums, owner, rows)
-    return unit(sums)
+    vectors = unit(sums)
+    return vectors[: len(train)], vectors[len(train) :]
