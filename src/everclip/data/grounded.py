@@ -13,8 +13,6 @@ from everclip.digest import json_sha256
 from everclip.objectives.grounding import JUDGED, MOMENTS
 from everclip.types import NO_CLASS, Batch, Draw, Indices, Prepare, Samples
 
-VERY_GOOD = 4  # the best that an annotator can say
-
 
 @dataclass(frozen=True)
 class GroundedData:

@@ -31,6 +31,7 @@ from everclip.errors import ConfigError
 from everclip.losses.global_batch import global_rows
 from everclip.losses.grounding import TEMPERATURE, aligned, focal, saliency_contrast
 from everclip.methods.base import Classifier, Extract, Method
+from everclip.metrics.grounding import VERY_GOOD
 from everclip.modules.fine_tuning import LabelSpace, compared
 from everclip.modules.moment_points import MomentHeads, per_frame, points, spans, targets
 from everclip.modules.moments import FOUND, best
@@ -39,7 +40,6 @@ from everclip.objectives.grounding import MOMENTS, targets_of
 from everclip.types import Batch, ClassSet, Moments, Positive, Session
 
 CANDIDATES = 50  # points whose moments are looked at
-VERY_GOOD = 4  # that an annotator says of a frame
 
 
 class Texts(NamedTuple):

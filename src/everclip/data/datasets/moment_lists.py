@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from everclip.data.captions.pair_list import check_views
 from everclip.data.datasets.clip_lists import ClipFiles
 from everclip.data.datasets.layouts import read_lines
-from everclip.data.grounded import VERY_GOOD, GroundedClips
+from everclip.data.grounded import GroundedClips
 from everclip.data.images import FileImages, Form
 from everclip.errors import DataError
+from everclip.metrics.grounding import VERY_GOOD
 from everclip.types import NO_CLASS
 
 
@@ -45,11 +46,13 @@ def read_moments(source: Path, folder: Path, form: Form, unit: float) -> Grounde
         place = f"{source}, line {number}"
         try:
             content = json.loads(line)
+            if not 0 < content["duration"] < np.inf:
+                raise ValueError(f"duration={content['duration']}")
             windows = np.array(content["relevant_windows"], dtype=np.float64).reshape(-1, 2) / content["duration"]
             judged.append(_judged(content, windows, parts, unit))
             texts.append(str(content["query"]).strip())
             paths.append(clips.of(str(content["vid"]), place, source))
-        except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise DataError(f"{place} has not the form of QVHighlights: {error!r}") from error
         if not len(windows) or not texts[-1]:
             raise DataError(f"{place} has no {'text' if len(windows) else 'moment'}")
