@@ -6,7 +6,7 @@ tokens and adapters in all blocks of both towers (5,204,736 values on ViT-B/16 w
 a batch and the texts of their classes, several of which may be equal. Every session goes on with the same. A later name
 is T2L.
 
-Family: clips.
+Family: video.
 Source: arXiv 2312.08010, official code Shahzadnit/EZ-CLIP @ 2f4d622 (clip/model.py, train.py, utils/KLLoss.py).
 Differs: no dropout on attention weights. A class is read by the first of its templates in training and by all in
 evaluation, where the code draws one of sixteen and averages probabilities; or, as in its published runs, by a

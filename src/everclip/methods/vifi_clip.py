@@ -5,7 +5,7 @@ by cross-entropy among the texts of all classes on mixed clips; or `trains=promp
 (184,320 values). For little data the paper does both in turn: `backbone=from_run` takes what a run that tuned weights
 has left to the run that learns tokens.
 
-Family: clips.
+Family: video.
 Source: arXiv 2212.03640, official code muzairkhattak/ViFi-CLIP @ e2d1948 (trainers/vificlip.py, datasets/blending.py).
 Differs: pictures are normalised as the backbone wants them, where the code uses the mean and deviation of ImageNet, and
 are cut out as `train.augment` says, without changes of colour. The warm-up goes in whole epochs. Up to four tokens of

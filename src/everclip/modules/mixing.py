@@ -16,7 +16,7 @@ Mixed = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixes every batch in one of two ways, by one draw for all of its pictures.
+    """Mixes every batch in one of two ways, by one draw for all of its pictures. Each process draws for its share.
 
     Attributes:
         mixup: parameter of the Beta distribution that shares are drawn from; 0: never.
