@@ -31,12 +31,11 @@ from everclip.errors import ConfigError
 from everclip.losses.global_batch import global_rows
 from everclip.losses.grounding import TEMPERATURE, aligned, focal, saliency_contrast
 from everclip.methods.base import Classifier, Extract, Method
-from everclip.metrics.grounding import VERY_GOOD
 from everclip.modules.fine_tuning import LabelSpace, compared
 from everclip.modules.moment_points import MomentHeads, per_frame, points, spans, targets
 from everclip.modules.moments import FOUND, best
 from everclip.modules.recurrent_side import RecurrentSide
-from everclip.objectives.grounding import MOMENTS, targets_of
+from everclip.objectives.grounding import MOMENTS, VERY_GOOD, targets_of
 from everclip.types import Batch, ClassSet, Moments, Positive, Session
 
 CANDIDATES = 50  # points whose moments are looked at

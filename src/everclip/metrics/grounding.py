@@ -18,7 +18,7 @@ ENTRY = "moment_map"
 SHARES = (0.3, 0.5, 0.7)
 OTHERS = ("r1_iou30", "r1_iou50", "r1_iou70", "miou", "map_iou50", "map_iou75", "highlight_map", "hit1")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-VERY_GOOD = 4  # the best that an annotator says of a part, from 0
+VERY_GOOD = 4  # of 0 to 4
 
 Numbers = NDArray[np.float64]
 

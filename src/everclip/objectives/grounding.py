@@ -13,6 +13,7 @@ from everclip.errors import DataError
 from everclip.types import Batch, ClassSet, Model, Objective
 
 MOMENTS, JUDGED = "moments", "judged"  # among a batch's targets, see `everclip.data.grounded.GroundedClips`
+VERY_GOOD = 4  # the best that an annotator says of a part, from 0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from everclip.data.datasets.layouts import read_lines
 from everclip.data.grounded import GroundedClips
 from everclip.data.images import FileImages, Form
 from everclip.errors import DataError
-from everclip.metrics.grounding import VERY_GOOD
+from everclip.objectives.grounding import VERY_GOOD
 from everclip.types import NO_CLASS
 
 
