@@ -44,6 +44,7 @@ def test_by_hand() -> None:
     assert {scores[name] for name in NAMES[:6]} == {100.0}
     scores = moment_scores(np.array([[0.0, 0.5], [0.0, 0.5], [0.5, 1.0]]), right)  # what is found twice counts once
     assert scores["moment_map"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert set(moment_scores(right[:0], right).values()) == {0.0}  # none was found
     judged = np.array([[4, 0], [0, 0], [4, 0]])
     scores = highlight_scores(np.array([0.3, 0.2, 0.1]), judged)
     assert scores == pytest.approx({"highlight_map": 100 * (1 + 2 / 3) / 2 / 2, "hit1": 100})

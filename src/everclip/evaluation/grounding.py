@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -36,9 +37,9 @@ class Grounding(Evaluator):
     @override
     def evaluate(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
         found = []
-        widths: list[int] = []
-        rows = passes.samples(task.samples, _answered(model, widths)).double().cpu()
-        for row in rows:
+        moments, judged = targets_of(task.samples.read([0], model.backbone.resize))  # a process may get no sample
+        widths = [judged.shape[1], 2 * MOST, moments.numel(), judged.numel()]
+        for row in passes.samples(task.samples, _answered(model)).double().cpu():
             saliency, spans, moments, judged = (part.numpy() for part in row.split(widths))
             right = moments.reshape(-1, 2)
             spans = spans.reshape(-1, 2)
@@ -50,17 +51,12 @@ class Grounding(Evaluator):
         return Verdict({name: Score(float(np.mean(own)), len(own)) for name, own in values.items()})
 
 
-def _answered(model: Model, widths: list[int]) -> Callable[[Batch], Tensor]:
-    """Gives, flat and one after the other, each clip's saliency and moments as the model has them and as they are.
-
-    `widths` becomes their lengths.
-    """
+def _answered(model: Model) -> Callable[[Batch], Tensor]:
+    """Gives, flat and one after the other, each clip's saliency and moments as the model has them and as they are."""
 
     def answer(batch: Batch) -> Tensor:
-        answered = model.moments(batch.images, batch.texts or ())
-        parts = [answered.saliency, answered.spans[:, :MOST], *targets_of(batch)]
-        flat = [part.flatten(1).float() for part in parts]
-        widths[:] = [part.shape[1] for part in flat]
-        return torch.cat(flat, dim=1)
+        saliency, spans = model.moments(batch.images, batch.texts or ())
+        spans = F.pad(spans[:, :MOST], (0, 0, 0, max(MOST - spans.shape[1], 0)), value=-1)
+        return torch.cat([part.flatten(1).float() for part in (saliency, spans, *targets_of(batch))], dim=1)
 
     return answer

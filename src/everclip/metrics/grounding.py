@@ -61,7 +61,7 @@ def _interpolated(found: NDArray[np.int64], given: NDArray[np.int64]) -> Numbers
 def moment_scores(found: Numbers, right: Numbers) -> dict[str, float]:
     """How moments (K, 2), best first, fit the right ones (M, 2)."""
     shares = intersections(found, right)
-    best = float(shares[0].max())
+    best = float(shares[0].max()) if len(shares) else 0.0
     precisions = [moment_precision(shares, threshold) for threshold in THRESHOLDS]
     scores = {f"r1_iou{share * 100:.0f}": 100.0 * (best >= share) for share in SHARES}
     scores |= {"miou": 100 * best, "map_iou50": 100 * precisions[0], "map_iou75": 100 * precisions[5]}

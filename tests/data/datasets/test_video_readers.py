@@ -270,6 +270,7 @@ def test_qvhighlights(tmp_path: Path) -> None:
         ({"relevant_windows": [[4, 2]]}, "must be parts of the 8 seconds"),
         ({"relevant_windows": []}, "has no moment"),
         ({"relevant_clip_ids": [1, 9]}, "has not the form of QVHighlights"),
+        ({"relevant_clip_ids": [-1, 1]}, "has not the form of QVHighlights"),
         ({"duration": 0}, "has not the form of QVHighlights"),
         ({"duration": float("inf")}, "has not the form of QVHighlights"),
         ({"query": ""}, "has no text"),

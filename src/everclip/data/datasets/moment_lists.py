@@ -75,7 +75,9 @@ def _judged(content: Mapping[str, Any], windows: NDArray[np.float64], parts: int
         return np.where(within, VERY_GOOD, 0).astype(np.int64)[:, None]
     scores = np.array(content["saliency_scores"], dtype=np.int64).reshape(len(content["relevant_clip_ids"]), -1)
     whole = np.zeros((max(int(np.ceil(content["duration"] / unit)), 1), max(scores.shape[1], 1)), dtype=np.int64)
-    whole[np.array(content["relevant_clip_ids"], dtype=np.int64)] = scores
+    if (ids := np.array(content["relevant_clip_ids"], dtype=np.int64)).min(initial=0) < 0:
+        raise ValueError("a part before the first")
+    whole[ids] = scores
     return whole[(middles * content["duration"] / unit).astype(np.int64).clip(max=len(whole) - 1)]
 
 
