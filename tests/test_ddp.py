@@ -31,16 +31,17 @@ from tests.two_processes import DIVIDED, ODD, WORDS, text_gradient
 
 
 def one_per_trait(names: Sequence[str]) -> list[str]:
-    """The first method with each value that a trait declared in `Method` takes."""
-    known: set[tuple[str, object]] = set()
-    chosen = []
+    """Methods, the first ones, that take among them each value of the traits declared in `Method`; none too many."""
+    declared, chosen = dict[str, set[tuple[str, object]]](), list[str]()
     for name in names:
         kind = get_object(read_option("method", name, own=OWN)["_target_"])
         values = ((trait, getattr(kind, trait)) for trait in Method.__annotations__)
-        declared = {(trait, value) for trait, value in values if isinstance(value, Hashable)}
-        if not declared <= known:
+        declared[name] = {(trait, value) for trait, value in values if isinstance(value, Hashable)}
+        if not declared[name] <= set().union(*(declared[other] for other in chosen)):
             chosen.append(name)
-            known |= declared
+    for name in chosen[1:]:
+        rest = [other for other in chosen if other != name]
+        chosen = rest if declared[name] <= set().union(*(declared[other] for other in rest)) else chosen
     return chosen
 
 

@@ -24,6 +24,9 @@ from everclip.reporting.tables.table import Entry, make_table
 
 ROW = 'rows: {{"": [{{name: A, published: [{{source: a, verified: true, {}}}]}}]}}'
 TABLES = option_names("table")
+AS_SHAPES = {  # the same methods on other sequences
+    table: pytest.param(table, marks=pytest.mark.everything) for table in ("shapes_cil", "shapes_mtil")
+}
 Entries = Callable[[str], list[Entry]]
 read = cache(read_definition)
 pytestmark = pytest.mark.xdist_group("tables")  # what is composed once serves all of them
@@ -80,7 +83,7 @@ def test_more_steps_lower_every_published_average_on_tiny_imagenet() -> None:
     assert averages["MoE-Adapters"] == [81.12, 80.23, 79.96]  # cil/experiments/class of their repository
 
 
-@pytest.mark.parametrize("table", [name for name in TABLES if name not in ("shapes_cil", "shapes_mtil")])  # as shapes
+@pytest.mark.parametrize("table", [name for name in TABLES if name not in AS_SHAPES])
 def test_every_printed_command_composes_to_the_row_it_is_for(table: str, entries: Entries) -> None:
     shown, _ = make_table(read(table), entries(table), Runs())
     experiments = [experiment for entry in entries(table) for _, experiment in entry.experiments]
@@ -102,7 +105,7 @@ def test_every_printed_command_composes_to_the_row_it_is_for(table: str, entries
     assert found == {(experiment.digest, experiment.seeds) for experiment in experiments}
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", [AS_SHAPES.get(table, table) for table in TABLES])
 def test_every_row_composes_to_the_recorded_settings(
     table: str, entries: Entries, request: pytest.FixtureRequest
 ) -> None:
@@ -116,7 +119,7 @@ def test_every_row_composes_to_the_recorded_settings(
     assert {row: found.get(row) for row in known} == known
 
 
-@pytest.mark.parametrize("table", ["shapes", "shapes_cil", "shapes_mtil"])
+@pytest.mark.parametrize("table", ["shapes", *AS_SHAPES.values()])
 def test_the_embedded_tables_have_every_method(table: str, entries: Entries) -> None:
     sequence = "shapes_fscil" if table == "shapes" else table
     assert [entry.row.name for entry in entries(table)] == option_names("method")

@@ -22,11 +22,13 @@ class GroundedData:
         name: of the data set.
         train: for training.
         test: for testing.
+        val: for validation, where there are others than those for testing.
     """
 
     name: str
     train: GroundedClips
     test: GroundedClips
+    val: GroundedClips | None = None
 
 
 class GroundedClips(Samples):

@@ -13,6 +13,7 @@ from everclip.data.captions.pair_list import PARTS, sorted_out
 from everclip.data.captions.samples import CaptionedData
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec, Part, Split
+from everclip.data.grounded import GroundedData
 from everclip.data.images import FileImages, Form
 from everclip.data.pictures import damages, shared
 from everclip.errors import DataError, MissingError
@@ -89,7 +90,7 @@ def compare_own(place: Path, watch: Watch, deep: bool) -> Findings:
     return found
 
 
-def _counts(data: LabelledImages | CaptionedData, published: Split) -> Iterator[str]:
+def _counts(data: LabelledImages | CaptionedData | GroundedData, published: Split) -> Iterator[str]:
     names = data.names if isinstance(data, LabelledImages) else ()
     if len(names) != published.classes:
         yield f"{len(names)} classes, published are {published.classes}"

@@ -227,6 +227,8 @@ def test_ctvrs_sessions_of_msrvtt(msrvtt_root: Path) -> None:
     first, second = msrvtt.sessions(root=str(msrvtt_root), clips=CLIPS.trained)
     assert (paths(first.train.pictures), first.train.texts[0]) == (["video1.mp4"], ("clip 1 told 1", "clip 1 told 2"))
     assert (paths(second.test.pictures), second.test.texts) == (["video4.mp4"], (("a test of four",),))
+    together = msrvtt.load(root=str(msrvtt_root), split="ctvr10", clips=CLIPS.trained)
+    assert (paths(together.train.pictures), len(together.test)) == (["video1.mp4", "video0.mp4"], 2)
     put(msrvtt_root / "msrvtt/MSRVTT_10_dataset.pkl", pickle.dumps({"train": {1: {}}}))
     with pytest.raises(DataError, match="is no list of CTVR"):
         msrvtt.sessions(root=str(msrvtt_root))

@@ -11,7 +11,7 @@ from everclip.data.captions.pair_list import PARTS, Broken, Row, collect
 from everclip.data.captions.samples import CaptionedData, by_part, samples
 from everclip.data.datasets.clip_lists import read_plain_pickle
 from everclip.data.datasets.layouts import read_json
-from everclip.data.datasets.spec import spec
+from everclip.data.datasets.spec import DataSpec, spec
 from everclip.data.files import Table, read_bytes
 from everclip.data.images import Form
 from everclip.data.video.form import USUAL
@@ -23,7 +23,7 @@ Captions = Mapping[str, list[str]]
 def load(
     *,
     root: str,
-    split: Literal["1ka", "7k", "official"] = "1ka",
+    split: Literal["1ka", "7k", "official", "ctvr10", "ctvr20"] = "1ka",
     broken: Broken = "refuse",
     clips: Form = USUAL,
 ) -> CaptionedData:
@@ -32,7 +32,8 @@ def load(
     Args:
         root: of the data.
         split: `1ka`: 9,000 clips, and 1,000 with one caption each for testing (arXiv 1808.02559); `7k`: the same
-            judged after training on 7,010; `official`: 6,513, 497 and 2,990 clips with all their captions.
+            judged after training on 7,010; `official`: 6,513, 497 and 2,990 clips with all their captions; `ctvr10`,
+            `ctvr20`: those of all `sessions` together.
         broken: see `collect`.
         clips: how files become clips.
 
@@ -42,6 +43,8 @@ def load(
     """
     known = spec("msrvtt")
     folder = known.require(Path(root), split)
+    if split.startswith("ctvr"):
+        return by_part("msrvtt", _in_sessions(known, folder, split, clips)[0], broken)
     source = folder / "MSRVTT_data.json"
     content = read_json(source)
     captions = _captions(source, content)
@@ -73,8 +76,21 @@ def sessions(
         DataError: a list has another form than its publisher's, or names clips that are not there.
     """
     known = spec("msrvtt")
-    folder = known.require(Path(root), f"ctvr{count}")
-    whole, lists, tested = (folder / name for name in known.splits[f"ctvr{count}"].files)
+    pairs, numbers = _in_sessions(known, known.require(Path(root), f"ctvr{count}"), f"ctvr{count}", clips)
+    entries, notes = collect(pairs, broken, published=True)
+    data = []
+    for number in numbers:
+        train, test = (
+            samples(pairs, [entry for entry in entries if (entry.split, entry.session) == (part, number)])
+            for part in ("train", "test")
+        )
+        data.append(CaptionedData(f"session_{number}", train, test, notes=tuple(notes)))
+    return data
+
+
+def _in_sessions(known: DataSpec, folder: Path, split: str, clips: Form) -> tuple[ClipList, list[str]]:
+    """CTVR's list, whose captions say their session, and the sessions in order."""
+    whole, lists, tested = (folder / name for name in known.splits[split].files)
     captions, (single, _) = _captions(whole, read_json(whole)), _single(tested)
     content, rows = read_plain_pickle(lists), list[Row]()
     try:
@@ -85,16 +101,7 @@ def sessions(
                 rows += rows_of(texts, own, split, str(number), len(rows) + 1)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{lists} is no list of CTVR: expected clips by category by session ({error!r})") from error
-    pairs = ClipList(lists, rows, folder, clips)
-    entries, notes = collect(pairs, broken, published=True)
-    data = []
-    for number in content["train"]:
-        train, test = (
-            samples(pairs, [entry for entry in entries if (entry.split, entry.session) == (part, str(number))])
-            for part in ("train", "test")
-        )
-        data.append(CaptionedData(f"session_{number}", train, test, notes=tuple(notes)))
-    return data
+    return ClipList(lists, rows, folder, clips), [str(number) for number in content["train"]]
 
 
 def _captions(source: Path, content: Any) -> Captions:
