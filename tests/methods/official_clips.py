@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
+from tests.methods.official_clip import values
 
 CONFIG = {
     "embed_dim": 16,
@@ -21,10 +22,6 @@ CONFIG = {
 }
 NAMES = ("opening a door", "closing a door", "jumping")
 LABELS = torch.tensor([0, 1, 0, 2])
-
-
-def values(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
-    return torch.from_numpy(scale * np.random.RandomState(seed).standard_normal(shape))
 
 
 CLIPS = values(1, 4, 3, 3, 16, 16)  # frames in front of channels

@@ -37,7 +37,7 @@ from everclip.modules.block_parts import Adapter, DropPath
 from everclip.modules.fine_tuning import first_template
 from everclip.modules.temporal_tokens import AdaptedReading, TemporalTokens
 from everclip.modules.tower_blocks import Tower, Towers, adapt_blocks, tower_blocks
-from everclip.types import Batch, ClassSet, ClassTexts, Positive, Session
+from everclip.types import Batch, ClassSet, ClassTexts, Positive, Session, as_clips
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
@@ -126,7 +126,7 @@ class EzClip(Method):
 
     def _read_clips(self, images: Tensor) -> tuple[Tensor]:
         """Features (B, T, E) of the frames of clips, or of pictures, of any length."""
-        clips = images if images.ndim == 5 else images[:, None]
+        clips = as_clips(images)
         edit = AdaptedReading(self._adapters_of("vision"), self.temporal, clips.shape[1])
         features = self.backbone.encode_image(clips.flatten(0, 1), edit, normalize=False)
         return (features.unflatten(0, clips.shape[:2]),)

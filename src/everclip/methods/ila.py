@@ -35,7 +35,7 @@ from everclip.modules.fine_tuning import LabelSpace, compared
 from everclip.modules.frame_integration import FrameIntegration
 from everclip.modules.mixing import Mixing
 from everclip.modules.tower_blocks import chosen_layers, tower_blocks
-from everclip.types import Batch, ParameterGroup, Phase, Positive, Session
+from everclip.types import Batch, ParameterGroup, Phase, Positive, Session, as_clips
 
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
@@ -183,7 +183,7 @@ class Ila(Method):
             features = self.backbone.encode_image(clips.flatten(0, 1), edit, normalize=False)
             return self.integration(features.unflatten(0, (count, frames))), torch.stack(edit.apart).sum(dim=0)
 
-        clips = images if images.ndim == 5 else images[:, None]
+        clips = as_clips(images)
         clips = clips.expand(-1, 2, -1, -1, -1) if clips.shape[1] == 1 else clips
         features, apart = read(clips) if self.by_batch else in_pieces(self.backbone, read, clips)
         return features, apart

@@ -37,7 +37,7 @@ from everclip.modules.fine_tuning import first_template
 from everclip.modules.masked_words import NOTHING, MaskedWords
 from everclip.modules.ted_adapters import Adapters, Adapting, Bottleneck, OverTime, Place, TedAdapter
 from everclip.modules.tower_blocks import chosen_layers, last_norm, tower_blocks
-from everclip.types import Batch, ClassSet, ParameterGroup, Phase, Positive, Session
+from everclip.types import Batch, ClassSet, ParameterGroup, Phase, Positive, Session, as_clips
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -225,7 +225,7 @@ class M2Clip(Method):
 
     def _read_clips(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Features of frames (B, T, E), and normed class tokens of their mean (B, D), of pictures or clips."""
-        clips = clips if clips.ndim == 5 else clips[:, None]
+        clips = as_clips(clips)
         count, frames = clips.shape[:2]
         edit = Adapting(self.vision_adapters, frames)
         features = self.backbone.encode_image(clips.flatten(0, 1), edit, normalize=False)

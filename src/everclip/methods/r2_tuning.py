@@ -36,7 +36,7 @@ from everclip.modules.moment_points import MomentHeads, per_frame, points, spans
 from everclip.modules.moments import FOUND, best
 from everclip.modules.recurrent_side import RecurrentSide
 from everclip.objectives.grounding import MOMENTS, VERY_GOOD, targets_of
-from everclip.types import Batch, ClassSet, Moments, Positive, Session
+from everclip.types import Batch, ClassSet, Moments, Positive, Session, as_clips
 
 CANDIDATES = 50  # points whose moments are looked at
 
@@ -117,14 +117,15 @@ class R2Tuning(Method):
     def begin_session(self, session: Session, extract: Extract) -> None:
         self.heads.requires_grad_(session.objective is not None and session.objective.moments)
         self.classes = compared(session, self.label_space)
+        if self.classes:
+            self.texts = self._texts(self.classes.first_prompts())
 
     @override
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return self._moment_loss(batch) if MOMENTS in (batch.targets or {}) else self._label_loss(batch)
 
     def _label_loss(self, batch: Batch) -> dict[str, Tensor]:
-        texts = self._texts(self.classes.first_prompts())
-        (logits,) = in_pieces(self.backbone, lambda images: (self._class_logits(images, texts),), batch.images)
+        (logits,) = in_pieces(self.backbone, lambda images: (self._class_logits(images, self.texts),), batch.images)
         logits, labels = global_rows(batch.indices, logits, batch.labels)
         return {"cross_entropy": F.cross_entropy(logits, self.classes.columns(labels))}
 
@@ -191,7 +192,7 @@ class R2Tuning(Method):
 
     def _frames(self, images: Tensor) -> list[Tensor]:
         """What each block makes of frames (B, T, P, D), of pictures or clips."""
-        clips = images[:, None] if images.ndim == 4 else images
+        clips = as_clips(images)
         with torch.no_grad():
             tokens = self.backbone.hidden(clips.flatten(0, 1), self.layers)
         return [self.side.read_frames(layer.unflatten(0, clips.shape[:2])) for layer in tokens]

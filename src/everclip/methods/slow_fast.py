@@ -28,7 +28,7 @@ from everclip.methods.base import Classifier, Extract, Method
 from everclip.modules.fine_tuning import LabelSpace, compared
 from everclip.modules.slow_reading import Crossing, SlowReading
 from everclip.modules.tower_blocks import tower_blocks
-from everclip.types import Batch, ClassSet, Positive, Session
+from everclip.types import Batch, ClassSet, Positive, Session, as_clips
 
 
 class SlowFast(Method):
@@ -83,7 +83,7 @@ class SlowFast(Method):
 
     def slow_tokens(self, images: Tensor) -> Tensor:
         """(B, S, D) of pictures or clips: of all frames, in no order that counts."""
-        clips = images[:, None] if images.ndim == 4 else images
+        clips = as_clips(images)
         with torch.no_grad():
             patches = self.backbone.encode_patches(clips.flatten(0, 1), normalize=False)
         pooled = F.avg_pool2d(self.projector(patches).movedim(-1, 1), self.pool, ceil_mode=True)

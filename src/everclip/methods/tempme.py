@@ -27,7 +27,7 @@ from everclip.methods.families import TowerTuning
 from everclip.modules.fine_tuning import LabelSpace
 from everclip.modules.lora import add_low_rank
 from everclip.modules.token_merging import TokenMerger
-from everclip.types import Positive
+from everclip.types import Positive, as_clips
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
@@ -79,7 +79,7 @@ class Tempme(TowerTuning):
 
     @override
     def encode_image(self, images: Tensor) -> Tensor:
-        clips = images if images.ndim == 5 else images[:, None]
+        clips = as_clips(images)
         (features,) = in_pieces(self.backbone, self._encode_clips, clips)
         return features
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from everclip.metrics.matrix import per_task_metrics
 from everclip.metrics.protocol import Measure, Protocol
-from everclip.metrics.scores import ScoreTable
+from everclip.metrics.scores import ScoreTable, per_task_summary, seen_means
 
 ENTRY = "moment_map"
 SHARES = (0.3, 0.5, 0.7)
@@ -77,18 +76,12 @@ def highlight_scores(saliency: Numbers, judged: NDArray[np.int64]) -> dict[str, 
 
 def session_numbers(table: ScoreTable) -> dict[str, float | None]:
     """Each score as the mean over the tasks seen so far."""
-    seen = range(table.latest + 1)
-    return {name: table.mean(name, seen) for name in (ENTRY, *OTHERS)}
+    return seen_means(table, (ENTRY, *OTHERS))
 
 
 def summary(table: ScoreTable) -> dict[str, float]:
     """`per_task_metrics` of the moments' mAP; of the others `average_<name>` and `last_<name>`, defined as there."""
-    sessions = len(table)
-    numbers = per_task_metrics(ENTRY, table.matrix(ENTRY)[:, :sessions])
-    for name in OTHERS:
-        other = per_task_metrics(name, table.matrix(name)[:, :sessions])
-        numbers |= {key: value for key, value in other.items() if key.endswith(name)}
-    return numbers
+    return per_task_summary(table, ENTRY, OTHERS)
 
 
 PROTOCOL = Protocol(

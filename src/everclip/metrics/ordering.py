@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from everclip.metrics.matrix import per_task_metrics
 from everclip.metrics.protocol import Measure, Protocol
-from everclip.metrics.scores import ScoreTable
+from everclip.metrics.scores import ScoreTable, per_task_summary, seen_means
 
 ENTRY = "srcc"
 OTHERS = ("plcc", "mae")
@@ -35,18 +34,12 @@ def srcc(scores: Numbers, values: Numbers) -> float:
 
 def session_numbers(table: ScoreTable) -> dict[str, float | None]:
     """Each score as the mean over the tasks seen so far."""
-    seen = range(table.latest + 1)
-    return {name: table.mean(name, seen) for name in (ENTRY, *OTHERS)}
+    return seen_means(table, (ENTRY, *OTHERS))
 
 
 def summary(table: ScoreTable) -> dict[str, float]:
     """`per_task_metrics` of SRCC; of the others `average_<name>` and `last_<name>`, defined as there."""
-    sessions = len(table)
-    numbers = per_task_metrics(ENTRY, table.matrix(ENTRY)[:, :sessions])
-    for name in OTHERS:
-        other = per_task_metrics(name, table.matrix(name)[:, :sessions])
-        numbers |= {key: value for key, value in other.items() if key.endswith(name)}
-    return numbers
+    return per_task_summary(table, ENTRY, OTHERS)
 
 
 PROTOCOL = Protocol(

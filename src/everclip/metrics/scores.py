@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from everclip.metrics.matrix import Matrix
+from everclip.metrics.matrix import Matrix, per_task_metrics
 
 
 @dataclass(frozen=True)
@@ -116,3 +116,19 @@ class ScoreTable:
                 if name in by_name:
                     filled[session, task] = read(by_name[name])
         return filled
+
+
+def seen_means(table: ScoreTable, names: Iterable[str]) -> dict[str, float | None]:
+    """Scores as means over the tasks seen so far, each weighing the same."""
+    seen = range(table.latest + 1)
+    return {name: table.mean(name, seen) for name in names}
+
+
+def per_task_summary(table: ScoreTable, entry: str, others: Iterable[str]) -> dict[str, float]:
+    """`per_task_metrics` of the entry; of other scores `average_<name>` and `last_<name>`, defined as there."""
+    sessions = len(table)
+    numbers = per_task_metrics(entry, table.matrix(entry)[:, :sessions])
+    for name in others:
+        other = per_task_metrics(name, table.matrix(name)[:, :sessions])
+        numbers |= {key: value for key, value in other.items() if key.endswith(name)}
+    return numbers

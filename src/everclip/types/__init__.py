@@ -14,6 +14,7 @@ from everclip.types.samples import (
     Samples,
     SessionView,
     View,
+    as_clips,
     in_views,
 )
 from everclip.types.sequence import Session, Task, TaskSequence
@@ -54,5 +55,6 @@ __all__ = [
     "Templates",
     "Verdict",
     "View",
+    "as_clips",
     "in_views",
 ]

@@ -30,6 +30,11 @@ def in_views(images: Tensor) -> bool:
     return images.ndim in (3, 6)
 
 
+def as_clips(images: Tensor) -> Tensor:
+    """Clips (B, T, 3, S, S) as they are, pictures (B, 3, S, S) as clips of one frame."""
+    return images if images.ndim == 5 else images[:, None]
+
+
 class View(Protocol):
     """How a picture looks in training."""
 

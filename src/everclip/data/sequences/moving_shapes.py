@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ FPS, SCALE = 8, 2  # colours of a file have half its resolution
 SHARED = 4  # clips of one group
 SCENES, SHORTEST = 4, 8  # of a clip that has several, and frames of each
 CAPTIONS = ("a video of a {}", "there is a {}", "in this clip one sees a {}")
+Write = Callable[[Path, dict[str, int], int, str, int], None]
 LOOKS = ("red star", "blue circle", "green heart", "yellow cross")
 
 
@@ -114,16 +115,11 @@ def captioned(
         MissingError: PyAV is not installed.
     """
     _check_style(style)
-    looks = shapes.all_class_names()[shapes.SEQUENCE_CLASSES]
-    counts, most = {"train": train_clips, "test": test_clips}, len(looks) * len(MOTIONS)
+    counts = {"train": train_clips, "test": test_clips}
+    most = len(shapes.all_class_names()[shapes.SEQUENCE_CLASSES]) * len(MOTIONS)
     if any(count % 2 or count > most for count in counts.values()):
         raise ConfigError(f"train_clips={train_clips}, test_clips={test_clips}: must be even, and at most {most}")
-    versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, CAPTIONS]
-    key = json_sha256([versions, counts, length, repr(shapes.STYLES[style]), seed])
-    folder = Path(cache_dir, "moving_shapes_captioned", key[:16])
-    if not folder.is_dir():
-        with making(folder) as aside:
-            _write_captioned(aside, looks, counts, length, style, seed)
+    folder = _written("moving_shapes_captioned", _write_captioned, cache_dir, counts, length, style, seed)
     return own.load(root=str(folder), clips=clips, name=style)
 
 
@@ -192,14 +188,22 @@ def grounding(
     for style in domains:
         _check_style(style)
         counts = {"train": train_clips, "test": test_clips}
-        versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, CAPTIONS, SCENES, SHORTEST]
-        key = json_sha256([versions, counts, length, repr(shapes.STYLES[style]), seed])
-        folder = Path(cache_dir, "moving_shapes_grounding", key[:16])
-        if not folder.is_dir():
-            with making(folder) as aside:
-                _write_grounded(aside, counts, length, style, seed)
+        folder = _written("moving_shapes_grounding", _write_grounded, cache_dir, counts, length, style, seed)
         data.append(read_folder(folder, clips, 1 / FPS, style))
     return grounded(name=name, domains=data)
+
+
+def _written(
+    kind: str, write: Write, cache_dir: str, counts: dict[str, int], length: int, style: str, seed: int
+) -> Path:
+    """The folder of what `write` makes of these settings, once."""
+    versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, CAPTIONS, SCENES, SHORTEST]
+    key = json_sha256([versions, counts, length, repr(shapes.STYLES[style]), seed])
+    folder = Path(cache_dir, kind, key[:16])
+    if not folder.is_dir():
+        with making(folder) as aside:
+            write(aside, counts, length, style, seed)
+    return folder
 
 
 def _write_grounded(folder: Path, counts: dict[str, int], length: int, style: str, seed: int) -> None:
@@ -230,11 +234,9 @@ def _write_grounded(folder: Path, counts: dict[str, int], length: int, style: st
         (folder / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _write_captioned(
-    folder: Path, looks: Sequence[str], counts: dict[str, int], length: int, style: str, seed: int
-) -> None:
+def _write_captioned(folder: Path, counts: dict[str, int], length: int, style: str, seed: int) -> None:
     """Files and a list of captions: looks in turn, each with a motion and its opposite."""
-    motions, lines = list(MOTIONS), list[str]()
+    looks, motions, lines = shapes.all_class_names()[shapes.SEQUENCE_CLASSES], list(MOTIONS), list[str]()
     (folder / "videos").mkdir()
     for split, (part, count) in zip((TRAIN, TEST), counts.items(), strict=True):
         for number in range(count):
