@@ -110,7 +110,7 @@ def test_check_counts_what_arrives_unevenly(everclip: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "list", "table", "report", "status", "data", "export", "interpolate", "sharpness"]
+    "name", ["run", "list", "table", "report", "status", "diff", "data", "export", "interpolate", "sharpness"]
 )
 def test_every_command_says_its_version(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -44,6 +44,7 @@ def calls(finished: Callable[..., RunFolder]) -> dict[str, tuple[str, list[str]]
         "info": ("run", "--info=defaults"),
         "finished": ("run", *again),
         "status": ("status", str(run.path.parent)),
+        "diff": ("diff", str(run.path), str(run.path)),
         "table": ("table", "fscil_cub200", "seed=0", "--runs", str(run.path)),
         "report": ("report", "--help"),
         "data": ("data", "status", "--root", str(run.path)),
@@ -65,8 +66,9 @@ def test_no_command_that_needs_no_model_imports_torch(calls: dict[str, tuple[str
     assert [name for name in light if calls[name][1]] == []
     words = {
         "help": "cpe_clip", "cfg": "prompt_length: 2", "info": "method/cpe_clip", "finished": "finished earlier",
-        "status": "1 finished", "table": "everclip +experiment=", "report": "usage:", "data": "cifar100",
-        "tables": "fscil_cub200", "sequences": "shapes_mtil", "backbones": "vit_b16_openai", "methods": "low-rank",
+        "status": "1 finished", "diff": "No setting differs", "table": "everclip +experiment=", "report": "usage:",
+        "data": "cifar100", "tables": "fscil_cub200", "sequences": "shapes_mtil", "backbones": "vit_b16_openai",
+        "methods": "low-rank",
     }  # fmt: skip
     assert [name for name in light if words[name] not in calls[name][0]] == []
 

@@ -55,11 +55,16 @@ def markdown(grid: Grid) -> str:
     return "\n".join(text).rstrip() + "\n"
 
 
-def console(grid: Grid) -> str:
-    """The lines alone as a Markdown table that reads well on a terminal: no marks of alignment, no bold figures."""
-    grid = grid.for_people()
+def console(grid: Grid, *, escaped: bool = True) -> str:
+    """The lines alone as a Markdown table that reads well on a terminal: no marks of alignment, no bold figures.
+
+    Args:
+        grid: to show.
+        escaped: so that it can be pasted as Markdown; otherwise signs stay as they are.
+    """
+    grid, shown = grid.for_people(), markdown_text if escaped else plain
     texts = [[column.heading for column in grid.columns], *map(grid.texts, grid.lines)]
-    return "\n".join(_aligned(grid, [[markdown_text(text) for text in line] for line in texts], "-"))
+    return "\n".join(_aligned(grid, [[shown(text) for text in line] for line in texts], "-"))
 
 
 def _aligned(grid: Grid, rows: Sequence[Sequence[str]], right: str) -> list[str]:

@@ -24,7 +24,7 @@ def differences(results: Sequence[Result]) -> list[str]:
             by_digest[str(result.run["digest"])].append(position)
     words = [""] * len(results)
     for positions in by_digest.values():
-        facts = [_facts(results[position]) for position in positions]
+        facts = [origin_of(results[position]) for position in positions]
         every = dict.fromkeys(name for own in facts for name in own)
         names = [
             name for name in every if len({own.get(name) for own in facts if name in own or name not in LATER}) > 1
@@ -53,7 +53,8 @@ def data_seed(folder: Path) -> str:
     return ""
 
 
-def _facts(result: Result) -> dict[str, str]:
+def origin_of(result: Result) -> dict[str, str]:
+    """What a result was made from, by name, hashes in short."""
     run = result.run
     facts = {
         "data": run.get("fingerprint"),

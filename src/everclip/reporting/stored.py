@@ -106,6 +106,15 @@ def run_folders(root: Path) -> Iterator[Path]:
             folders.clear()
 
 
+def listed_folders(folder: Path) -> list[Path]:
+    """The run folders that what `everclip -m` wrote of a sweep lists, or else those below a folder."""
+    listed = folder / "runs.txt"
+    if not listed.is_file():
+        return list(run_folders(folder))
+    lines = listed.read_text(errors="surrogateescape").replace("\0", "").splitlines()
+    return [path for line in lines if line and (path := Path(os.path.normpath(folder / line))).is_dir()]
+
+
 def read_run(path: Path, *, sessions: bool = True) -> Run | Odd:
     """What a run folder says.
 

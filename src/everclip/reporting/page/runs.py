@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from everclip.errors import MissingError
 from everclip.reporting.results import labels_of
-from everclip.reporting.stored import Odd, Run, read_run, run_folders
+from everclip.reporting.stored import Odd, Run, listed_folders, read_run
 from everclip.runs.folder import numbered
 
 
@@ -22,13 +21,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[Odd]]:
     Raises:
         MissingError: there is none of either.
     """
-    listed = folder / "runs.txt"
-    if listed.is_file():
-        lines = listed.read_text(errors="surrogateescape").replace("\0", "").splitlines()
-        paths = [path for line in lines if line and (path := Path(os.path.normpath(folder / line))).is_dir()]
-    else:
-        paths = list(run_folders(folder))
-    read = [read_run(path) for path in paths]
+    read = [read_run(path) for path in listed_folders(folder)]
     runs, odd = [run for run in read if isinstance(run, Run)], [run for run in read if isinstance(run, Odd)]
     if not read:
         raise MissingError(f"{folder}: no run below it; give a run folder, a folder of a sweep, or paths.outputs")
