@@ -143,6 +143,11 @@ def test_a_run_and_the_same_command_again(everclip: Command, tmp_path: Path) -> 
     assert "finished earlier" in again
     assert again.splitlines()[-3:] == out.splitlines()[-3:]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    code, again, _ = everclip(*SMALL, "method=ncm", "logger=csv", "tags=[ablation]", "notes=why")
+    assert (code, again.splitlines()[:2]) == (
+        0,
+        ["tags are now ablation, before: none", "notes are now why, before: none"],
+    )
 
 
 def test_logging_devices_and_paths_do_not_change_the_folder(everclip: Command) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "method=zscl sequence=shapes_mtil": "ba108880",
     "method=lora optimizer.lr=1e-4 train.epochs=3 max_sessions=2": "6f79d79b",
     "validation=0.2": "3199f2fa",
+    "tags=[ablation,rank4] notes=why": "3aadab7f",
     "method=zero_shot sequence=shapes_retrieval": "9185398c",
     "sequence=folder sequence.root=/photos sequence.way=3": "24bccd24",
     "sequence=manifest sequence.file=/photos.csv": "d89602d5",

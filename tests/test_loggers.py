@@ -50,6 +50,7 @@ def wandb_run(folder: Path) -> Any:
         name="ncm-shapes-seed0",
         group="shapes/ncm",
         tags=["ncm", "shapes", "tiny"],
+        notes="a try",
         config={"optimizer": {"lr": 0.1}},
         project="everclip",
         entity=None,
@@ -150,7 +151,7 @@ def test_the_offline_wandb_record(tmp_path: Path) -> None:
 
     record = read_wandb(tmp_path)
     assert (record.run.run_id, record.run.run_group) == ("ab12-seed0", "shapes/ncm")
-    assert sorted(record.run.tags) == ["ncm", "shapes", "tiny"]
+    assert (sorted(record.run.tags), record.run.notes) == (["ncm", "shapes", "tiny"], "a try")
     assert record.config["optimizer"] == {"lr": 0.1}
     assert record.exit_code == 0
     assert record.points("train/step") == [10, 20, 30]

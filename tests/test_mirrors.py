@@ -16,7 +16,7 @@ from tests.correct import correct
 from tests.wandb_record import read_wandb
 
 Run = Callable[..., RunFolder]
-MIRRORS = ("logger=all", "trainer.log_every=2", "logger.wandb.log_model=true")
+MIRRORS = ("logger=all", "trainer.log_every=2", "logger.wandb.log_model=true", "tags=[mine]", "notes=a try")
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,8 @@ def check_mirrors(folder: RunFolder) -> None:
     }
     assert record.run.run_id == folder.read_run()["id"]
     assert record.run.run_group.startswith("shapes_fscil/finetune/base_classes=6/")
-    assert {"finetune", "shapes_fscil", "tiny", "shots=3"} <= set(record.run.tags)
+    assert {"finetune", "shapes_fscil", "tiny", "shots=3", "mine"} <= set(record.run.tags)
+    assert record.run.notes == "a try"
     assert record.run.display_name.startswith("finetune-shapes_fscil-tiny-base_classes=6-")
     events = EventAccumulator(str(folder.path / "tensorboard"), purge_orphaned_data=False).Reload()
     assert [event.step for event in events.Scalars("train/cross_entropy")] == [2, 4, 6, 8]

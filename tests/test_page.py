@@ -237,6 +237,14 @@ def test_the_folder_of_a_sweep_knows_its_runs(sweep: Path, tmp_path: Path) -> No
     assert [row[3] for row in report(folder).table("All runs")[1:]] == ["5", "6"]
 
 
+def test_tags_and_notes_have_columns_where_there_are_any(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    assert not {"tags", "notes"} & set(report(tmp_path).table("All runs")[0])
+    make_run(tmp_path, seed=1, tags=["a", "b"], notes=EVIL)
+    header, *rows = report(tmp_path).table("All runs")
+    assert [[row[header.index(name)] for name in ("tags", "notes")] for row in rows] == [["–", "–"], ["a, b", EVIL]]
+
+
 def test_a_damaged_record_is_a_failure_not_a_crash(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     (run.path / "sessions.jsonl").write_text("{")

@@ -183,6 +183,12 @@ def test_numbers_in_names_count_as_numbers(names: list[str]) -> None:
     assert sorted(set(names), key=numbered) == names
 
 
+def test_tags_and_notes_stand_behind_their_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "shapes/ncm/tiny/abc/seed0", 9, state="finished", overrides=[], tags=["a", "b"], notes="why")
+    main([str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("session 8/8  #a  #b  why")
+
+
 def test_a_wrong_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("{}")
     for place in ("nowhere", "x.json"):

@@ -116,6 +116,7 @@ def test_failed_runs_stop_no_other_and_finished_ones_cost_nothing(tmp_path: Path
         "exit 2: max_sessions=9, but the sequence has 3 sessions", None, None,
     ]  # fmt: skip
     words[words.index("max_sessions=9,1,2")] = "max_sessions=1,2"
+    words.append("tags=[later]")
     code = "\n".join(
         [
             "import sys, atexit",
@@ -127,7 +128,8 @@ def test_failed_runs_stop_no_other_and_finished_ones_cost_nothing(tmp_path: Path
     )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert again.returncode == 0
-    assert again.stdout.startswith("2 of 2 runs are finished already\nshapes_fscil:")
+    told = "tags are now later, before: none\n"
+    assert again.stdout.startswith(f"{told}{told}2 of 2 runs are finished already\nshapes_fscil:")
     assert again.stdout.endswith("torch=False")
 
 

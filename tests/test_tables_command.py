@@ -55,6 +55,14 @@ def test_overrides_and_seeds_apply_to_every_run(
     assert "NCM, seed 5: everclip method=ncm max_sessions=2 seed=5 paths.outputs=runs" in err
 
 
+def test_only_runs_of_a_tag(run_table: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = make_experiment(["method=ncm"], (0, 1), Composer())
+    for seed in (0, 1):
+        write_run(tmp_path / "runs", experiment, seed, [90.0, 80.0], tags=["first"] if seed == 0 else [])
+    run_table("tiny.yaml", "--tag", "first", "--runs", "runs")
+    assert "NCM, seed 1: `everclip method=ncm seed=1 paths.outputs=runs`" in capsys.readouterr().out
+
+
 def test_without_runs_the_published_rows_and_the_commands_are_shown(
     run_table: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,8 @@ class _CommandLauncher(Launcher):
             log.info("%d of %d runs are the same as others and run once", len(jobs) - len(once), len(jobs))
         self._require_data(jobs)
         sweep = Sweep(Path(self._config.paths.outputs).absolute(), once, os.getcwd())
+        if not (self._config.plan or self._config.check):
+            _describe(jobs)
         codes = self.plan(sweep) if self._config.plan else self.start(sweep)
         OUTCOMES.extend(Outcome(Path(job.folder), codes.get(index, 0)) for index, job in enumerate(sweep.jobs))
         returns = JobReturn(status=JobStatus.COMPLETED)
@@ -100,6 +102,15 @@ class _CommandLauncher(Launcher):
         for line in lines([sweep.jobs[index] for index in left]):
             log.info("%s", line)
         return codes
+
+
+def _describe(jobs: Iterable[tuple[Job, DictConfig]]) -> None:
+    """Gives finished runs, which are not started again, the tags and notes of this command."""
+    from everclip.runs.folder import RunFolder
+
+    for job, config in jobs:
+        if not config.tags == config.notes is None and (folder := RunFolder(Path(job.folder))).state == "finished":
+            folder.describe(config.tags, config.notes)
 
 
 def resources(trainer: Any) -> dict[str, Any]:

@@ -126,6 +126,8 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
         _refuse_other_origin(folder, facts | data)
         storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(settled(config, sequence), resolve=True))
         folder.update_run(**(facts | data))
+        folder.describe(config.tags, config.notes)
+        facts |= {name: fact for name, fact in folder.read_run().items() if name in ("tags", "notes")}
     names = (chosen["method"], chosen["sequence"], chosen["backbone"], config.seed, engine.description)
     log.info("%s on %s, %s, seed %d; %s", *names)
     runner = Runner(
@@ -229,7 +231,10 @@ def _make_wandb(config: DictConfig, folder: RunFolder, facts: dict[str, Any]) ->
         run_id=facts["id"],
         name=fitted(f"{'-'.join([*chosen, *differing])}-seed{facts['seed']}", 128, facts["id"]),
         group=fitted("/".join([facts["sequence"], facts["method"], *differing]), 128, facts["digest"]),
-        tags=[fitted(tag, 64, facts["digest"]) for tag in (*chosen, *differing)],
+        tags=list(
+            dict.fromkeys(fitted(tag, 64, facts["digest"]) for tag in (*chosen, *differing, *facts.get("tags", ())))
+        ),
+        notes=facts.get("notes", ""),
         config={**settings, "run": facts},
         project=config.logger.wandb.project,
         entity=config.logger.wandb.entity,

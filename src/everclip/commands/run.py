@@ -85,6 +85,7 @@ def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder
         from everclip.commands.origin import confirm
 
         confirm(config, folder)
+    folder.describe(config.tags, config.notes)
     log.info("finished earlier; the stored result:")
     _show(result)
 

@@ -46,6 +46,8 @@ class Row:
         of: all of them, None if that is not known yet.
         eta: seconds until it ends, where that can be told.
         note: last error, place, job id.
+        tags: that its commands gave it.
+        notes: likewise.
     """
 
     job: Job
@@ -54,6 +56,8 @@ class Row:
     of: int | None = None
     eta: float | None = None
     note: str = ""
+    tags: Sequence[str] = ()
+    notes: str = ""
 
     @property
     def progress(self) -> str:
@@ -104,7 +108,7 @@ def examine(sweep: Sweep) -> list[Row]:
         run, records[index] = folder.read_run(), folder.read_sessions()
         output = log_path(sweep, index)
         row = Row(job, _state(run, job, waiting.get(index), output), len(records[index]), run.get("sessions"))
-        row.note = _note(row, run, output)
+        row.note, row.tags, row.notes = _note(row, run, output), run.get("tags", ()), run.get("notes", "")
         if row.state == "finished":
             row.of = row.sessions
             seconds.setdefault(folder.path.parent.name, []).append(_seconds(records[index]))
@@ -192,7 +196,12 @@ def show(sweep: Sweep, rows: Sequence[Row]) -> None:
     widths = [max(len(row.job.name) for row in rows), max(len(row.progress) for row in rows)]
     for row in rows:
         line = f"{row.job.name:<{widths[0]}}  {row.progress:<{widths[1]}}  {row.note}".rstrip()
-        terminal.print(Text.assemble((f"{row.state:<11}", COLOURS[row.state]), plain(line)))
+        own = "  ".join(filter(None, [*(f"#{tag}" for tag in row.tags), row.notes]))
+        terminal.print(
+            Text.assemble(
+                (f"{row.state:<11}", COLOURS[row.state]), plain(line), (plain(f"  {own}"), "dim") if own else ""
+            )
+        )
 
 
 def command(job: Job) -> str:

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="settings of the runs that differ from the definition")
     parser.add_argument("--format", choices=list(FORMATS), default="md", help="default: md")
     parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="where runs lie (default: outputs)")
+    parser.add_argument("--tag", metavar="TAG", help="only runs with this tag; the others count as missing")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="take the runs from W&B; folders only if given, too")
     words = sys.argv[1:] if arguments is None else arguments
     overrides = [word for word in words if _is_override(word)]  # wherever they stand, also after --runs
@@ -60,6 +61,8 @@ def _table(options: argparse.Namespace) -> str:
     runs = scan(default if options.runs is None else options.runs)
     if options.wandb:
         runs.finished += read_wandb(options.wandb)
+    if options.tag:
+        runs.finished = [result for result in runs.finished if options.tag in result.run.get("tags", ())]
     outputs = options.runs[0] if options.runs else OUTPUTS
     grid, _ = make_table(definition, make_entries(definition, others, chosen), runs, outputs)
     if options.format == "csv" and grid.notes:

@@ -38,6 +38,8 @@ def check_values(config: DictConfig) -> None:
             limit = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ConfigError(f"{key}={value}: must be {limit}")
     _check_devices(config.trainer.devices)
+    if any(not tag.strip() for tag in config.tags or ()):
+        raise ConfigError("tags has an empty one; give words as in tags=[ablation,rank4], none by tags=[]")
     for group in (*GROUPS, *INJECTED):
         for key in sorted(OmegaConf.missing_keys(config[group])):
             raise ConfigError(f"{key} is required; give it as {key}=...")

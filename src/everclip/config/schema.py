@@ -148,7 +148,8 @@ class RunConfig:
     process of another host; restart: begin anew, whatever the run folder holds; trust: packages besides everclip that a
     stored run's configuration may name methods of; plan: measure a few steps and say what the run would cost;
     validation: share of each class's training pictures that takes the place of the test set; image_search: also judge
-    tasks with class labels by image-to-image search, see `everclip.evaluation.image_search`.
+    tasks with class labels by image-to-image search, see `everclip.evaluation.image_search`; tags, notes: what you want
+    to find the run by, and to remember of it; a later command that gives others changes them, one without leaves them.
 
     `reference` and `class_texts` count, in checks and digest, as part of a method that asks for them by
     `reference: ${reference}`, `class_texts: ${class_texts}`.
@@ -164,6 +165,8 @@ class RunConfig:
     max_sessions: int | None = number(None, 1)
     validation: float | None = added(number(None, 0.01, 0.5), neutral=None)
     image_search: bool = added(field(default=False), neutral=False)
+    tags: list[str] | None = None
+    notes: str | None = None
     log_level: str = choice("info", *LOG_LEVELS)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)

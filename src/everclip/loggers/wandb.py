@@ -24,6 +24,7 @@ def start_wandb(
     name: str,
     group: str,
     tags: Sequence[str],
+    notes: str,
     config: Mapping[str, Any],
     project: str,
     entity: str | None,
@@ -39,6 +40,7 @@ def start_wandb(
         name: of the run.
         group: runs that are compared.
         tags: to filter by.
+        notes: about the run; empty: as they are.
         config: the composed configuration.
         project: of W&B.
         entity: user or team, None for the default.
@@ -59,6 +61,7 @@ def start_wandb(
             name=name,
             group=group,
             tags=tags,
+            notes=notes or None,
             project=project,
             entity=entity,
             mode=mode,  # type: ignore[arg-type]  # checked by the schema

@@ -12,10 +12,9 @@ from everclip.metrics.paired import Paired, compare
 from everclip.metrics.protocol import Measure
 from everclip.reporting.origin import LATER, origin_of
 from everclip.reporting.results import TRAINED
-from everclip.reporting.stored import Run
+from everclip.reporting.stored import SILENT, Run
 from everclip.runs.scores import table_of
 
-SILENT = ("paths.", "logger.", "log_level", "check")  # settings that say nothing about a result
 MACHINE = ("device", "devices", "threads", "host", "gpu", "platform")
 COSTS = (
     TRAINED,

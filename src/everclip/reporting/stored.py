@@ -22,6 +22,7 @@ from everclip.storage import YAML, check_yaml
 log = logging.getLogger("everclip")
 COSTS = ("trainable_parameters", "total_parameters", "train_seconds", "eval_seconds", "peak_memory_mb")
 MACHINE = ("device", "devices", "precision")
+SILENT = ("paths.", "logger.", "log_level", "check", "tags", "notes")  # settings that say nothing about a result
 FACTS = ("method", "backbone", "sequence", "seed", "digest", "overrides")
 
 

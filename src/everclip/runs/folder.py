@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +58,18 @@ class RunFolder:
     def update_run(self, **facts: Any) -> None:
         """Changes facts in `run.json`."""
         _write_checked(self.path / "run.json", self.read_run() | facts)
+
+    def describe(self, tags: Iterable[str] | None, notes: str | None) -> None:
+        """Takes over tags and notes that a command gives, and says so where the run had others; None leaves them."""
+        known = self.read_run()
+        given = {"tags": None if tags is None else list(dict.fromkeys(tags)), "notes": notes}
+        given = {name: value for name, value in given.items() if value is not None and value != known.get(name)}
+        for name, value in given.items():
+            if known.get(name) or known.get("state") == "finished":
+                words = (", ".join(own) if isinstance(own, list) else own for own in (value, known.get(name)))
+                log.info("%s are now %s, before: %s", name, *(own or "none" for own in words))
+        if given:
+            self.update_run(**given)
 
     def read_summary(self) -> dict[str, Any]:
         """Content of `summary.json`, empty if there is none."""

@@ -40,6 +40,8 @@ class RunShape(_Shape):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
     overrides: list[str] = []
     command: list[str] = []
+    tags: list[str] = []
+    notes: str = ""
     attempts: list[_Attempt] = []
     sessions: Annotated[int, Field(ge=1, le=100_000)] | None = None
     protocol: str = ""

@@ -13,7 +13,7 @@ from everclip.metrics.protocol import Measure, Protocol
 from everclip.reporting.grid import Cell, Column, Grid, Line, Note, over_runs
 from everclip.reporting.page.runs import grouped
 from everclip.reporting.results import results_grid
-from everclip.reporting.stored import Odd, Run, flat
+from everclip.reporting.stored import SILENT, Odd, Run, flat
 from everclip.runs.again import command
 
 EMPTY = "–"
@@ -103,8 +103,10 @@ def sessions_of(run: Run) -> Grid:
 def runs_of(runs: Sequence[Run], root: Path) -> Grid:
     """Every run with its state."""
     rows = []
+    own = [name for name in ("tags", "notes") if any(run.facts.get(name) for run in runs)]
     for run in runs:
         attempts = run.facts.get("attempts") or [{}]
+        told = {**run.facts, "tags": ", ".join(run.facts.get("tags", ()))}
         rows.append(
             [
                 run.label,
@@ -113,12 +115,13 @@ def runs_of(runs: Sequence[Run], root: Path) -> Grid:
                 run.summary.get(f"last_{run.result.protocol.entry}"),
                 len(attempts),
                 attempts[0].get("start"),
+                *(told.get(name) or None for name in own),
                 command(run.folder.path, run.facts),
                 _relative(run.folder.path, root),
             ]
         )
     columns = ["method", "sequence", "backbone", "seed", "state", "sessions", "last", "attempts", "started"]
-    columns += ["command", "folder"]
+    columns += [*own, "command", "folder"]
     return _grid("All runs", columns, rows)
 
 
@@ -146,8 +149,7 @@ def failures_of(runs: Sequence[Run], odd: Sequence[Odd], root: Path) -> Grid | N
 def differences_of(runs: Sequence[Run]) -> Grid | None:
     """Settings in which configurations differ; seeds and places are no difference."""
     groups = {label: members[0].settings for label, members in grouped(runs).items() if members[0].settings}
-    silent = ("seed", "paths.", "logger.", "log_level", "check")
-    keys = sorted({key for settings in groups.values() for key in settings if not key.startswith(silent)})
+    keys = sorted({key for settings in groups.values() for key in settings if not key.startswith(("seed", *SILENT))})
     rows = []
     for key in keys:
         values = [str(settings[key]) if key in settings else None for settings in groups.values()]
