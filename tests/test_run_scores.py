@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from everclip.digest import ListDigest, json_sha256
 from everclip.errors import ConfigError
 from everclip.metrics.scores import Score
 from everclip.reporting.results import read_result, results_table, write_plots
 from everclip.runs.folder import RunFolder
-from everclip.runs.scores import confusion_of, protocol_of, scores_of, stored, table_of
+from everclip.runs.scores import confusion_of, lines_of, protocol_of, scores_of, stored, table_of
 
 # Rows of a run of two tasks as versions before scores by name wrote them.
 FIRST = {"task": 0, "name": "a", "accuracy": 80.0, "correct": 8, "count": 10}
@@ -98,6 +100,26 @@ def test_the_files_of_accuracy_are_those_of_old(tmp_path: Path) -> None:
     assert lines(tmp_path / "counts.csv") == [head, "0,10,0,0", "1,10,10,0"]
     rows = ["0,0,accuracy,80.0,10", "1,0,accuracy,70.0,10", "1,1,accuracy,50.0,10"]
     assert lines(tmp_path / "scores.csv") == ["session,task,score,value,count", *rows]
+
+
+def test_one_session_more_adds_its_lines_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_sessions(OLD[:1], 2)
+    with patch("everclip.runs.folder.lines_of", wraps=lines_of) as made:
+        folder.write_sessions(OLD, 2)
+    assert [call.args[0] for call in made.call_args_list] == [1]
+    RunFolder(tmp_path / "at_once").write_sessions(OLD, 2)
+    for name in ("sessions.jsonl", "accuracy_matrix.csv", "counts.csv", "scores.csv"):
+        assert (tmp_path / name).read_text() == (tmp_path / "at_once" / name).read_text()
+
+
+def test_the_digest_of_a_list_grows_with_it() -> None:
+    values = [{"b": 1.5, "a": [1]}, "x", None]
+    grown = ListDigest(values[:1])
+    for count in (1, 2, 3):
+        assert grown.hexdigest() == json_sha256(values[:count])
+        grown.append(values[count % 3])
+    assert ListDigest().hexdigest() == json_sha256([])
 
 
 def test_another_entry_has_a_matrix_of_its_name(tmp_path: Path) -> None:

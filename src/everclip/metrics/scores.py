@@ -58,6 +58,13 @@ class ScoreTable:
                     raise ValueError(f"{name} of task {task} is of {score.count} samples, earlier of {before}")
         self._sessions.append({task: dict(by_name) for task, by_name in scores.items()})
 
+    def followed_by(self, scores: Mapping[int, Mapping[str, Score]]) -> ScoreTable:
+        """A table with one session more, see `append`; this one stays as it is."""
+        longer = ScoreTable(self.num_tasks)
+        longer._sessions, longer._counts = list(self._sessions), dict(self._counts)
+        longer.append(scores)
+        return longer
+
     def __len__(self) -> int:
         """Sessions so far."""
         return len(self._sessions)

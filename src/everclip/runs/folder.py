@@ -16,7 +16,7 @@ from typing import Any
 from everclip import storage
 from everclip.digest import json_sha256
 from everclip.runs import lock
-from everclip.runs.scores import files_of, table_of
+from everclip.runs.scores import heads, lines_of
 from everclip.runs.shapes import SUMMARY, RunShape, SessionShape, Shape, misfit
 
 log = logging.getLogger("everclip")
@@ -44,6 +44,7 @@ class RunFolder:
         self.path = path
         self._lock = path / "lock.json"
         self._token = ""
+        self._lines: dict[tuple[int, int, str], tuple[dict[str, Any], dict[str, str]]] = {}
 
     @property
     def state(self) -> str | None:
@@ -126,12 +127,18 @@ class RunFolder:
         return records
 
     def write_sessions(self, records: list[dict[str, Any]], num_tasks: int, entry: str = "accuracy") -> None:
-        """Replaces `sessions.jsonl`, then the matrix of the entry and the other files that follow from it."""
-        checked = [record | {"check": json_sha256(record)} for record in records]
-        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in checked)
-        storage.write_text(self.path / "sessions.jsonl", lines)
-        for name, text in files_of(table_of(records, num_tasks), entry).items():
-            storage.write_text(self.path / name, text)
+        """Replaces `sessions.jsonl`, then the matrix of the entry and the other files that follow from it.
+
+        The lines about a record are made once, so it must not change any more.
+        """
+        keys = [(id(record), num_tasks, entry) for record in records]
+        self._lines = {
+            key: self._lines.get(key)
+            or (record, {"sessions.jsonl": _line(record)} | lines_of(number, record, *key[1:]))
+            for number, (key, record) in enumerate(zip(keys, records, strict=True))
+        }
+        for name, head in ({"sessions.jsonl": ""} | heads(num_tasks, entry)).items():
+            storage.write_text(self.path / name, head + "".join(self._lines[key][1][name] for key in keys))
 
     def lock(self, *, force: bool = False) -> None:
         """Takes the folder for this process, also from one that is known to be gone.
@@ -174,6 +181,10 @@ class RunFolder:
         for pattern in ("*_matrix.csv", "checkpoints/*.safetensors"):
             for path in self.path.glob(pattern):
                 path.unlink()
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record | {"check": json_sha256(record)}, allow_nan=False) + "\n"
 
 
 def _write_checked(path: Path, facts: dict[str, Any]) -> None:

@@ -29,6 +29,11 @@ def scores_of(row: Record) -> dict[str, Score]:
     return {"accuracy": Score(100 * row["correct"] / row["count"], row["count"])}
 
 
+def by_task(record: Record) -> dict[int, dict[str, Score]]:
+    """The scores of a session by task and name."""
+    return {int(row["task"]): scores_of(row) for row in record["tasks"]}
+
+
 def table_of(records: Sequence[Record], num_tasks: int | None = None) -> ScoreTable:
     """The scores of all sessions.
 
@@ -36,12 +41,12 @@ def table_of(records: Sequence[Record], num_tasks: int | None = None) -> ScoreTa
         records: of `sessions.jsonl`.
         num_tasks: None for those that were evaluated at all.
     """
-    rows = [{int(row["task"]): scores_of(row) for row in record["tasks"]} for record in records]
+    rows = [by_task(record) for record in records]
     if num_tasks is None:
-        num_tasks = 1 + max((task for by_task in rows for task in by_task), default=-1)
+        num_tasks = 1 + max((task for row in rows for task in row), default=-1)
     table = ScoreTable(num_tasks)
-    for by_task in rows:
-        table.append(by_task)
+    for row in rows:
+        table.append(row)
     return table
 
 
@@ -73,20 +78,33 @@ def confusion_of(records: Sequence[Record]) -> NDArray[np.int64] | None:
     return counts
 
 
-def files_of(table: ScoreTable, entry: str) -> dict[str, str]:
-    """By file name: matrix and counts of the entry by session and task, and every score in a line of its own."""
-    head = ["session", *(f"task_{task:02d}" for task in range(table.num_tasks))]
-    values = [["" if np.isnan(value) else repr(float(value)) for value in row] for row in table.matrix(entry)]
-    counts = [[str(int(count)) for count in row] for row in table.counts(entry)]
-    scores = [[session, task, name, repr(s.value), s.count] for session, task, name, s in table.rows()]
+def matrix_file(entry: str) -> str:
+    """Name of the file with the matrix of an entry."""
+    return f"{entry}_matrix.csv"
+
+
+def heads(num_tasks: int, entry: str) -> dict[str, str]:
+    """First lines of the files that scores make, by file name: matrix and counts of the entry, and all scores."""
+    tasks = _csv([["session", *(f"task_{task:02d}" for task in range(num_tasks))]])
+    scores = _csv([["session", "task", "score", "value", "count"]])
+    return {matrix_file(entry): tasks, "counts.csv": tasks, "scores.csv": scores}
+
+
+def lines_of(session: int, record: Record, num_tasks: int, entry: str) -> dict[str, str]:
+    """What a session adds to these files: a row of entries, one of counts, and a line for every score."""
+    tasks = by_task(record)
+    columns = [tasks.get(task, {}).get(entry) for task in range(num_tasks)]
+    values = ["" if score is None else repr(float(score.value)) for score in columns]
+    counts = [0 if score is None else score.count for score in columns]
+    scores = [(task, name, score) for task, own in sorted(tasks.items()) for name, score in own.items()]
     return {
-        f"{entry}_matrix.csv": _csv(head, ([session, *row] for session, row in enumerate(values))),
-        "counts.csv": _csv(head, ([session, *row] for session, row in enumerate(counts))),
-        "scores.csv": _csv(["session", "task", "score", "value", "count"], scores),
+        matrix_file(entry): _csv([[session, *values]]),
+        "counts.csv": _csv([[session, *counts]]),
+        "scores.csv": _csv([session, task, name, repr(score.value), score.count] for task, name, score in scores),
     }
 
 
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([head, *rows])
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()

@@ -13,7 +13,8 @@ from everclip.loggers.base import Sample
 from everclip.methods.base import Method
 from everclip.metrics import image_search
 from everclip.metrics.protocol import read as read_protocol
-from everclip.runs.scores import stored, table_of
+from everclip.metrics.scores import ScoreTable
+from everclip.runs.scores import by_task, stored
 from everclip.training.evaluation import Evaluation
 from everclip.types import Prepare, Session, TaskSequence
 
@@ -31,7 +32,7 @@ def record_of(
     evaluation: Evaluation,
     sequence: TaskSequence,
     method: Method,
-    earlier: Sequence[Mapping[str, Any]],
+    earlier: ScoreTable,
 ) -> dict[str, Any]:
     """The line of `sessions.jsonl` about an evaluated session, but for what its training and evaluation cost.
 
@@ -40,12 +41,12 @@ def record_of(
         evaluation: after it.
         sequence: of both.
         method: that was evaluated.
-        earlier: records of the sessions before.
+        earlier: scores of the sessions before.
     """
     tasks = task_rows(evaluation, sequence)
     if session.index < len(sequence.sessions) - 1:  # what evaluators tell besides grows with the sessions, too
         tasks = [{name: row[name] for name in ("task", "name", "scores")} for row in tasks]
-    table = table_of([*earlier, {"tasks": tasks}], len(sequence.tasks))
+    table = earlier.followed_by(by_task({"tasks": tasks}))
     return {
         "index": session.index,
         "name": session.name,
@@ -62,10 +63,10 @@ def record_of(
     }
 
 
-def scalars_of(records: Sequence[Mapping[str, Any]], sequence: TaskSequence) -> dict[str, float]:
-    """The numbers about the last of these sessions, and what they all add up to, by name."""
-    numbers = {name: value for name, value in records[-1].items() if isinstance(value, int | float) and name != "index"}
-    return numbers | read_protocol(sequence.protocol).summary(table_of(records, len(sequence.tasks)))
+def scalars_of(record: Mapping[str, Any], table: ScoreTable, sequence: TaskSequence) -> dict[str, float]:
+    """The numbers about a session, and what the scores up to it add up to, by name."""
+    numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "index"}
+    return numbers | read_protocol(sequence.protocol).summary(table)
 
 
 def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Prepare) -> list[Sample]:
@@ -83,11 +84,10 @@ def samples_of(record: dict[str, Any], sequence: TaskSequence, resize: Prepare) 
     ]
 
 
-def summary_of(records: Sequence[Mapping[str, Any]], sequence: TaskSequence) -> dict[str, Any]:
+def summary_of(records: Sequence[Mapping[str, Any]], table: ScoreTable, sequence: TaskSequence) -> dict[str, Any]:
     """The content of `summary.json`."""
     first, last = records[0], records[-1]
     protocol = read_protocol(sequence.protocol)
-    table = table_of(records, len(sequence.tasks))
     return protocol.summary(table) | {
         **image_search.summary(table, sequence.arrived(last["index"])),
         "zero_shot_before": first["zero_shot_before"],

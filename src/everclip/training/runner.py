@@ -15,14 +15,15 @@ import numpy as np
 import torch
 
 from everclip.data.images import ConcatSamples, Unlabelled
-from everclip.digest import json_sha256
+from everclip.digest import ListDigest, json_sha256
 from everclip.errors import DataAccessError
 from everclip.loggers.base import RunLogger
 from everclip.methods.base import Extract, Method, Preparation, prepared
 from everclip.metrics.protocol import read as read_protocol
+from everclip.metrics.scores import ScoreTable
 from everclip.reporting import results
 from everclip.runs.folder import RunFolder
-from everclip.runs.scores import confusion_of, table_of
+from everclip.runs.scores import by_task, confusion_of
 from everclip.training.checkpoint import (
     Adapted,
     CheckpointError,
@@ -126,6 +127,7 @@ class Runner:
         self._judge = Judge(engine, sequence)
         self._adapted = Adapted(method)
         self._records: list[dict[str, Any]] = []
+        self._table, self._follows = ScoreTable(len(sequence.tasks)), ListDigest()
         self._step = 0
 
     def run(self) -> dict[str, Any]:
@@ -136,8 +138,9 @@ class Runner:
         self._loggers = self._make_loggers(saved.progress.global_step if saved else self._step)
         finished = False
         try:
-            for done in range(len(self._records)):
-                self._tell(self._records[: done + 1])
+            for record in self._records:
+                self._count(record)
+                self._tell(record)
             for session in self._sequence.sessions[len(self._records) :]:
                 trained = trained or self._train(session, saved)
                 saved = None
@@ -323,8 +326,9 @@ class Runner:
         self._engine.barrier()
 
     def _meta(self, session: Session) -> dict[str, Any]:
-        follows = json_sha256(self._records)
-        return self._identity | {"session": session.index, "global_step": self._step, "follows": follows}
+        return self._identity | {
+            "session": session.index, "global_step": self._step, "follows": self._follows.hexdigest()
+        }  # fmt: skip
 
     def _enter(self, stage: str, session: Session) -> None:
         """Tells readers of the run folder what is going on."""
@@ -338,7 +342,7 @@ class Runner:
         evaluation = self._judge.evaluate(self._method, session.index)
         seconds = time.monotonic() - start
         record = (
-            record_of(session, evaluation, self._sequence, self._method, self._records)
+            record_of(session, evaluation, self._sequence, self._method, self._table)
             | dict(trained)
             | {
                 "eval_seconds": round(seconds, 3),
@@ -346,34 +350,40 @@ class Runner:
             }
         )
         self._records.append(record)
+        self._count(record)
         if self._engine.rank == 0:
             self._write_sessions()
         self._engine.barrier()
-        self._tell(self._records)
+        self._tell(record)
         log.info(results.session_line(self._records, len(self._sequence.sessions), self._protocol))
 
     def _write_sessions(self) -> None:
         self._folder.write_sessions(self._records, len(self._sequence.tasks), self._protocol.entry)
 
-    def _tell(self, records: list[dict[str, Any]]) -> None:
-        """Tells the mirrors about the last of these sessions."""
+    def _count(self, record: dict[str, Any]) -> None:
+        """Takes in what follows from all records up to this one."""
+        self._table.append(by_task(record))
+        self._follows.append(record)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        """Tells the mirrors about the session that was counted last."""
         if self._engine.rank == 0 and self._loggers.listens:
-            index = len(records) - 1
-            scalars = scalars_of(records, self._sequence)
-            samples = samples_of(records[-1], self._sequence, self._method.backbone.resize)
-            step = sum(record["train_steps"] for record in records)
+            index = record["index"]
+            scalars = scalars_of(record, self._table, self._sequence)
+            samples = samples_of(record, self._sequence, self._method.backbone.resize)
+            step = sum(earlier["train_steps"] for earlier in self._records[: index + 1])
             self._loggers.checkpoint(self._folder.checkpoint(index), index)
             self._loggers.session({f"session/{k}": v for k, v in scalars.items()}, index, step, samples)
 
     def _finish(self) -> dict[str, Any]:
-        summary = summary_of(self._records, self._sequence)
+        summary = summary_of(self._records, self._table, self._sequence)
         if self._engine.rank == 0:
             self._write_sessions()  # a kill may have left old matrices
             self._folder.remove_progress()  # and what it was about to remove
             plots = results.write_plots(self._folder)
             self._folder.write_summary(summary)
             scalars = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-            matrix = table_of(self._records).matrix(self._protocol.entry)
+            matrix = self._table.matrix(self._protocol.entry)
             self._loggers.final(scalars, plots, {self._protocol.entry: matrix}, confusion_of(self._records))
         return summary
 
