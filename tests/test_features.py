@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.augment import RandomView
@@ -20,14 +19,15 @@ from everclip.data.feature_files import FeatureFiles
 from everclip.data.images import ArrayImages
 from everclip.data.loading import SeededBatches
 from everclip.data.pairs import CaptionedImages
+from everclip.data.video.arrays import ArrayClips
 from everclip.methods.zero_shot import ZeroShot
-from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import load_session
 from everclip.training.engine import Engine
 from everclip.training.evaluation import Evaluated
 from everclip.training.features import looks_of
 from everclip.training.phases import Length
-from everclip.types import Draw, Phase, SessionView
+from everclip.types import Draw, Phase, SessionView, as_clips
+from tests.conftest import SMALL, run_words
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
 VIEW = RandomView("crop", 32)
@@ -37,14 +37,13 @@ VIEW = RandomView("crop", 32)
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures the image tower sees at a time."""
     seen: list[int] = []
-    visual = open_clip.transformer.VisionTransformer
-    embed = visual._embeds
+    patches = nn.Conv2d.forward
 
-    def count(self: object, images: Tensor) -> Tensor:
+    def count(self: nn.Conv2d, images: Tensor) -> Tensor:
         seen.append(len(images))
-        return embed(self, images)
+        return patches(self, images)
 
-    monkeypatch.setattr(visual, "_embeds", count)
+    monkeypatch.setattr(nn.Conv2d, "forward", count)
     return seen
 
 
@@ -62,6 +61,29 @@ def test_a_backbone_takes_its_features_for_pictures(frames: tuple[int, ...], tin
     torch.testing.assert_close(backbone.encode_image(features), backbone.encode_image(shown), rtol=1e-5, atol=1e-6)
     assert torch.equal(backbone.encode_image(features, project=False, normalize=False), features)
     assert torch.equal(backbone.normalize(features), features)
+
+
+def test_tokens_of_frozen_blocks_stand_for_pictures(
+    passed: list[int], engine: Engine, tiny: Callable[[], OpenClip]
+) -> None:
+    method = ZeroShot(tiny())
+    method.frozen_layers = range(-2, 0)
+    clips = ArrayClips(PIXELS[:8].reshape(4, 2, 32, 32, 3), np.zeros(4, np.int64), "random")
+    for given, frames in ((images(), 1), (clips, 2)):
+        tokens = engine._features.tokens_instead(given, method, [None])
+        passed.clear()
+        shown, plain = (samples.read([3, 1], method.backbone.resize) for samples in (tokens, given))
+        assert shown.labels.equal(plain.labels)
+        read = method.backbone.hidden(as_clips(shown.images).flatten(0, 1), method.frozen_layers)
+        assert passed == []
+        pictures = as_clips(method.backbone.normalize(plain.images)).flatten(0, 1)
+        expected = method.backbone.hidden(pictures, method.frozen_layers)
+        assert [len(layer) for layer in read] == [2 * frames] * 2
+        torch.testing.assert_close(read, expected, rtol=1e-5, atol=1e-6)
+    engine._features._limit = 4 * shown.images[0].nbytes
+    assert engine._features.tokens_instead(clips, method, [None]) is not clips
+    engine._features._limit -= 1
+    assert engine._features.tokens_instead(clips, method, [None]) is clips
 
 
 def test_later_passes_start_from_features(passed: list[int], tiny: Callable[[], OpenClip]) -> None:
@@ -133,17 +155,35 @@ def test_passes_show_the_views_in_turn() -> None:
     assert [batches.draw(step).key[-1] for step in range(12)] == [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3
 
 
-def test_training_on_features_is_training_on_pictures(passed: list[int], run: Callable[..., RunFolder]) -> None:
-    words = ("method=linear_probe", "max_sessions=1", "train.base.epochs=4", "train.augment=flip", "train.views=2")
+@pytest.mark.parametrize(
+    ("words", "saved"),
+    [
+        (
+            (*SMALL, "method=linear_probe", "train.base.epochs=4", "train.augment=flip", "train.views=2"),
+            (4 - 2) * 6 * 8,
+        ),
+        (
+            ("method=r2_tuning", "sequence=moving_shapes_grounding", "sequence.train_clips=4", "sequence.test_clips=2",
+             "sequence.length=32", "sequence.clips.sampling.frames=4", "train.epochs=3"),
+            (3 - 1) * 4 * 4 - 4,  # one clip tells how large they are
+        ),
+    ],
+    ids=["features", "tokens"],
+)  # fmt: skip
+def test_training_on_features_is_training_on_pictures(
+    words: tuple[str, ...], saved: int, passed: list[int], cache_dir: Path, tmp_path: Path
+) -> None:
     stored, seen = {}, {}
     for keep in ("off", "memory"):
         passed.clear()
-        folder = run(*words, f"data.features={keep}", folder=keep)
+        folder = run_words(
+            tmp_path / keep, cache_dir, *words, "max_sessions=1", "trainer=cpu", "logger=none", f"data.features={keep}"
+        )
         stored[keep], seen[keep] = load_session(folder.checkpoint(0))[0], sum(passed)
     assert stored["off"].keys() == stored["memory"].keys()
     for name, rows in stored["off"].items():
         torch.testing.assert_close(stored["memory"][name], rows, rtol=1e-4, atol=1e-5)
-    assert seen["off"] - seen["memory"] == (4 - 2) * 6 * 8
+    assert seen["off"] - seen["memory"] == saved
 
 
 def files_of(folder: Path, limit: int = 10**9) -> FeatureFiles:

@@ -115,7 +115,7 @@ class Backbone(nn.Module, ABC):
         The class token comes first, then the patches, row by row; it is the residual stream, before any later norm.
 
         Args:
-            images: (B, 3, S, S), normalised.
+            images: (B, 3, S, S), normalised; or what this gave for the same layers, stacked (B, K, 1 + G * G, D).
             layers: numbers of blocks, from 0, or negative ones, from the last; in any order, as the result's.
 
         Raises:

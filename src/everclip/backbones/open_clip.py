@@ -260,6 +260,8 @@ class OpenClip(Backbone):
     def hidden(self, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, ...]:
         if self.vision is None:
             raise self._refuse_tokens()
+        if images.shape[-1] != images.shape[-2]:  # tokens in the place of pictures, which are square
+            return images.unbind(1)
         return self._outputs(self.model.visual, self._embed_image(images, TokenEdit()), layers)
 
     @parametrize.cached()

@@ -116,7 +116,7 @@ def engine_settings(config: DictConfig) -> dict[str, Any]:
     """The engine's arguments: device, precision and processes."""
     names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate", "auto_batch")
     loading = {name: config.data[name] for name in ("num_workers", "eval_batch_size", "features")}
+    loading["features_limit"] = int(config.data.features_gb * GIGABYTE)
     if config.data.features == "disk":
-        folder = Path(config.paths.cache, "features")
-        loading["features"] = FeatureFiles(folder, int(config.data.features_gb * GIGABYTE))
+        loading["features"] = FeatureFiles(Path(config.paths.cache, "features"), loading["features_limit"])
     return {name: config.trainer[name] for name in names} | loading | {"seed": config.seed}

@@ -72,7 +72,9 @@ class DataConfig:
     cache: keep decoded and resized pictures on `disk` (under `paths.cache`, for later runs too) or in `memory`. Off
     unless asked for: a large data set would fill a home folder unasked.
     features: keep what a method's frozen image tower makes of pictures, which then pass it once: in `memory`, on `disk`
-    (under `paths.cache`, for the runs of a sweep and later ones; features_gb for all of them), or `off`.
+    (under `paths.cache`, for the runs of a sweep and later ones; features_gb for all of them), or `off`. Where only the
+    first blocks are frozen, what they make of a session's pictures is kept if it takes no more than features_gb, and
+    half of the free memory.
     """
 
     num_workers: int = number(0, 0)

@@ -93,6 +93,9 @@ class Method(nn.Module):
         frozen_images: whether pictures reach it through `backbone.encode_image` alone, without an edit, and no weight
             before the projection ever changes. Each then passes the image tower once, and its features (B, D) before
             the projection come in its place (`data.features`), which `backbone.encode_image` takes like pictures.
+        frozen_layers: blocks of the image tower whose tokens are all that training reads of pictures, by
+            `backbone.hidden` with these numbers, where no weight up to them ever changes. Each picture then passes them
+            once in a session, if memory holds what they give (`data.features`).
         frozen_texts: whether no weight that texts pass through ever changes. Each text then passes the text tower once.
         couples_batch: whether the loss depends on how a batch is divided, as it does where pictures are compared with
             each other. Instead of micro-batches, the passes through the backbone are then divided (`Backbone.pieces`);
@@ -115,6 +118,7 @@ class Method(nn.Module):
     moving: ClassVar[bool] = False
     all_parameters_used: ClassVar[bool] = True
     frozen_images: bool = False
+    frozen_layers: Sequence[int] = ()
     frozen_texts: bool = False
     shardable: bool = True
     couples_batch: bool = False

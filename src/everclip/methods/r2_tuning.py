@@ -10,8 +10,8 @@ Family: video.
 Source: arXiv 2404.00801, official code yeliudev/R2-Tuning @ 03fbcf6 (configs/qvhighlights); class labels: of this
 project.
 Differs: the maximum over words is up to a text's end, where the code counts what fills up a batch. A bias that the
-softmax over patches takes no notice of is left out (256 values). Frames pass the frozen towers in every step, where the
-code keeps what they give. A text is read once in a pass, where the code repeats it four times.
+softmax over patches takes no notice of is left out (256 values). A text is read once in a pass, where the code repeats
+it four times.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class R2Tuning(Method):
             vision, text, width=width, num_layers=num_layers, heads=heads, dropout=dropout, drop_path=drop_path
         )
         self.heads = MomentHeads(width, strides)
-        self.layers, self.whole_frames = range(-num_layers, 0), whole_frames
+        self.layers = self.frozen_layers = range(-num_layers, 0)
+        self.whole_frames = whole_frames
         self.score_weight, self.distance_weight, self.saliency_weight = score_weight, distance_weight, saliency_weight
         self.video_weight, self.layer_weight, self.label_space = video_weight, layer_weight, label_space
 

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from everclip.data.feature_files import FeatureFiles
+from everclip.data.feature_files import GIGABYTE, FeatureFiles
 from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
 from everclip.errors import ConfigError, MemoryFullError
 from everclip.methods.base import Encode, Extract, Method
@@ -64,6 +64,7 @@ class Engine:
         precision: str = "auto",
         num_workers: int = 0,
         features: Literal["off", "memory"] | FeatureFiles = "memory",
+        features_limit: int = 20 * GIGABYTE,
         eval_batch_size: int = 256,
         accumulate: int = 1,
         auto_batch: bool = False,
@@ -105,6 +106,7 @@ class Engine:
         self._features = FrozenFeatures(
             features != "off",
             partial(EnginePasses, self),
+            features_limit,
             # Divided weights cannot be told from others by the part that lies here.
             files=features if isinstance(features, FeatureFiles) and not self._sharded else None,
             circumstances=[
@@ -164,7 +166,7 @@ class Engine:
         samples, workers = session.train if phase.data is None else phase.data, self._num_workers
         if session.objective is None or not session.objective.patches:
             looks = looks_of(phase, length, len(samples), key, view, training.views, samples.drawn)
-            samples, workers = self._instead(samples, method, looks)
+            samples, workers = self._instead(samples, method, looks, trained=True)
         watcher.start(steps - state.step, length.steps_per_epoch)
         method.train()
         method.backbone.divided = False
@@ -270,9 +272,13 @@ class Engine:
         for batch in make_loader(samples, method.backbone.resize, sampler, workers):
             yield batch.to(self.device).with_images(method.backbone.normalize)
 
-    def _instead(self, samples: Samples, method: Method, looks: Sequence[Draw | None]) -> tuple[Samples, int]:
-        """Features for pictures where that is right, and how many loader processes the samples need."""
+    def _instead(
+        self, samples: Samples, method: Method, looks: Sequence[Draw | None], *, trained: bool = False
+    ) -> tuple[Samples, int]:
+        """Features or tokens for pictures where that is right, and how many loader processes the samples need."""
         encoded = self._features.instead(samples, method, looks)
+        if trained and encoded is samples:
+            encoded = self._features.tokens_instead(samples, method, looks)
         return encoded, self._num_workers if encoded is samples else 0
 
     def inference(self) -> Any:

@@ -1,9 +1,10 @@
-"""Pictures that pass a frozen image tower once: their features stand for them from then on."""
+"""Pictures that pass a frozen image tower once: their features or tokens stand for them from then on."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from everclip.data.cache import identity_of, known_as
 from everclip.data.encoded import EncodedSamples
-from everclip.data.feature_files import FeatureFiles
+from everclip.data.feature_files import GIGABYTE, FeatureFiles
 from everclip.digest import json_sha256, state_sha256
 from everclip.methods.base import Method
 from everclip.training.phases import Length
 from everclip.types import Batch, Draw, Passes, Phase, Samples, View, in_views
 
+log = logging.getLogger("everclip")
 MakePasses = Callable[[Method, Draw | None], Passes]
 
 
@@ -29,6 +31,7 @@ class FrozenFeatures:
     Args:
         keep: False gives samples back as they are.
         passes: of a method over samples with a draw.
+        limit: bytes that tokens may take in memory, of which half of what is free is taken at most.
         files: where features are kept for later runs.
         circumstances: what numbers depend on besides weights and pictures; part of a file's key, so that features from
             a file are those that this run would compute.
@@ -40,6 +43,7 @@ class FrozenFeatures:
         self,
         keep: bool,
         passes: MakePasses,
+        limit: int,
         *,
         files: FeatureFiles | None = None,
         circumstances: Sequence[Any] = (),
@@ -47,7 +51,7 @@ class FrozenFeatures:
         writes: bool = True,
     ) -> None:
         self._keep = keep
-        self._passes = passes
+        self._passes, self._limit = passes, limit
         self._files, self._circumstances = files, circumstances
         self._agreed, self._writes = agreed, writes
         self._kept: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Samples, Tensor]] = WeakKeyDictionary()
@@ -63,29 +67,52 @@ class FrozenFeatures:
         views = [kept[pictures] if look is None else self._features(pictures, method, look) for look in looks]
         return samples.with_pictures(EncodedSamples(pictures, views))
 
-    def _features(self, pictures: Samples, method: Method, look: Draw | None) -> Tensor:
-        """Features (N, D) from a file or by a pass, which is then kept in a file."""
+    def tokens_instead(self, samples: Samples, method: Method, looks: Sequence[Draw | None]) -> Samples:
+        """The samples with tokens of frozen blocks for pictures (see `Method.frozen_layers`), if memory holds them.
+
+        They are kept no longer than the samples that are given back.
+        """
+        if not (looks and self._keep and len(samples) and method.frozen_layers):
+            return samples
+        pictures = samples.pictures
+        size = self._encode(pictures.subset([0]), method, looks[0], method.frozen_layers).nbytes * len(samples)
+        fits = size * len(looks) <= min(self._limit, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+        if not self._agreed(fits):
+            return samples
+        log.info("keeping in memory what frozen blocks make of pictures: %.2f GB", size * len(looks) / GIGABYTE)
+        views = [self._features(pictures, method, look, method.frozen_layers) for look in looks]
+        return samples.with_pictures(EncodedSamples(pictures, views))
+
+    def _features(self, pictures: Samples, method: Method, look: Draw | None, layers: Sequence[int] = ()) -> Tensor:
+        """Features (N, D), or tokens of layers, from a file or by a pass, which is then kept in a file."""
         if self._files is None or not len(pictures):
-            return self._encode(pictures, method, look)
-        key = self._key(pictures, method, look)
+            return self._encode(pictures, method, look, layers)
+        key = self._key(pictures, method, look, layers)
         found = self._files.load(key, len(pictures))
         if self._agreed(found is not None) and found is not None:
             return found
-        features = self._encode(pictures, method, look)
+        features = self._encode(pictures, method, look, layers)
         if self._writes:
             self._files.keep(key, features)
         return features
 
-    def _encode(self, pictures: Samples, method: Method, look: Draw | None) -> Tensor:
-        encode = partial(method.backbone.encode_image, normalize=False, project=False)
+    def _encode(self, pictures: Samples, method: Method, look: Draw | None, layers: Sequence[int] = ()) -> Tensor:
+        """Features (N, D) of pictures, or tokens (N, K, L, D) after K layers; of each frame or view, with tokens."""
+        backbone = method.backbone
 
-        def of_each_view(batch: Batch) -> Tensor:
+        def encode(images: Tensor) -> Tensor:
+            if layers:
+                return torch.stack(backbone.hidden(images, layers), dim=1)
+            return backbone.encode_image(images, normalize=False, project=False)
+
+        def of_a_batch(batch: Batch) -> Tensor:
             images = batch.images
-            return encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]) if in_views(images) else encode(images)
+            divided = images.ndim > 4 if layers else in_views(images)
+            return encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]) if divided else encode(images)
 
-        return self._passes(method, look).samples(pictures, of_each_view).cpu()
+        return self._passes(method, look).samples(pictures, of_a_batch).cpu()
 
-    def _key(self, pictures: Samples, method: Method, look: Draw | None) -> str:
+    def _key(self, pictures: Samples, method: Method, look: Draw | None, layers: Sequence[int]) -> str:
         """Hex digest of all that features follow from."""
         backbone = method.backbone
         if backbone not in self._known:
@@ -94,7 +121,14 @@ class FrozenFeatures:
         tower, transform = self._known[backbone]
         shown = None if look is None else repr(look)
         return json_sha256(
-            [tower, known_as(pictures, backbone.resize, transform), shown, torch.__version__, *self._circumstances]
+            [
+                tower,
+                known_as(pictures, backbone.resize, transform),
+                shown,
+                torch.__version__,
+                *self._circumstances,
+                *layers,
+            ]
         )
 
 
