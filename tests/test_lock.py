@@ -33,7 +33,7 @@ def leave(folder: RunFolder) -> Leave:
 
     def _leave(**changed: Any) -> dict[str, Any]:
         folder.path.mkdir(exist_ok=True)
-        holder = lock._this_process() | {"since": "long ago", "token": "theirs"} | changed
+        holder = lock.this_process() | {"since": "long ago", "token": "theirs"} | changed
         (folder.path / "lock.json").write_text(json.dumps(holder))
         return holder
 
@@ -88,8 +88,8 @@ def test_a_number_of_another_container_says_nothing(folder: RunFolder, leave: Le
 def test_the_lock_of_a_machine_that_has_started_again_is_free(
     folder: RunFolder, leave: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = lock._this_process() | {"machine": "m", "pids": lock.NOT_CONTAINED}
-    monkeypatch.setattr(lock, "_this_process", lambda: here)
+    here = lock.this_process() | {"machine": "m", "pids": lock.NOT_CONTAINED}
+    monkeypatch.setattr(lock, "this_process", lambda: here)
     leave(pid=OTHER, started=None, boot="before")
     folder.lock()
     monkeypatch.setattr(lock, "NOT_CONTAINED", "another")  # containers may start at any time

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from everclip.commands import status
-from everclip.commands.status import examine, main, read_sweeps
+from everclip.commands import watch
+from everclip.commands.status import main
+from everclip.reporting.console import _Console
 from everclip.runs.folder import RunFolder, numbered
 from everclip.sweeps.launchers import LocalRuns
+from everclip.sweeps.progress import Row, examine, read_sweeps
 from everclip.sweeps.slurm import log_path
 from everclip.sweeps.sweep import Job, Sweep
 
@@ -145,6 +149,78 @@ def test_the_queue_knows_more(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.
     assert [row.note for row in examine(sweep)][7:] == ["40_7", "starting, 40_8"]
 
 
+@pytest.mark.parametrize(
+    ("process", "states"),
+    [
+        pytest.param(HERE, ["finished", "running", "running", "queued", "running", "failed"], id="goes on"),
+        pytest.param(GONE, ["finished", "running", "preempted", "preempted", "preempted", "failed"], id="was killed"),
+    ],
+)
+def test_a_sweep_of_this_machine_knows_what_waits(
+    sweep: Sweep, process: dict[str, object], states: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(Path(sweep.jobs[4].folder))
+    sweep.process = process
+    said = ("completed", "in flight", "in flight", "waiting", "in flight", "failed", "waiting", "waiting", "completed")
+    sweep.note({index: {"state": state} for index, state in enumerate(said)})
+    main([str(sweep.path.with_suffix("")), "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    waiting = ["queued", "queued"] if process is HERE else ["failed", "missing"]
+    assert [row["state"] for row in rows] == [*states, *waiting, "missing"]
+    assert ("waits for its turn" in [row["note"] for row in rows]) == (process is HERE)
+
+
+def test_watching_tells_what_changes_until_nothing_goes_on(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(Path(sweep.jobs[1].folder))
+    steps = [
+        lambda: folder.write_sessions([record(index) for index in range(5)], 0),
+        lambda: make_run(Path(sweep.jobs[7].folder), 1, HERE, state="running", attempts=[START]),
+        lambda: folder.update_run(state="finished"),
+        lambda: RunFolder(Path(sweep.jobs[7].folder)).update_run(state="failed", attempts=[START | {"reason": "no"}]),
+    ]
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        steps.pop(0)()
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    main([str(sweep.path), "--watch", "2.5"])
+    text = capsys.readouterr().out
+    told = [line.partition("  ")[2] for line in text.splitlines() if re.match(r"\d\d:\d\d:\d\d  ", line)]
+    assert waited == [2.5] * 4
+    assert told == [
+        "ncm-shapes-seed1: session 5/8, 40 s left",
+        f"ncm-shapes-seed7: running (missing before), session 1/8, 80 s left, on node7 since {START['start']}, 40_7",
+        "ncm-shapes-seed1: finished (running before), session 4/4",
+        "ncm-shapes-seed7: failed (running before), session 1/8, no",
+    ]
+    assert text.rpartition("9 runs, ")[2].startswith("2 finished, 2 preempted, 4 failed, 1 missing")
+
+
+def test_a_watch_that_is_interrupted_leaves_the_terminal_as_it_was(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = _Console(file=io.StringIO(), force_terminal=True, width=40)
+    monkeypatch.setattr(watch, "terminal", shown)
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
+    main([str(sweep.path), "--watch"])
+    hidden, _, after = shown.file.getvalue().rpartition("\x1b[?25h")  # the cursor is shown again
+    assert "\x1b[?25l" in hidden
+    assert "ncm-shapes-seed8" in after
+    assert "\x1b[" not in re.sub(r"\x1b\[\d*(;\d+)*[mAK]", "", after)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("word", ["outputs", "0", "-1"])
+def test_what_is_no_number_of_seconds_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--watch={word}"])
+    assert f"{word} is no number of seconds; a place stands before --watch" in capsys.readouterr().err
+
+
 def test_a_lock_of_another_host_counts_where_nobody_knows_better(sweep: Sweep, tmp_path: Path) -> None:
     lock = Path(sweep.jobs[2].folder) / "lock.json"
     lock.write_text(json.dumps({"host": "node7", "pid": 1, "slurm": None}))
@@ -160,7 +236,7 @@ def test_runs_of_no_sweep_are_found(sweep: Sweep, tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize("state", ["running", "preempted", "failed", "finished"])
 def test_no_session_follows_the_last(state: str, sweep: Sweep) -> None:
-    rows = [status.Row(sweep.jobs[0], state, sessions=done, of=2) for done in (1, 2)]
+    rows = [Row(sweep.jobs[0], state, sessions=done, of=2) for done in (1, 2)]
     assert [row.progress for row in rows] == ["session 1/1", "session 1/1"]
 
 

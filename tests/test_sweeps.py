@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from everclip.commands import run as cli
 from everclip.commands import sequences
@@ -169,6 +169,7 @@ ERRORS = [None, "exit 137: killed by SIGKILL; the same command goes on", "exit 2
 def test_a_sweep_says_what_became_of_each_run(four: Sweep, capfd: pytest.CaptureFixture[str]) -> None:
     assert launchers.LocalRuns(2).run(four, range(4)) == CODES
     assert [job.error for job in four.jobs] == ERRORS
+    assert [job.state for job in Sweep.read(four.path).jobs] == ["completed", "failed", "failed", "completed"]
     killed = "[1] everclip: killed by SIGKILL; the same command goes on"
     assert sorted(capfd.readouterr().err.splitlines()) == [killed, "[2] everclip: no"]
 
@@ -381,7 +382,10 @@ def test_a_check_writes_the_script_without_submitting(everclip: Everclip) -> Non
     code, out, _ = everclip("-m", "hydra/launcher=slurm_array", "seed=3,4", "check=true")
     assert code == 0
     (line,) = [line for line in out.splitlines() if "sbatch" in line]
-    text = Path(line.partition("sbatch ")[2]).read_text()
+    script = Path(line.partition("sbatch ")[2])
+    text = script.read_text()
+    assert f"export EVERCLIP_COMPOSED='{script.parents[1]}/jobs'/$SLURM_ARRAY_TASK_ID.yaml\n" in text
+    assert OmegaConf.load(script.parents[1] / "jobs/1.yaml").seed == 4
     assert "#SBATCH --array=0,1%8\n" in text
     assert "check=" not in text
     (case,) = [line for line in text.splitlines() if line.startswith("  1)")]

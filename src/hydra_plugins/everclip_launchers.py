@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
@@ -28,9 +28,13 @@ class _CommandLauncher(Launcher):
     """Composes all jobs, refuses impossible ones and missing data, and leaves the rest to a subclass."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from everclip.config.reading import Reading
+
         self._loader = hydra_context.config_loader
+        Reading().serve(self._loader)  # also for batches that are composed later
         self._config = config
         self._found: set[str] = set()
+        self._composed: dict[str, DictConfig] = {}  # by run folder
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs or submits the jobs; their outcomes go to `everclip.sweeps.launchers.OUTCOMES`."""
@@ -43,6 +47,8 @@ class _CommandLauncher(Launcher):
         set_up_logging(self._config.log_level)
         setup_globals()
         jobs = [self._job(list(words), initial_job_idx + number) for number, words in enumerate(job_overrides)]
+        self._composed = {job.folder: config for job, config in jobs}
+        jobs = [(job, _without_hydra(config)) for job, config in jobs]
         once = distinct((job, json_sha256(OmegaConf.to_container(config, resolve=True))) for job, config in jobs)
         if len(once) < len(jobs):
             log.info("%d of %d runs are the same as others and run once", len(jobs) - len(once), len(jobs))
@@ -68,7 +74,7 @@ class _CommandLauncher(Launcher):
             require_data(todo, self._found)
 
     def _job(self, overrides: list[str], number: int) -> tuple[Job, DictConfig]:
-        """A run, and its configuration."""
+        """A run, and its configuration as the run itself would compose it."""
         from everclip.config.checks import check_values
         from everclip.runs.again import flags_of, quoted
         from everclip.sweeps.sweep import Job
@@ -82,10 +88,20 @@ class _CommandLauncher(Launcher):
         ours = [word for word in config.hydra.overrides.hydra if not word.lstrip("+~").startswith(settings)]
         trainer = OmegaConf.to_container(config.trainer, resolve=True)
         plain = [word for word in overrides if not word.startswith("hparams_search=")]  # a run searches nothing itself
-        words = [*flags_of(sys.argv[1:]), *plain, *ours, f"hydra.run.dir={quoted(folder)}"]
+        ours = [*ours, f"hydra.run.dir={quoted(folder)}"]
         with open_dict(config):
-            del config["hydra"]
-        return Job(str(folder), words, **resources(trainer)), config
+            config.hydra.mode = RunMode.RUN
+            config.hydra.run.dir = config.hydra.runtime.output_dir = str(folder)
+            config.hydra.overrides.task, config.hydra.overrides.hydra = plain, ours
+            config.hydra.runtime.choices.hparams_search = "grid"
+        return Job(str(folder), [*flags_of(sys.argv[1:]), *plain, *ours], **resources(trainer)), config
+
+    def keep(self, sweep: Sweep, indices: Iterable[int]) -> None:
+        """Keeps what jobs were composed to, which is what they will run whatever becomes of the files."""
+        from everclip.sweeps import composed
+
+        for index in indices:
+            composed.keep(sweep, index, self._composed[sweep.jobs[index].folder])
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs or submits what is not finished; exit codes of jobs that did not end well, by index."""
@@ -102,6 +118,13 @@ class _CommandLauncher(Launcher):
         for line in lines([sweep.jobs[index] for index in left]):
             log.info("%s", line)
         return codes
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    alone = config.copy()
+    with open_dict(alone):
+        del alone["hydra"]
+    return alone
 
 
 def _describe(jobs: Iterable[tuple[Job, DictConfig]]) -> None:
@@ -122,23 +145,33 @@ def resources(trainer: Any) -> dict[str, Any]:
 
 
 class LocalLauncher(_CommandLauncher):
-    """Runs on this machine, one after the other or `n_jobs` at once."""
+    """Runs on this machine, one after the other or `n_jobs` at once.
 
-    def __init__(self, n_jobs: int) -> None:
-        self._num_jobs = n_jobs
+    Attributes:
+        stopped: whether a run has failed with `stop_on_error`; nothing is started any more then.
+    """
+
+    def __init__(self, n_jobs: int, stop_on_error: bool) -> None:
+        self._num_jobs, self._stop_on_error, self.stopped = n_jobs, stop_on_error, False
 
     def start(self, sweep: Sweep) -> dict[int, int]:
         """Runs what is not finished, and everything if it is only checked."""
         from everclip.sweeps.launchers import LocalRuns, log, unfinished
+        from everclip.sweeps.sweep import COMPLETED
 
-        runs = LocalRuns(self._num_jobs)
+        if self.stopped:
+            return {}
+        runs = LocalRuns(self._num_jobs, stop_on_error=self._stop_on_error)
         if self._config.check:
             return runs.run(sweep, range(len(sweep.jobs)), note=False)
         left = unfinished(sweep)
         if len(left) < len(sweep.jobs):
             log.info("%d of %d runs are finished already", len(sweep.jobs) - len(left), len(sweep.jobs))
-        sweep.write()
-        return runs.run(sweep, left)
+        sweep.note({index: {"state": COMPLETED} for index in range(len(sweep.jobs)) if index not in left})
+        self.keep(sweep, left)
+        codes = runs.run(sweep, left)
+        self.stopped = runs.stopped
+        return codes
 
 
 class SlurmLauncher(_CommandLauncher):
@@ -161,6 +194,7 @@ class SlurmLauncher(_CommandLauncher):
         done, busy = len(sweep.jobs) - len(left), len(left) - len(todo)
         log.info("%d runs: %d finished, %d in the queue, %d to submit", len(sweep.jobs), done, busy, len(todo))
         sweep.write()
+        self.keep(sweep, todo)
         for line in submit(sweep, todo, Options(**self._options), dry=self._config.check or self._config.plan):
             log.info("%s", line)
         log.info("everclip-status %s", sweep.path)

@@ -118,6 +118,8 @@ class OptunaSweeper(Sweeper):
             self._launcher.launch([[*fixed, *words] for words in once], start)
             if self._config.check or self._config.plan:
                 return
+            if getattr(self._launcher, "stopped", False):
+                break
             values = dict(zip(once, self._values(len(once)), strict=True))
             for trial in trials:
                 value = values[jobs[trial.number]]

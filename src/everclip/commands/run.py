@@ -13,9 +13,10 @@ from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override, setup_globals
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from everclip.commands.arguments import Parser
@@ -27,6 +28,7 @@ from everclip.reporting.console import as_mirrors, log_file, set_up_logging, tel
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder
 from everclip.runs.inputs import changed
+from everclip.sweeps import composed
 from everclip.sweeps.launchers import OUTCOMES, Outcome
 from everclip.training.interruption import StopRequest
 from everclip.training.peers import end_with_first
@@ -191,7 +193,10 @@ def _main() -> None:
     STOP.install()
     end_with_first()
     try:
-        hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="run")(job)()
+        if (config := composed.given()) is not None:
+            _run_composed(config)
+        else:
+            hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="run")(job)()
     except (Preempted, KeyboardInterrupt) as stop:
         sys.stderr.write(f"everclip: stopped by {stop or 'SIGINT'}; the same command goes on\n")
         sys.exit(Preempted.exit_code)
@@ -204,6 +209,18 @@ def _main() -> None:
         outputs = results[0].folder.parents[4]
         terminal.print(write_sweep(results, outputs))
     sys.exit(max((outcome.exit_code for outcome in OUTCOMES), default=0))
+
+
+def _run_composed(config: DictConfig) -> None:
+    """What Hydra does once it has composed."""
+    setup_globals()
+    HydraConfig.instance().set_config(config)
+    Path(config.hydra.run.dir).mkdir(parents=True, exist_ok=True)
+    alone = config.copy()
+    with open_dict(alone):
+        del alone["hydra"]
+    with env_override(config.hydra.job.env_set):
+        job(alone)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def take(path: Path, since: str, *, force: bool = False) -> str:
         LockedError: another process has it; says which.
         StorageError: the folder cannot be written to.
     """
-    mine = _this_process() | {"since": since, "token": secrets.token_hex(8)}
+    mine = this_process() | {"since": since, "token": secrets.token_hex(8)}
     aside = path.with_name(f".lock.{mine['token']}")
     storage.write_json(aside, mine)
     try:
@@ -71,7 +71,7 @@ def is_gone(holder: Mapping[str, Any]) -> bool:
         return True
     if _is_visible(holder):
         return not _is_alive(holder)
-    here = _this_process()
+    here = this_process()
     restarted = all(holder.get(key) == here[key] for key in ("host", "machine", "pids")) and here["machine"]
     if restarted and here["pids"] == NOT_CONTAINED:  # a space of numbers inside a container is told by nothing else
         return True
@@ -83,11 +83,11 @@ def _is_visible(holder: Mapping[str, Any]) -> bool:
 
     Machines and containers may share a name, hence the rest; older locks have only the name.
     """
-    here = _this_process()
+    here = this_process()
     return all(holder.get(key, here[key]) == here[key] for key in ("host", "boot", "pids"))
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """What tells this process from all others that might ever ask; None where the system does not say."""
     facts: dict[str, str | None] = {"boot": None, "machine": None, "pids": None}
     with suppress(OSError):

@@ -14,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from everclip.errors import ConfigError, StorageError
+from everclip.errors import ConfigError, Preempted, StorageError
 from everclip.reporting.results import read_result
+from everclip.runs import lock
 from everclip.runs.folder import RunFolder
 from everclip.runs.inputs import changed
-from everclip.sweeps.sweep import Job, Sweep
+from everclip.sweeps import composed
+from everclip.sweeps.sweep import COMPLETED, FAILED, IN_FLIGHT, WAITING, Job, Sweep
 
 log = logging.getLogger("everclip")
 COMMAND = (sys.executable, "-P", "-m", "everclip.commands.run")  # -P: modules of the current folder come last
@@ -27,7 +30,7 @@ COMMAND = (sys.executable, "-P", "-m", "everclip.commands.run")  # -P: modules o
 # What one parallel run leaves for its own processes would make the next believe to be one of them.
 RANKS = {
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
-    "MASTER_PORT", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
+    "MASTER_PORT", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", composed.VARIABLE,
 }  # fmt: skip
 
 
@@ -67,31 +70,37 @@ class LocalRuns:
 
     Args:
         num_jobs: how many runs at once; -1: one per processor.
+        stop_on_error: whether no other run begins once one has failed; those that go on then come to their end.
+
+    Attributes:
+        stopped: whether that was so.
     """
 
-    def __init__(self, num_jobs: int) -> None:
+    def __init__(self, num_jobs: int, *, stop_on_error: bool = False) -> None:
+        self.stop_on_error, self.stopped = stop_on_error, False
         self.num_jobs = num_jobs if num_jobs > 0 else os.cpu_count() or 1
         self._slots: queue.Queue[int] = queue.Queue()
         for slot in range(self.num_jobs):
             self._slots.put(slot)
         self._live: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()
+        self._lock, self._noting = threading.Lock(), threading.Lock()
         self._stopping = False
 
     def run(self, sweep: Sweep, indices: Iterable[int], *, note: bool = True) -> dict[int, int]:
-        """Runs jobs of a sweep, whatever becomes of the others; returns their exit codes and notes errors in its list.
+        """Runs jobs of a sweep; returns the exit codes of those it started, and notes in its list what becomes of each.
 
         A signal stops all of them as it would stop a single run, a second one kills them.
         """
-        codes = {}
+        codes, chosen = {}, list(indices)
+        if note:
+            sweep.process = lock.this_process()
+            self._note(sweep, {index: {"state": WAITING, "error": None} for index in chosen})
         pool = ThreadPoolExecutor(self.num_jobs)
-        futures = {pool.submit(self._run, sweep, index): index for index in indices}
+        futures = {pool.submit(self._run, sweep, index, note): index for index in chosen}
         try:
             for future in as_completed(futures):
-                index = futures[future]
-                codes[index], error = future.result()
-                if note:
-                    _note(sweep, index, error)
+                if (code := future.result()) is not None:
+                    codes[futures[future]] = code
         except BaseException:
             self._stop(signal.SIGTERM)
             try:
@@ -101,20 +110,40 @@ class LocalRuns:
                 raise
             raise
         pool.shutdown()
+        if left := len(chosen) - len(codes):
+            log.warning("a run failed: %d not started; the same command starts them", left)
         return codes
 
-    def _run(self, sweep: Sweep, index: int) -> tuple[int, str | None]:
-        """One job: its exit code and, if that is not 0, the last line it wrote to stderr."""
+    def _run(self, sweep: Sweep, index: int, note: bool) -> int | None:
+        """One job's exit code; None if it was not to start any more."""
         slot = self._slots.get()
         try:
-            return self._run_in(slot, sweep, index)
-        except OSError as error:
-            log.warning("job %d could not be run: %s", index + 1, error)
-            return 1, f"could not be run: {error}"
+            if self.stopped:
+                return None
+            if note:
+                self._note(sweep, {index: {"state": IN_FLIGHT}})
+            code, error = self._run_in(slot, sweep, index)
+        except OSError as failure:
+            log.warning("job %d could not be run: %s", index + 1, failure)
+            code, error = 1, f"could not be run: {failure}"
         finally:
             self._slots.put(slot)
+        state = {0: COMPLETED, Preempted.exit_code: WAITING}.get(code, FAILED)
+        if state == FAILED and self.stop_on_error:
+            self.stopped = True
+        if note:
+            self._note(sweep, {index: {"state": state, "error": error}})
+        return code
+
+    def _note(self, sweep: Sweep, facts: Mapping[int, Mapping[str, Any]]) -> None:
+        try:
+            with self._noting:
+                sweep.note(facts)
+        except StorageError as failure:  # the list is for readers; the runs do not need it
+            log.warning("%s", failure)
 
     def _run_in(self, slot: int, sweep: Sweep, index: int) -> tuple[int, str | None]:
+        """A job's exit code and, if that is not 0, the last line it wrote to stderr."""
         job, alone = sweep.jobs[index], self.num_jobs == 1
         mark = "" if alone else f"[{index}] "
         with self._lock:
@@ -128,7 +157,7 @@ class LocalRuns:
                 text=True,
                 errors="replace",
                 cwd=sweep.cwd,
-                env=clean_environment() | ({} if alone else gpus_of(slot, job)),
+                env=clean_environment() | ({} if alone else gpus_of(slot, job)) | composed.named(sweep, index),
                 process_group=0,  # a Ctrl-C reaches the sweep alone, which passes it on once
             )
             self._live.add(process)
@@ -158,13 +187,6 @@ class LocalRuns:
             for process in self._live:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
-
-
-def _note(sweep: Sweep, index: int, error: str | None) -> None:
-    try:
-        sweep.note({index: {"error": error}})
-    except StorageError as failure:  # the list is for readers; the runs do not need it
-        log.warning("%s", failure)
 
 
 def _copy(lines: Iterable[str], mark: str) -> None:

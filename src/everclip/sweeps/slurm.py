@@ -17,6 +17,7 @@ from pathlib import Path
 from everclip import storage
 from everclip.errors import ConfigError, MissingError
 from everclip.runs import slurm_queue
+from everclip.sweeps import composed
 from everclip.sweeps.launchers import COMMAND
 from everclip.sweeps.sweep import Job, Sweep
 
@@ -32,6 +33,7 @@ task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 scontrol update jobid="$task" name="$name"  # squeue then says what runs
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}  # srun does not take it over by itself
 {setup}
+export {variable}={jobs}/$SLURM_ARRAY_TASK_ID.yaml
 trap : USR1  # a signal for the run must not end this script
 srun --wait=120 {command} "${{words[@]}}"
 code=$?
@@ -90,6 +92,8 @@ def script(sweep: Sweep, indices: Sequence[int], options: Options) -> str:
         directives="\n".join(f"#SBATCH {line}" for line in directives(sweep, indices, options)),
         cases="\n".join(cases),
         setup="".join(f"{line}\n" for line in options.setup),
+        variable=composed.VARIABLE,
+        jobs=shlex.quote(str(composed.path_of(sweep, 0).parent)),
         command=shlex.join(COMMAND),
         again=AGAIN if options.requeue else "",
     )

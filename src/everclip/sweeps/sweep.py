@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -15,6 +15,9 @@ from everclip.config.names import settings_of
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
 from everclip.runs.again import quoted
+
+# What the launcher of a sweep on this machine says of a job; whether it is true still, its run folder and lock tell.
+COMPLETED, FAILED, IN_FLIGHT, WAITING = "completed", "failed", "in flight", "waiting"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Job:
         nodes: machines.
         processes: per machine.
         gpus: per machine; None where that is left to the machine.
+        state: `completed`, `failed`, `in flight` or `waiting`; None where its launcher does not see it end.
         error: why it ended without a result, as far as its launcher knows.
         slurm: job id of its last submission, `<array>_<task>`.
     """
@@ -36,6 +40,7 @@ class Job:
     nodes: int = 1
     processes: int = 1
     gpus: int | None = None
+    state: Literal["completed", "failed", "in flight", "waiting"] | None = None
     error: str | None = None
     slurm: str | None = None
 
@@ -65,6 +70,8 @@ class Sweep:
         self.path = outputs / "sweeps" / f"{identity}.json"
         self.jobs = list(jobs)
         self.cwd = cwd
+        self.process: dict[str, Any] = {}  # which starts the jobs, as a lock names its holder
+        self.kept: set[int] = set()  # indices of jobs whose configuration this process has kept
 
     @classmethod
     def read(cls, path: Path) -> Sweep:
@@ -78,6 +85,7 @@ class Sweep:
             jobs, cwd = content["jobs"], content["cwd"]
             checked = TypeAdapter(tuple[list[Job], str]).validate_json(json.dumps([jobs, cwd]), strict=True)
             sweep = cls(path.parents[1], *checked)
+            sweep.process = TypeAdapter(dict[str, Any]).validate_python(content.get("process", {}))
             if (planned := content.get("outputs")) is not None:
                 sweep.jobs = [_moved(job, Path(planned), path.parents[1].absolute()) for job in sweep.jobs]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -89,7 +97,8 @@ class Sweep:
     def write(self) -> None:
         """Writes the list."""
         jobs = [asdict(job) for job in self.jobs]
-        storage.write_json(self.path, {"cwd": self.cwd, "outputs": str(self.path.parents[1].absolute()), "jobs": jobs})
+        outputs = str(self.path.parents[1].absolute())
+        storage.write_json(self.path, {"cwd": self.cwd, "outputs": outputs, "process": self.process, "jobs": jobs})
 
     def note(self, facts: Mapping[int, Mapping[str, Any]]) -> None:
         """Writes facts about jobs, by their index."""
