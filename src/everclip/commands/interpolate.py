@@ -51,9 +51,8 @@ def interpolate(options: argparse.Namespace) -> None:
     """Prints and writes the curve, the layers, and their figures."""
     from everclip import storage
     from everclip.commands.line import line, name_of, path_of
-    from everclip.commands.load import read_config
+    from everclip.commands.load import read_sequence
     from everclip.commands.points import losses_on_points
-    from everclip.config.build import build
     from everclip.reporting import line_figures as draw
     from everclip.reporting.figures import save_figure
     from everclip.training.engine import Engine
@@ -62,7 +61,7 @@ def interpolate(options: argparse.Namespace) -> None:
     between, path = line(options.start, options.end, options.trust), path_of(options.end)
     engine = Engine(accelerator=options.accelerator, features="off")
     engine.place(between.method)
-    sequence = build("sequence", read_config(path, sequence=True, trust=options.trust).sequence)
+    sequence = read_sequence(path, trust=options.trust)
     session = int(between.facts["session"])
     losses = losses_on_points(
         between.method, sequence, session, options.points, seed=options.seed, normalize=options.normalize

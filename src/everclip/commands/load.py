@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from everclip.backbones.base import Backbone
+from everclip.commands.sequences import make_sequence, shorten
 from everclip.config.build import build
 from everclip.config.checks import nearest
 from everclip.config.trust import trusted
@@ -20,7 +21,7 @@ from everclip.errors import ConfigError, MissingError
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import CheckpointError, load_session, restore
-from everclip.types import ClassSet
+from everclip.types import ClassSet, TaskSequence
 
 
 class AdaptedModel:
@@ -129,8 +130,25 @@ def load_checkpoint(path: Path, *, device: str = "cpu", trust: Sequence[str] = (
 
 def read_config(path: Path, *, sequence: bool = False, trust: Sequence[str] = ()) -> DictConfig:
     """Backbone and method of a checkpoint's run, which may be built, and the sequence if asked for; see `load`."""
+    return trusted(_settings(path), ("backbone", "method", *(["sequence"] if sequence else [])), trust)
+
+
+def read_sequence(path: Path, *, trust: Sequence[str] = ()) -> TaskSequence:
+    """The task sequence of a checkpoint's run, judged by held-out training samples and cut short as that run was.
+
+    Raises:
+        MissingError: its data are not there.
+        ConfigError: see `load`.
+    """
+    whole = ("validation", "max_sessions", "image_search")
+    config = trusted(_settings(path), ("sequence",), trust, whole)
+    return shorten(make_sequence(config), config)
+
+
+def _settings(path: Path) -> Path:
+    """The configuration of a checkpoint's run."""
     settings = path.absolute().parent.parent / "config.yaml"
     if not path.is_file() or not settings.is_file():
         missing = settings if path.is_file() else path
         raise MissingError(f"{missing} is not there; expected a checkpoint in a run folder")
-    return trusted(settings, ("backbone", "method", *(["sequence"] if sequence else [])), trust)
+    return settings

@@ -45,16 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(run: str, options: argparse.Namespace) -> dict[str, Any]:
     """Sharpness of one stored model."""
     from everclip.commands.line import path_of
-    from everclip.commands.load import load_checkpoint, read_config
+    from everclip.commands.load import load_checkpoint, read_sequence
     from everclip.commands.points import losses_on_points, sharpness_of
-    from everclip.config.build import build
     from everclip.training.engine import Engine
 
     quieten_libraries()
     path = path_of(run)
     model = load_checkpoint(path, trust=options.trust)
     Engine(accelerator=options.accelerator, features="off").place(model.method)
-    sequence = build("sequence", read_config(path, sequence=True, trust=options.trust).sequence)
+    sequence = read_sequence(path, trust=options.trust)
     session = int(model.facts["session"])
     losses = losses_on_points(
         model.method, sequence, session, options.points, seed=options.seed, normalize=options.normalize

@@ -21,7 +21,9 @@ from everclip.storage import check_yaml
 BUILT = ("backbone", "method", "sequence", *INJECTED)
 
 
-def trusted(source: Path, groups: Sequence[str], packages: Sequence[str] = ()) -> DictConfig:
+def trusted(
+    source: Path, groups: Sequence[str], packages: Sequence[str] = (), values: Sequence[str] = ()
+) -> DictConfig:
     """Groups of a stored configuration, of which nothing but parts of everclip can be built.
 
     A run stores what its settings came to, so an interpolation is not of its making; without any, what is checked here
@@ -31,6 +33,7 @@ def trusted(source: Path, groups: Sequence[str], packages: Sequence[str] = ()) -
         source: `config.yaml` of a run folder.
         groups: to read; nothing else of the file is looked at.
         packages: besides everclip that may be named.
+        values: names of numbers and switches to read beside them, None where there is none.
 
     Raises:
         ConfigError: unreadable, or a group is missing, holds an interpolation, or names something else to build.
@@ -40,7 +43,8 @@ def trusted(source: Path, groups: Sequence[str], packages: Sequence[str] = ()) -
         stored = OmegaConf.to_container(OmegaConf.load(source))
     except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{source} cannot be read: {' '.join(str(error).split())}") from error
-    found = {group: stored.get(group) for group in groups} if isinstance(stored, dict) else {}
+    stored = stored if isinstance(stored, dict) else {}
+    found = {group: stored.get(group) for group in groups}
     for group in groups:
         if not isinstance(found.get(group), dict):
             raise ConfigError(f"{source} holds no settings of {group}; it is no run's configuration")
@@ -51,6 +55,10 @@ def trusted(source: Path, groups: Sequence[str], packages: Sequence[str] = ()) -
     for group in groups:
         for name in [str(found[group].get("_target_")), *_targets(found[group])]:
             _check_target(source, name, packages)
+    for name in values:
+        found[name] = stored.get(name)
+        if not isinstance(found[name], int | float | None):
+            raise ConfigError(f"{source} holds {name}={found[name]!r}, which is no number")
     return OmegaConf.create(found)
 
 

@@ -114,6 +114,15 @@ class Evaluated:
         return values
 
 
+def due_tasks(sequence: TaskSequence, method: Method, session: int) -> list[int]:
+    """The tasks that a method is judged by after a session: of those that are due, such as it knows all classes of."""
+    due = sequence.evaluated(session)
+    if method.open_vocabulary:
+        return list(due)
+    known = {class_id for classes in sequence.seen(session) for class_id in classes.ids}
+    return [task for task in due if known.issuperset(sequence.tasks[task].classes.ids)]
+
+
 class Judge:
     """Evaluates methods on a sequence.
 
@@ -142,10 +151,7 @@ class Judge:
         """All tasks that are due after `session`, and the held-out classes."""
         method.eval()
         sequence, seen, model = self._sequence, self._sequence.seen(session), Evaluated(method, self._known)
-        due = sequence.evaluated(session)
-        if not method.open_vocabulary:
-            known = {class_id for classes in seen for class_id in classes.ids}
-            due = [task for task in due if known.issuperset(sequence.tasks[task].classes.ids)]
+        due = due_tasks(sequence, method, session)
         passes = self._engine.passes(method)
         verdicts, guesses = {}, []
         with torch.no_grad(), self._engine.inference():

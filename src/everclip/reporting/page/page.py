@@ -9,6 +9,7 @@ import jinja2
 
 from everclip import storage
 from everclip.metrics.protocol import Protocol
+from everclip.reporting import inspection
 from everclip.reporting.formats import sortable_html
 from everclip.reporting.page import sections
 from everclip.reporting.page.runs import find_runs, grouped
@@ -26,6 +27,7 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
     runs, odd = find_runs(folder)
     kinds = dict.fromkeys((_sequence(run), run.result.protocol) for run in runs if run.finished)
     sequences = [_section(sequence, protocol, runs, figures_dir) for sequence, protocol in kinds]
+    tables, figures = inspection.stored(runs[0].folder.path) if len(runs) == 1 else ([], [])
     states = [*(run.facts.get("state") or "without a state" for run in runs), *["damaged"] * len(odd)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
@@ -37,6 +39,7 @@ def write_page(folder: Path, output: Path, figures_dir: Path | None = None) -> N
         states={state: states.count(state) for state in dict.fromkeys(states)},
         failures=sections.failures_of(runs, odd, folder),
         sequences=sequences,
+        inspected={"tables": tables, "figures": figures},
         details=[
             table
             for table in (
