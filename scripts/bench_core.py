@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
-from collections.abc import Callable
 
 import torch
+from side_by_side import seconds
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
@@ -20,17 +19,6 @@ from everclip.methods.zero_shot import ZeroShot
 from everclip.types import ClassSet
 
 log = logging.getLogger("bench_core")
-
-
-def seconds(action: Callable[[], object], repeats: int) -> float:
-    """Median time of an action after one call to warm up."""
-    action()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
 
 
 def main() -> None:

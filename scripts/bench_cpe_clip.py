@@ -6,7 +6,7 @@ ViT-B/16 with random weights and random pictures. Naive (`method.exact_naive=tru
 tower in every step, padded to the longest name; masks and attention weights are materialised; one projected copy of the
 prompts per picture. A step is forward pass, backward pass, balance factor and SGD. Subjects take turns; times are
 medians. `CPU s` is the time spent on processors, which other load disturbs less than the clock (with --threads 1).
-Memory is the peak of a step above what the models hold: of the GPU's allocator, or of a forked child's resident set.
+Memory is the peak of a step above what the models hold: of the GPU's allocator, or of the process's resident set.
 The last columns are ratios to the first subject: naive / ours in time, ours / naive in FLOPs and memory.
 `--official` times neuraptic/cpe-clip the same way (needs transformers 4.26, with which that code was written).
 """
@@ -14,21 +14,17 @@ The last columns are ratios to the first subject: naive / ours in time, ours / n
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import math
-import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from side_by_side import Action, in_turns, peak_memory
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,7 +37,6 @@ from everclip.types import Batch, ClassSet, Session
 
 log = logging.getLogger("bench_cpe_clip")
 EVAL_BATCH = 64  # the official code's
-Action = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -161,46 +156,6 @@ class Official:
         return step
 
 
-def peak_memory(action: Action, device: torch.device) -> float:
-    """MB above what is held before, see the module's text."""
-    if device.type == "cuda":
-        action()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        action()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)  # a forked child has none of the parent's threads
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the highest mark falls to what is resident now
-        before = highest_resident()
-        action()
-        os.write(write, str(highest_resident() - before).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        kilobytes = int(pipe.read())
-    os.waitpid(child, 0)
-    return kilobytes * 1024 / 1e6
-
-
-def highest_resident() -> int:
-    """Kilobytes: the highest mark of this process."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
-
-
-def timed(action: Action, device: torch.device) -> tuple[float, float]:
-    """Seconds by the clock and on processors."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def measure(subjects: dict[str, Any], case: Case, repeats: int, autocast: Any, *, memory_too: bool) -> None:
     """Prints one line per subject."""
     device: torch.device = next(iter(subjects.values())).backbone.device
@@ -208,16 +163,13 @@ def measure(subjects: dict[str, Any], case: Case, repeats: int, autocast: Any, *
     actions = {name: subject.action(case, images) for name, subject in subjects.items()}
     flops, memory = {}, {}
     with autocast:
-        for name, action in actions.items():
-            memory[name] = peak_memory(action, device) if memory_too else math.nan
         for name, action in actions.items():  # warms up, too
             with FlopCounterMode(display=False) as counter:
                 action()
             flops[name] = counter.get_total_flops()
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
-        for _ in range(repeats):
-            for name, action in actions.items():
-                times[name].append(timed(action, device))
+        for name, action in actions.items():
+            memory[name] = peak_memory(action, device.type) if memory_too else math.nan
+        times = in_turns(actions, repeats)
     log.info("%s\n| subject | s | CPU s | GFLOP | MB | TFLOP/s | speed | CPU | FLOP | memory |", case.title)
     reference: list[float] = []
     for name in actions:
@@ -238,7 +190,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--eval-images", type=int, help="default: 256 on a GPU, 64 elsewhere")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the pass on one thread that measures it")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the pass that measures it")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these cases, counted from 0")
     options = parser.parse_args()
     if options.only is None:  # a process for each: memory that an earlier case has freed would hide the peak

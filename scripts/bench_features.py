@@ -11,11 +11,12 @@ import argparse
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from side_by_side import Following
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.data.images import ArrayImages
@@ -24,7 +25,7 @@ from everclip.methods.coop import Coop
 from everclip.methods.linear_probe import LinearProbe
 from everclip.methods.prolip import Prolip
 from everclip.training.engine import Engine
-from everclip.training.phases import Budget, PhaseState, Training, Wish
+from everclip.training.phases import Budget, Training
 from everclip.training.schedules import Schedule
 from everclip.types import ClassSet, Phase, Session
 
@@ -49,26 +50,6 @@ PLANS = {
 }
 
 
-@dataclass
-class Clock:
-    """Notes when training starts and when each step ends."""
-
-    wish: Wish = Wish.NONE
-    started: float = 0.0
-    ends: list[float] = field(default_factory=list)
-
-    def start(self, steps: int, steps_per_epoch: int) -> None:
-        """After pictures were encoded."""
-        self.started = time.perf_counter()
-
-    def ready(self) -> None:
-        """Nothing to note."""
-
-    def after_step(self, losses: dict[str, float], lr: float, state: Callable[[], PhaseState], wish: Wish) -> None:
-        """A step's end."""
-        self.ends.append(time.perf_counter())
-
-
 def measure(plan: Plan, features: Literal["off", "memory"], options: argparse.Namespace) -> tuple[float, float]:
     """Seconds of a step (the first one left out), and before it."""
     torch.manual_seed(0)
@@ -84,9 +65,14 @@ def measure(plan: Plan, features: Literal["off", "memory"], options: argparse.Na
     epochs = -(-options.steps * batch_size // options.pictures)
     budget = Budget(max(epochs, options.steps), batch_size, max_steps=options.steps)
     training = Training(budget, budget, torch.optim.SGD, Schedule())
-    clock, begin = Clock(), time.perf_counter()
-    engine.fit(method, session, Phase(batch_size=batch_size), 0, training, clock)
-    return (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1), clock.started - begin
+    moments = [time.perf_counter()]  # now, the start, the end of each step
+
+    def note() -> None:
+        moments.append(time.perf_counter())
+
+    engine.fit(method, session, Phase(batch_size=batch_size), 0, training, Following(note, note))
+    begin, start, first, *_, last = moments
+    return (last - first) / (len(moments) - 3), start - begin
 
 
 def main() -> None:

@@ -23,17 +23,19 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from side_by_side import seconds
 from torch import Tensor
 
 from everclip.backbones.open_clip import OpenClip
 from everclip.commands.parts import make_parts, make_training
 from everclip.config import build, schema
 from everclip.config.catalogue import option_names
-from everclip.methods.base import Method, prepared
+from everclip.methods.base import Extract, Method, prepared
 from everclip.training.checkpoint import Adapted
 from everclip.training.engine import Engine
 from everclip.training.phases import Training, parameter_groups
-from everclip.types import Batch, Phase, Session
+from everclip.training.runner import session_view
+from everclip.types import Batch, Phase, Session, TaskSequence
 
 log = logging.getLogger("bench_methods")
 CONTEXT = 77
@@ -91,10 +93,15 @@ def composed(method: str, options: argparse.Namespace, cache: str) -> DictConfig
         return compose("run", [*words, f"paths.cache={cache}", *options.overrides])
 
 
-def shortened(session: Session, training: Training, count: int) -> Session:
-    """The session with its first pictures alone, as the runner would give it to a method."""
-    session = replace(session, train=session.train.subset(range(count)))
-    return replace(session, repeats=training.repeats(session), augmented=training.augmentation != "none")
+def begun(method: Method, sequence: TaskSequence, training: Training, extract: Extract) -> tuple[Session, list[Phase]]:
+    """The second session as the runner gives it to a method, after a first one without steps, and its phases."""
+    first, _ = session_view(sequence, 0, method, training)
+    method.begin_session(first, extract)
+    method.phases(first)
+    method.end_session(first, extract)
+    second, _ = session_view(sequence, 1, method, training)
+    method.begin_session(second, extract)
+    return second, [prepared(phase, extract) for phase in method.phases(second)]
 
 
 def random_batch(method: Method, session: Session, phase: Phase, size: int) -> Batch:
@@ -123,17 +130,6 @@ def step(method: Method, phase: Phase, batch: Batch, optimizer: torch.optim.Opti
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def seconds(action: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median time of an action after one call to warm up."""
-    action()
-    times = []
-    for _ in range(repeats):
-        start = now(device)
-        action()
-        times.append(now(device) - start)
-    return sorted(times)[len(times) // 2]
-
-
 def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     """Prints one method's row, and what its cached reference texts save; in a process of its own, for its memory."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
@@ -145,14 +141,9 @@ def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     method.to(engine.device)
     adapted, extract = Adapted(method), engine.extractor(method)
     training = make_training(settings)
-    first, second = (shortened(session, training, 2 * options.batch_size) for session in sequence.sessions[:2])
-    method.begin_session(first, extract)
-    method.phases(first)
-    method.end_session(first, extract)
-    kept = method.kept().tolist()
-    session = replace(second, offset=len(first.train), memory=first.train.subset(kept) if kept else None)
-    method.begin_session(session, extract)
-    phases = [prepared(phase, extract) for phase in method.phases(session)]
+    few = range(2 * options.batch_size)
+    short = tuple(replace(session, train=session.train.subset(few)) for session in sequence.sessions[:2])
+    session, phases = begun(method, replace(sequence, sessions=short), training, extract)
     if not phases:
         log.info("| %-12s | trains nothing |", name)
         return
@@ -162,7 +153,7 @@ def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     passes = Passes()
     passes.shown = batch.auxiliary.images if batch.auxiliary else None
     with passes.watching():
-        cached = seconds(lambda: step(method, phase, batch, optimizer), options.repeats, engine.device)
+        cached = seconds(lambda: step(method, phase, batch, optimizer), options.repeats)
     total = (options.repeats + 1) * cached
     method.end_session(session, extract)
     size = sum(tensor.nbytes for tensor in adapted.tensors().values()) / 1e6
@@ -171,7 +162,7 @@ def measure(name: str, options: argparse.Namespace, cache: str) -> None:
     log.info("| %-12s | %8.3f | %9.0f | %s | %s |", name, cached, peak_memory(engine.device), shares, trained)
     if hasattr(method, "reference"):
         method.begin_session(session, extract)
-        compare_texts(method, phase, batch, optimizer, cached, options, engine.device)
+        compare_texts(method, phase, batch, optimizer, cached, options)
 
 
 def compare_texts(
@@ -181,7 +172,6 @@ def compare_texts(
     optimizer: torch.optim.Optimizer,
     cached: float,
     options: argparse.Namespace,
-    device: torch.device,
 ) -> None:
     """Times the step with the teacher reading the reference texts in it, and compares losses."""
     texts, kept = method.reference.texts, method.texts
@@ -199,7 +189,7 @@ def compare_texts(
             method.texts = read()
             step(method, phase, batch, optimizer)
 
-        slow = seconds(naive, options.repeats, device)
+        slow = seconds(naive, options.repeats)
         row = (len(texts), title, slow, cached, slow / cached, abs(totals[1] / totals[0] - 1))
         log.info("  %d reference texts in every step (%s): %.2f s / %.2f s = %.1f x, losses differ by %.1e", *row)
 
