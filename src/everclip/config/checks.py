@@ -105,7 +105,7 @@ def _limited(schema: Any, config: DictConfig, prefix: str) -> Iterator[tuple[str
             yield prefix + member.name, config[member.name], member.metadata
 
 
-def nearest(name: str, names: typing.Iterable[str], cutoff: float = 0.5) -> str:
+def nearest(name: str, names: typing.Iterable[str], cutoff: float = 0.55) -> str:
     """`; did you mean X?` for the most similar of `names` (of a mapping: what it stands for), empty if none is."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     shown = [names[key] if isinstance(names, Mapping) else key for key in found]
