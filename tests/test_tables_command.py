@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
 
 from everclip.commands import table
+from everclip.config import build, schema
+from everclip.config.reading import Reading
+from everclip.reporting.tables import composed
 from everclip.reporting.tables.composed import Composer
 from everclip.reporting.tables.experiments import Runs, make_experiment, scan
 from everclip.reporting.tables.reproduction import reproduction
@@ -157,12 +162,48 @@ def test_what_overrides_compose_to_is_remembered_until_something_changes(
 ) -> None:
     monkeypatch.setenv("EVERCLIP_CACHE", str(tmp_path))
     composer = Composer()
-    composed = composer.facts(["method=ncm"])
+    before = composer.facts(["method=ncm"])
     composer.save()
     memory = tmp_path / "composed.json"
-    memory.write_text(memory.read_text().replace(composed["digest"], "recalled"))
-    assert Composer().facts(["method=ncm"]) == composed | {"digest": "recalled"}
+    memory.write_text(memory.read_text().replace(before["digest"], "recalled"))
+    assert Composer().facts(["method=ncm"]) == before | {"digest": "recalled"}
     monkeypatch.setenv("EVERCLIP_DATA", "elsewhere")  # the configuration files read it
-    assert Composer().facts(["method=ncm"]) == composed
+    assert Composer().facts(["method=ncm"]) == before
     memory.write_text("{")
-    assert Composer().facts(["method=ncm"]) == composed
+    assert Composer().facts(["method=ncm"]) == before
+
+
+def test_a_row_is_composed_anew_when_a_file_changes_that_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(schema.conf_dir(), conf)
+    monkeypatch.setenv("EVERCLIP_CACHE", str(tmp_path))
+    for module in (schema, build):
+        monkeypatch.setattr(module, "conf_dir", lambda: conf)
+    made: list[str] = []
+    original = composed._compose
+
+    def compose(words: list[str], reading: Reading) -> dict[str, Any]:
+        made.extend(words)
+        return original(words, reading)
+
+    def digests() -> list[str]:
+        made.clear()
+        composer = Composer()
+        found = [composer.facts([f"method={method}"])["digest"] for method in ("ncm", "zero_shot")]
+        composer.save()
+        return found
+
+    monkeypatch.setattr(composed, "_compose", compose)
+    before = digests()
+    (conf / "method/lora.yaml").write_text("read by none")
+    assert (digests(), made) == (before, [])
+    (conf / "tuning/ncm").mkdir()  # where it was looked for in vain
+    (conf / "tuning/ncm/tiny.yaml").write_text("# @package _global_\ntrain:\n  epochs: 7\n")
+    tuned = digests()
+    assert (tuned[0] != before[0], tuned[1:], made) == (True, before[1:], ["method=ncm"])
+    with (conf / "method/zero_shot.yaml").open("a") as file:
+        file.write("train:\n  epochs: 7\n")
+    changed = digests()
+    assert (changed[:1], changed[1] != before[1], made) == (tuned[:1], True, ["method=zero_shot"])

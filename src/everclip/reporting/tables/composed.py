@@ -15,50 +15,64 @@ from omegaconf import OmegaConf
 
 from everclip import storage
 from everclip.config import build, identity, schema
+from everclip.config.reading import Reading
 from everclip.digest import json_sha256
 
 PLACES = ("paths.outputs=''", "paths.data=''", "paths.cache=''")  # no settings: never in a digest
 
 
 class Composer:
-    """Composes overrides, or recalls what they composed to with the same configuration files.
+    """Composes overrides, or recalls what they composed to while the files that they read are the same.
 
-    The memory lies in the cache folder, and starts anew when a configuration file, the schema, Hydra, or an environment
-    variable that the files read has changed.
+    The memory lies in the cache folder. A row is composed anew when a file that it reads, or looked for in vain, has
+    changed, or an environment variable that such a file names; all rows are, when the schema or Hydra has.
     """
 
     def __init__(self) -> None:
-        files = sorted(schema.conf_dir().rglob("*.yaml"))
-        texts = [path.read_text() for path in (*files, *sorted(Path(schema.__file__).parent.glob("*.py")))]
-        read = {name: os.environ.get(name) for text in texts for name in re.findall(r"oc\.env:(\w+)", text)}
-        versions = [version("hydra-core"), version("omegaconf")]
-        self._configuration = json_sha256([list(map(str, files)), texts, read, versions])
+        code = [path.read_text() for path in sorted(Path(schema.__file__).parent.glob("*.py"))]
+        self._code = json_sha256([str(schema.conf_dir()), code, version("hydra-core"), version("omegaconf")])
         places = OmegaConf.load(schema.conf_dir() / "paths" / "default.yaml")
         self._path = Path(places.cache) / "composed.json"
-        self._facts: dict[str, dict[str, Any]] = {}
-        with suppress(OSError, ValueError):
+        self._reading = Reading()
+        self._states: dict[str, str | None] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._changed = False
+        with suppress(OSError, ValueError, KeyError):
             memory = json.loads(self._path.read_text())
-            if memory["configuration"] == self._configuration:
-                self._facts = memory["facts"]
-        self._remembered = len(self._facts)
+            if memory["code"] == self._code:
+                self._rows = memory["rows"]
 
     def facts(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Digest, chosen names, and digests of the settings of data and backbone."""
         key = json.dumps(list(overrides))
-        if key not in self._facts:
-            self._facts[key] = _compose(overrides)
-        return self._facts[key]
+        row = self._rows.get(key)
+        if row is None or any(self._state(path) != state for path, state in row["files"].items()):
+            self._reading.asked.clear()
+            composed = _compose(overrides, self._reading)
+            row = {"facts": composed, "files": {path: self._state(path) for path in sorted(self._reading.asked)}}
+            self._rows[key], self._changed = row, True
+        facts: dict[str, Any] = row["facts"]
+        return facts
+
+    def _state(self, path: str) -> str | None:
+        """Digest of a configuration file, and of the environment variables that it names; None if it is not there."""
+        if path not in self._states:
+            self._states[path] = None
+            with suppress(OSError):
+                text = (schema.conf_dir() / f"{path.removesuffix('.yaml')}.yaml").read_text()
+                read = {name: os.environ.get(name) for name in re.findall(r"oc\.env:(\w+)", text)}
+                self._states[path] = json_sha256([text, read])
+        return self._states[path]
 
     def save(self) -> None:
         """Keeps what was composed for the next call, where the cache folder can be written."""
-        if len(self._facts) == self._remembered:
-            return
-        with suppress(OSError):
-            storage.write_json(self._path, {"configuration": self._configuration, "facts": self._facts})
+        if self._changed:
+            with suppress(OSError):
+                storage.write_json(self._path, {"code": self._code, "rows": self._rows})
 
 
-def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    composed = build.compose([*overrides, *PLACES])
+def _compose(overrides: Sequence[str], reading: Reading) -> dict[str, Any]:
+    composed = build.compose([*overrides, *PLACES], reading)
     chosen = identity.names_of(composed, composed.hydra)
     data, backbone = (OmegaConf.to_container(composed[group], resolve=True) for group in ("sequence", "backbone"))
     return {
