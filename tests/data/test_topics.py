@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 
 from everclip.backbones.texts import TextTower
+from everclip.config import build, checks
 from everclip.data.captions.samples import CaptionedData
 from everclip.data.images import ArrayImages
 from everclip.data.pairs import CaptionedImages
@@ -91,8 +93,11 @@ def test_every_caption_is_read_once() -> None:
     assert read == [text for part in (given.train, given.test) for own in part.texts for text in own]
 
 
-def test_topics_by_a_text_tower(tiny: object) -> None:
-    encoder = TextTower(backbone=tiny())  # type: ignore[operator]
+def test_topics_by_a_text_tower(compose: Callable[..., DictConfig]) -> None:
+    node = compose("sequence=topic_retrieval", "sequence/encoder=clip").sequence.encoder
+    checks.check_group("sequence.encoder", node)
+    encoder = build.build("sequence.encoder", node)
+    assert isinstance(encoder, TextTower)
     features = encoder(["a red star", "a blue circle", "a red star"], 0)
     assert features.shape == (3, 96)
     assert features[0] == pytest.approx(features[2])

@@ -17,11 +17,11 @@ class TextTower:
     """Features of texts, of length 1, of a backbone that nothing trains.
 
     Args:
-        backbone: whose text tower reads them.
+        model: whose text tower reads them; named otherwise than the run's own backbone, which no configuration gives.
     """
 
-    def __init__(self, *, backbone: Backbone) -> None:
-        self._backbone = backbone
+    def __init__(self, *, model: Backbone) -> None:
+        self._backbone = model
 
     def __call__(self, texts: Sequence[str], known: int) -> NDArray[np.float32]:
         """Features (N, E) of texts, whichever of them may be learnt from."""
