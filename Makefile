@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-all contract test-floors test-slurm chaos audit lint format bench golden golden-portable tables clean
+.PHONY: help run test test-fast test-all contract test-floors test-slurm chaos audit lint format bench golden golden-portable tables docs lock clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -82,6 +82,13 @@ golden-portable: .venv/dev  ## hold all recorded figures under other instruction
 tables: .venv/run  ## write REPRODUCTION.md from the run folders in outputs
 	$(BIN)/python -m everclip.reporting.tables.reproduction REPRODUCTION.md
 
+docs: .venv/dev  ## build the documentation into site/, without network (python -m http.server --directory site)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+lock: .venv/dev  ## write uv.lock anew, with the versions of constraints.txt (asks the package index)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	UV_DEFAULT_INDEX=https://pypi.org/simple $(BIN)/uv lock --no-config $$(sed 's/^/--upgrade-package /' constraints.txt)
+
 clean:  ## remove everything that can be made again, outputs excepted
-	rm -rf .venv .venv-floors build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-floors build dist site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
