@@ -39,7 +39,7 @@ def split_doc(doc: str) -> tuple[str, str, dict[str, str]]:
 
 def options_table(target: Any, options: dict[str, Any]) -> str:
     """Parameters of a constructor with type, default and meaning."""
-    function = target.__init__ if isinstance(target, type) else target
+    function = vars(target).get("__init__", target.__init__) if inspect.isclass(target) else target
     hints = typing.get_type_hints(function, include_extras=True)
     said = arguments(inspect.getdoc(target) or "")
     rows = [(f"`{key}`", type_text(hints.get(key)), code(value), said.get(key, "")) for key, value in options.items()]
