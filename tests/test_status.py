@@ -265,6 +265,15 @@ def test_tags_and_notes_stand_behind_their_run(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.splitlines()[-1].endswith("session 8/8  #a  #b  why")
 
 
+def test_names_leave_out_what_all_runs_of_a_sweep_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [["sequence.shots=3", f"optimizer.lr={lr}"] for lr in (0.1, 0.2)]
+    jobs = [Job(f"{tmp_path}/shapes/ncm/tiny/{number}/seed0", own) for number, own in enumerate(words)]
+    Sweep(tmp_path, jobs, "/").write()
+    main([str(tmp_path)])
+    names = [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == ["ncm-shapes-lr=0.1-seed0", "ncm-shapes-lr=0.2-seed0"]
+
+
 def test_a_wrong_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("{}")
     for place in ("nowhere", "x.json"):

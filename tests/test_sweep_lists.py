@@ -36,6 +36,7 @@ def test_a_sweep_lists_what_it_does_while_it_does_it(four: Sweep) -> None:  # no
     then = json.loads(Path(four.cwd, "then").read_text())
     assert [job["state"] for job in then["jobs"]] == ["waiting", "in flight", "waiting", "completed"]
     assert then["process"]["pid"] == os.getpid()
+    assert Sweep.read(four.path).process == {}
 
 
 EDITING = r"""

@@ -35,9 +35,9 @@ def lines_of(sweep: Sweep, rows: Sequence[Row]) -> list[Text]:
     text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     title = sweep.path if sweep.path.is_file() else "no sweep"
     lines = [Text(plain(f"{title}: {len(rows)} runs, {text}"))]
-    widths = [max(len(row.job.name) for row in rows), max(len(row.progress) for row in rows)]
+    widths = [max(len(row.name) for row in rows), max(len(row.progress) for row in rows)]
     for row in rows:
-        line = f"{row.job.name:<{widths[0]}}  {row.progress:<{widths[1]}}  {row.note}".rstrip()
+        line = f"{row.name:<{widths[0]}}  {row.progress:<{widths[1]}}  {row.note}".rstrip()
         own = "".join(f"  {word}" for word in [*(f"#{tag}" for tag in row.tags), row.notes] if word)
         lines.append(Text.assemble((f"{row.state:<11}", COLOURS[row.state]), plain(line), (plain(own), "dim")))
     return lines

@@ -68,7 +68,7 @@ def changes(before: Found, now: Found) -> list[str]:
             words = [row.progress]
         else:
             continue
-        told.append(plain(f"{row.job.name}: {', '.join(filter(None, words))}"))
+        told.append(plain(f"{row.name}: {', '.join(filter(None, words))}"))
     return told
 
 

@@ -109,6 +109,10 @@ class LocalRuns:
                 self._stop(signal.SIGKILL)
                 raise
             raise
+        finally:
+            if note:
+                sweep.process = {}
+                self._note(sweep, {})
         pool.shutdown()
         if left := len(chosen) - len(codes):
             log.warning("a run failed: %d not started; the same command starts them", left)

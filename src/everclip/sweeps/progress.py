@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from everclip.config.names import settings_of
 from everclip.errors import MissingError
 from everclip.reporting.plain import duration
 from everclip.reporting.stored import listed_folders
@@ -31,6 +32,7 @@ class Row:
 
     Attributes:
         job: what the sweep says of it.
+        name: what tells it apart from the others of its sweep.
         state: one of `STATES`.
         sessions: finished ones.
         of: all of them, None if that is not known yet.
@@ -42,6 +44,7 @@ class Row:
 
     job: Job
     state: str
+    name: str = ""
     sessions: int = 0
     of: int | None = None
     eta: float | None = None
@@ -90,7 +93,7 @@ def read_sweeps(place: Path) -> list[Sweep]:
 
 def examine(sweep: Sweep) -> list[Row]:
     """How far each run of a sweep is, in the sweep's order."""
-    waiting = queued(sweep)
+    waiting, names = queued(sweep), _names(sweep.jobs)
     if not lock.is_gone(sweep.process):
         waiting |= {index: IN_QUEUE[job.state] for index, job in enumerate(sweep.jobs) if job.state in IN_QUEUE}
     rows: list[Row] = []
@@ -101,7 +104,7 @@ def examine(sweep: Sweep) -> list[Row]:
         run, records[index] = folder.read_run(), folder.read_sessions()
         output = log_path(sweep, index)
         state = _state(run, job, waiting.get(index), output)
-        row = Row(job, state, len(records[index]), run.get("sessions"))
+        row = Row(job, state, names[index], len(records[index]), run.get("sessions"))
         row.note, row.tags, row.notes = _note(row, run, output), run.get("tags", ()), run.get("notes", "")
         if row.state == "finished":
             row.of = row.sessions
@@ -113,6 +116,15 @@ def examine(sweep: Sweep) -> list[Row]:
             row.of = row.of or max(map(len, siblings), default=None)
             row.eta = _eta(row, _seconds(records[index]), siblings)
     return rows
+
+
+def _names(jobs: Sequence[Job]) -> list[str]:
+    """The names of jobs without the settings that all of them share."""
+    settings = [settings_of(job.words) for job in jobs]
+    shared = set.intersection(*map(set, settings)) if len(jobs) > 1 else set()
+    kept = [",".join(word for word in own if word not in shared) for own in settings]
+    parts = [(job.parts[0], job.parts[1], own, job.parts[3]) for job, own in zip(jobs, kept, strict=True)]
+    return ["-".join(filter(None, words)) for words in parts]
 
 
 def _state(run: Mapping[str, Any], job: Job, in_queue: str | None, output: Path) -> str:
