@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from everclip.commands.diff import main
+from everclip.reporting.stored import run_folders
 from everclip.runs.folder import RunFolder
+from everclip.sweeps.sweep import Job, Sweep
 from tests.test_page import make_run
 
 
@@ -74,7 +76,10 @@ def test_what_varies_within_groups_pairs_besides(tmp_path: Path, capsys: pytest.
     for place, commit in (("before", "c0ffee"), ("after", "decade")):
         for method in ("ncm", "er"):
             make_run(tmp_path / place, method, better=commit == "decade", commit=commit)
-    found = compared(capsys, tmp_path / "before", tmp_path / "after")
+    jobs = [Job(str(path), []) for path in run_folders(tmp_path / "after")]
+    sweep = Sweep(tmp_path, [*jobs, Job(f"{tmp_path}/never/begun", [])], "/")
+    sweep.write()
+    found = compared(capsys, tmp_path / "before", sweep.path)
     assert (found["settings"], found["origin"]) == ({}, {"commit": {"a": ["c0ffee"], "b": ["decade"]}})
     assert [section["name"] for section in found["results"]] == ["er", "ncm"]
     assert all(section["sessions"][0]["difference"] == 10.0 for section in found["results"])

@@ -18,18 +18,19 @@ from everclip.reporting.formats import console
 from everclip.reporting.grid import Cell, Column, Grid, Line, over_runs
 from everclip.reporting.plain import plain
 from everclip.reporting.stored import Odd, Run, listed_folders, read_run
+from everclip.sweeps.sweep import Sweep
 
 LONGEST = 60  # signs of a value on the console
 
 
 def read_group(place: str) -> tuple[list[Run], list[tuple[Path, str]]]:
-    """The runs of a run folder, below a folder, of a sweep, or of all that a pattern matches; and what is left out.
+    """The runs of a run folder, below a folder, of a sweep's list, or of all that a pattern matches; what is left out.
 
     Raises:
-        MissingError: there is none that tells what it is a run of.
+        MissingError: there is none that tells what it is a run of, or a file that lists no sweep.
     """
     found = [Path(place)] if Path(place).exists() else [Path(match) for match in sorted(glob(place, recursive=True))]
-    folders = dict.fromkeys(folder.absolute() for path in found for folder in listed_folders(path))
+    folders = dict.fromkeys(folder.absolute() for path in found for folder in _folders(path))
     runs, left_out = [], []
     for folder in folders:
         run = read_run(folder)
@@ -45,6 +46,10 @@ def read_group(place: str) -> tuple[list[Run], list[tuple[Path, str]]]:
             f"{place}: no run there; give a run folder, a folder above several, or a pattern in quotes{why}"
         )
     return runs, left_out
+
+
+def _folders(path: Path) -> list[Path]:
+    return [Path(job.folder) for job in Sweep.read(path).jobs] if path.is_file() else listed_folders(path)
 
 
 def show(comparison: Comparison, confidence: float) -> None:
@@ -161,7 +166,9 @@ def main(arguments: list[str] | None = None) -> None:
         description="What tells two runs or groups of runs apart: settings, versions, weights and data, then results, "
         "paired by seed and by whatever else varies within a group.",
     )
-    parser.add_argument("a", metavar="A", help="a run folder, a folder above several, or a pattern in quotes")
+    parser.add_argument(
+        "a", metavar="A", help="a run folder, a folder above several, a sweep's file, or a pattern in quotes"
+    )
     parser.add_argument("b", metavar="B", help="what is compared with it")
     parser.add_argument("--confidence", type=float, default=95.0, metavar="%", help="of intervals (default: 95)")
     parser.add_argument("--json", action="store_true", help="machine-readable, with the value of every run")
