@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from everclip.commands.arguments import Parser
-from everclip.config.catalogue import describe, option_names
 from everclip.errors import EverclipError, MissingError
 from everclip.reporting.console import tell_error, tell_on_stderr, terminal
 
@@ -74,6 +73,8 @@ def _list_runs(place: Path, key: str, tag: str | None, *, as_json: bool) -> None
 
 def _found(kinds: list[str], own: Path | None) -> dict[str, list[dict[str, Any]]]:
     """What there is of each kind, by families, those without one last."""
+    from everclip.config.catalogue import describe, option_names  # which a list of runs does not wait for
+
     if own and not own.is_dir():
         raise MissingError(f"--config-dir {own}: no such folder")
     found = {kind: [describe(KINDS[kind], name, own) for name in option_names(KINDS[kind], own)] for kind in kinds}
