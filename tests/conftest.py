@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
@@ -81,6 +82,12 @@ def create(model: str, given: str) -> Any:
 
 
 open_clip.create = create
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first: a long one at the end keeps one process at work and the other waiting."""
+    long = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -long[item.path])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
