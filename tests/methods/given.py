@@ -30,6 +30,9 @@ class GivenFeatures(Backbone):
     def compile_blocks(self) -> None:
         raise AssertionError("there are no blocks")
 
+    def checkpoint_blocks(self) -> None:
+        raise AssertionError("there are no blocks")
+
     def shard_blocks(self, mesh: DeviceMesh) -> None:
         raise AssertionError("there are no blocks")
 

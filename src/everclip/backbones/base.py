@@ -61,6 +61,10 @@ class Backbone(nn.Module, ABC):
         """Lets torch.compile make the blocks of edited passes faster; numbers change by rounding only."""
 
     @abstractmethod
+    def checkpoint_blocks(self) -> None:
+        """Keeps of each block in training what it was given and computes the rest again in the backward pass."""
+
+    @abstractmethod
     def shard_blocks(self, mesh: DeviceMesh) -> None:
         """Divides the frozen weights of the blocks among processes, which from then on pass through them together.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 from everclip.backbones.blocks import Branches, run_block_naively
 from everclip.backbones.insertion import TokenEdit
@@ -54,3 +57,20 @@ def run_edited(
     if edit.watched:
         edit.after(x)
     return x[torch.arange(len(x), device=x.device)[:, None], readout] if whole else x
+
+
+def checkpointed(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Computes a block with `run`, of which nothing but its input is kept for the backward pass."""
+
+    @parametrize.cached()  # once more where it is computed again
+    def computed(*args: Any, **kwargs: Any) -> Tensor:
+        return run(*args, **kwargs)
+
+    @wraps(run)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return run(*args, **kwargs)
+        result: Tensor = checkpoint(computed, *args, use_reentrant=False, **kwargs)
+        return result
+
+    return call

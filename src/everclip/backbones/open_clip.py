@@ -29,7 +29,7 @@ from everclip.backbones.blocks import (
     run_block_naively,
 )
 from everclip.backbones.compiled import compiled
-from everclip.backbones.edited import run_edited
+from everclip.backbones.edited import checkpointed, run_edited
 from everclip.backbones.insertion import TokenEdit
 from everclip.backbones.own_models import names_file, read_model
 from everclip.backbones.pieces import encoded
@@ -105,6 +105,7 @@ class OpenClip(Backbone):
         self.embed_dim = self.config["embed_dim"]
         self.vision = tower_size(visual)
         self.text = tower_size(text)
+        self._checkpoints = False
         self.separable = self.vision is not None or ends_linearly(visual)
         self.provenance = {
             "model": given,
@@ -142,6 +143,12 @@ class OpenClip(Backbone):
 
     def compile_blocks(self) -> None:
         self._run_block = compiled(run_block)
+
+    def checkpoint_blocks(self) -> None:
+        self._checkpoints = True
+        self._run_block = checkpointed(self._run_block)
+        if not self._reads_class_token:  # other passes cannot be taken block by block here
+            self.model.visual.set_grad_checkpointing(True)
 
     def shard_blocks(self, mesh: DeviceMesh) -> None:
         if self.vision is None or self.text is None:
@@ -205,6 +212,8 @@ class OpenClip(Backbone):
 
     def _features(self, images: Tensor, edit: TokenEdit | None, project: bool) -> Tensor:
         """Features (B, E) of pictures, or (B, D) before the projection, of any length."""
+        if edit is None and self._checkpoints and self._reads_class_token and torch.is_grad_enabled():
+            edit = TokenEdit()  # takes the blocks one by one
         if edit is not None:
             features = self._encode_edited_image(images, edit)
             return self._project(features) if project else features
@@ -336,6 +345,8 @@ class OpenClip(Backbone):
     def _encode_causal_text(self, tokens: Tensor, edit: TokenEdit | None) -> Tensor:
         """open_clip's `encode_text` on rows of any length: the same features, as nothing follows the end of text."""
         text = self._text
+        if edit is None and self._checkpoints and torch.is_grad_enabled():
+            edit = TokenEdit()
         x = self._embed_text(tokens, edit or TokenEdit())
         ends = tokens.argmax(dim=-1)
         if edit is not None:

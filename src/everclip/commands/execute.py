@@ -89,8 +89,6 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     training = make_training(config)
     sequence, backbone, method = make_parts(config, load=True)
-    if config.trainer.compile:
-        backbone.compile_blocks()
     shortened = shorten(sequence, config)
     chosen = names_of(config, hydra)
     identity = {

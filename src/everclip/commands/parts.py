@@ -96,6 +96,10 @@ def make_parts(config: DictConfig, *, load: bool) -> tuple[TaskSequence, Backbon
     trained = [samples for session in sequence.sessions for samples in session.samples().values()]
     warn_of_long_captions(backbone, [*trained, *(task.samples for task in sequence.tasks)])
     method.check(config.max_sessions or len(sequence.sessions))
+    if load and config.trainer.compile:
+        backbone.compile_blocks()
+    if load and config.trainer.gradient_checkpointing:
+        backbone.checkpoint_blocks()
     return sequence, backbone, method
 
 

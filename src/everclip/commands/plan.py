@@ -116,9 +116,7 @@ def plan(config: DictConfig, hydra: DictConfig) -> None:
 def _measure(config: DictConfig, hydra: DictConfig, engine: ProbeEngine) -> Estimate | None:
     """The estimate, on the first process alone: it has the files."""
     training = make_training(config)
-    sequence, backbone, method = make_parts(config, load=True)
-    if config.trainer.compile:
-        backbone.compile_blocks()
+    sequence, _, method = make_parts(config, load=True)
     whole = shorten(sequence, config)
     before, begun = time.process_time(), time.monotonic()
     with tempfile.TemporaryDirectory() as place:
