@@ -1,6 +1,6 @@
 """Our methods and other people's code on the same work, side by side: `python scripts/bench_peers.py --peer pilot=DIR`.
 
-    --peer pilot=DIR    LAMDA-CL/LAMDA-PILOT @ 5240714 (needs timm 0.6.13): L2P, CODA-Prompt, SimpleCIL
+    --peer pilot=DIR    LAMDA-CL/LAMDA-PILOT @ 5240714: L2P, CODA-Prompt, SimpleCIL (timm 0.6.13; C3Box: newer)
     --peer c3box=DIR    LAMDA-CL/C3Box @ 1378ab2: SimpleCIL, zero-shot evaluation
     --peer mammoth=DIR  aimagelab/mammoth @ e75a491 (needs kornia): ER around open_clip's model
     --peer coop=DIR     KaiyangZhou/CoOp @ ff61507
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import statistics
 import subprocess
@@ -153,7 +154,11 @@ def row(title: str, ours: Times, theirs: Times, our_memory: float, their_memory:
     ):  # by the clock, on processors
         ratio = statistics.median(slow / fast for fast, slow in zip(mine, other, strict=True))
         cells += [f"{statistics.median(mine):.3f}", f"{statistics.median(other):.3f}", f"{ratio:.2f}"]
-    cells += [f"{our_memory:.0f}", f"{their_memory:.0f}", f"{their_memory / our_memory:.2f}"]
+    cells += [
+        f"{our_memory:.0f}",
+        f"{their_memory:.0f}",
+        f"{their_memory / our_memory if our_memory else math.inf:.2f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
