@@ -45,6 +45,8 @@ def on_page_content(content: str, **_: Any) -> str:
     from latex2mathml.converter import convert
 
     def shown(match: re.Match[str]) -> str:
-        return str(convert(html.unescape(match[3]).strip(), display="block" if match[1] == "div" else "inline"))
+        display = "block" if match[1] == "div" else "inline"
+        formula = convert(html.unescape(match[3]).strip(), display=display)
+        return f'<div class="formula">{formula}</div>' if display == "block" else str(formula)
 
     return re.sub(r'<(div|span) class="arithmatex">(\\\[|\\\()(.*?)\\[\])]</\1>', shown, content, flags=re.DOTALL)

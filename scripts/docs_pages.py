@@ -30,6 +30,7 @@ from everclip.data.datasets.spec import keys, spec
 ROOT = Path(__file__).parents[1]
 CONF = conf_dir()
 GOLDEN = ROOT / "tests" / "golden"
+LIMITS = {"low": "at least", "high": "at most"}  # of shared keys
 COPIES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 
 
@@ -91,6 +92,10 @@ def methods_page() -> str:
         "# Methods",
         f"{len(told)} methods by family; each page has the idea, the equations, the source, what differs from it, and "
         "every parameter with its default. On the command line, `everclip-list methods` tells the same.",
+        "In the equations, $z$ are features of pictures and $t_c$ those of a class's texts, of length 1, $s$ is the "
+        r"logit scale, $\mathcal C_t$ are the classes of session $t$, $\mathcal L_{\mathrm{CE}}$ is the cross-entropy "
+        r"of $\mathrm{softmax}(s\, z^\top t_c)$ over the classes compared, and $\mathcal L_{\mathrm{CLIP}}$ that of "
+        "pictures and texts of a batch in both directions.",
     ]
     for family, members in groupby(told, key=lambda entry: entry["family"]):
         rows = [(f"[`{m['name']}`](methods/{m['name']}.md)", m["summary"], m["needs"]) for m in members]
@@ -106,7 +111,11 @@ def sequences_page() -> str:
     lines = ["# Sequences and data sets", "`everclip-list sequences` tells the same on the command line."]
     for name in option_names("sequence"):
         told = describe("sequence", name)
-        lines += [f"## {name}", told["summary"], f"*Needs*: {told['needs']}." if told["needs"] else ""]
+        lines += [
+            f"## {name}",
+            told["summary"],
+            f"*Needs*: {told['needs'].replace('|', ', ')}." if told["needs"] else "",
+        ]
         lines += [options_table(get_object(read_option("sequence", name)["_target_"]), told["options"])]
     known = [spec(key) for key in keys()]
     rows = [(f"`{s.key}`", s.title, s.licence, s.size, ", ".join(s.splits), f"<{s.homepage}>") for s in known]
@@ -155,9 +164,7 @@ def setting_rows(part: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
             said = ", ".join(map(code, known.get("allowed", ()))) or type_text(
                 get_type_hints(type(part)).get(member.name)
             )
-            ends = [
-                f"{sign} {known[key]}" for key, sign in (("low", "at least"), ("high", "at most")) if known.get(key)
-            ]
+            ends = [f"{sign} {known[key]}" for key, sign in LIMITS.items() if known.get(key) is not None]
             yield f"`{prefix}{member.name}`", ", ".join([said, *ends]), code(value)
 
 
@@ -182,7 +189,7 @@ def help_of(name: str, place: str) -> str:
         words = [sys.executable, "-m", module, "--help"]
         whole = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         kept = [line for line in whole.partition("== Config ==")[0].splitlines() if not line.startswith("tuning/")]
-        return "\n".join(kept) + "\n" + whole[whole.index("Choose:") - 3 :].rstrip()
+        return "\n".join(kept).rstrip() + "\n\n" + whole[whole.index("Choose:") - 3 :].rstrip()
     main = getattr(import_module(module), function)
 
     def said(*words: str) -> str:
