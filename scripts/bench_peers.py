@@ -28,7 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -39,6 +39,7 @@ from hydra import compose, initialize_config_dir
 from peers import NAMES, PEERS, TEXTS, WAY, Work
 from side_by_side import Action, Following, Stepped, Times, in_turns, peak_memory
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from everclip.commands.parts import engine_settings, make_parts, make_training
 from everclip.commands.run import main as everclip
@@ -124,6 +125,11 @@ def itself(moved: Any) -> Any:
     return moved
 
 
+def alone(loader: Any, begin: Callable[..., None], *parts: Any, **options: Any) -> None:
+    """Begins a loader without processes, however many are asked for."""
+    begin(loader, *parts, **(options | {"num_workers": 0}))
+
+
 def measure(peer: str, what: str, checkout: str, options: argparse.Namespace) -> list[str]:
     """Rows of the table for a case."""
     with tempfile.TemporaryDirectory() as root, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
@@ -132,7 +138,11 @@ def measure(peer: str, what: str, checkout: str, options: argparse.Namespace) ->
         Path(root, "utils").symlink_to(Path(checkout, "utils"))  # some read files
         os.chdir(root)  # and write others
         sys.path.insert(0, checkout)
-        with patch.multiple(Tensor, cuda=itself, half=Tensor.float), patch.multiple(nn.Module, cuda=itself):
+        with (
+            patch.multiple(Tensor, cuda=itself, half=Tensor.float),
+            patch.multiple(nn.Module, cuda=itself),
+            patch.object(DataLoader, "__init__", partialmethod(alone, DataLoader.__init__)),
+        ):
             actions = {name: make(work) for name, make in OURS[what].items()}
             actions["theirs"] = PEERS[peer][what](work, checkout)
             os.chdir(root)  # Mammoth goes elsewhere
