@@ -67,7 +67,9 @@ def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: 
 
         peers = Peers(rank, end)
         try:
-            _run(config, hydra, folder, Engine(**engine_settings(config), peers=peers), request)
+            engine = Engine(**engine_settings(config), peers=peers)
+            engine.profiles = folder.path / "profile"
+            _run(config, hydra, folder, engine, request)
         except BaseException as error:
             cause = peers.cause(error, request.name)
             peers.close(failed=True)

@@ -140,7 +140,7 @@ def read_sequence(path: Path, *, trust: Sequence[str] = ()) -> TaskSequence:
         MissingError: its data are not there.
         ConfigError: see `load`.
     """
-    whole = ("validation", "max_sessions", "image_search")
+    whole = ("validation", "max_sessions", "image_search", "limit", "overfit")
     config = trusted(_settings(path), ("sequence",), trust, whole)
     return shorten(make_sequence(config), config)
 

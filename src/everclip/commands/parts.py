@@ -118,7 +118,8 @@ def with_cache(sequence: TaskSequence, backbone: Backbone, config: DictConfig, e
 
 def engine_settings(config: DictConfig) -> dict[str, Any]:
     """The engine's arguments: device, precision and processes."""
-    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate", "auto_batch")
+    names = ("accelerator", "devices", "num_nodes", "strategy", "precision", "accumulate", "auto_batch",
+             "profiler", "detect_anomaly")  # fmt: skip
     loading = {name: config.data[name] for name in ("num_workers", "eval_batch_size", "features")}
     loading["features_limit"] = int(config.data.features_gb * GIGABYTE)
     if config.data.features == "disk":

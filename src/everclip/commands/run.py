@@ -24,7 +24,7 @@ from everclip.config import build, checks, schema
 from everclip.config.checks import nearest
 from everclip.config.compatibility import NEUTRAL
 from everclip.errors import ConfigError, EverclipError, Preempted
-from everclip.reporting.console import as_mirrors, log_file, set_up_logging, tell_error, terminal
+from everclip.reporting.console import as_mirrors, log_file, print_config, set_up_logging, tell_error, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder
 from everclip.runs.inputs import changed
@@ -46,6 +46,8 @@ def job(config: DictConfig) -> None:
     exit_code = 0
     try:
         checks.check_values(config)
+        if config.print_config:
+            print_config(config)
         if hydra_node.mode == RunMode.MULTIRUN:
             launcher = hydra_node.runtime.choices["hydra/launcher"]
             raise ConfigError(f"hydra/launcher={launcher} would run several jobs in a process; use {LAUNCHERS}")

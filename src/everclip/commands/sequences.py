@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from everclip.config.build import build
 from everclip.config.checks import check_group
 from everclip.config.schema import INJECTED
+from everclip.data.reduced import limited, memorised
 from everclip.data.validation import hold_out
 from everclip.digest import json_sha256
 from everclip.evaluation.image_search import with_image_search
@@ -18,11 +19,15 @@ from everclip.types import ClassTexts, Reference, TaskSequence
 
 
 def make_sequence(config: DictConfig) -> TaskSequence:
-    """The whole task sequence, with `validation=` in place of its test sets and `image_search=` if asked for."""
+    """The whole task sequence, with `validation=` in place of its test sets and less of it if asked for."""
     check_group("sequence", config.sequence)
     sequence: TaskSequence = build("sequence", config.sequence)
     if config.validation is not None:
         sequence = hold_out(sequence, config.validation)
+    if config.limit is not None:
+        sequence = limited(sequence, config.limit)
+    if config.overfit is not None:
+        sequence = memorised(sequence, config.overfit)
     return with_image_search(sequence) if config.image_search else sequence
 
 

@@ -45,7 +45,7 @@ def changes_results(override: str) -> bool:
     """Whether an override sets what `digest` covers."""
     key = re.split(r"[=@]", override.lstrip("+~"))[0]
     return key == "trainer.precision" or re.split(r"[./]", key)[0] in (
-        *GROUPS, *INJECTED, "train", "max_sessions", "validation", "image_search",
+        *GROUPS, *INJECTED, "train", "max_sessions", "validation", "image_search", "limit", "overfit",
     )  # fmt: skip
 
 

@@ -92,7 +92,9 @@ class TrainerConfig:
     strategy: `ddp`: data parallel; `fsdp`: also divides frozen weights; auto: `ddp` on more than one device.
     accumulate: micro-batches per step; auto_batch: double them when memory does not hold a step; compile: the blocks of
     prompted towers by torch.compile, which takes a minute or so first; gradient_checkpointing: blocks keep their input
-    alone and are computed again in the backward pass, for less memory and about a third more time.
+    alone and are computed again in the backward pass, for less memory and about a third more time; profiler: where the
+    time of training goes, by Lightning's profiler of that name, into profile/ of the run folder; detect_anomaly: name
+    the operation whose gradient is not finite.
     """
 
     accelerator: str = choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
@@ -105,6 +107,8 @@ class TrainerConfig:
     auto_batch: bool = False
     compile: bool = False
     gradient_checkpointing: bool = False
+    profiler: str = choice("off", "off", "simple", "advanced", "pytorch")
+    detect_anomaly: bool = False
 
 
 @dataclass
@@ -153,7 +157,8 @@ class RunConfig:
     stored run's configuration may name methods of; plan: measure a few steps and say what the run would cost;
     validation: share of each class's training pictures that takes the place of the test set; image_search: also judge
     tasks with class labels by image-to-image search, see `everclip.evaluation.image_search`; tags, notes: what you want
-    to find the run by, and to remember of it; a later command that gives others changes them, one without leaves them.
+    to find the run by, and to remember of it; a later command that gives others changes them, one without leaves them;
+    limit, overfit: see `everclip.data.reduced`; print_config: show the composed configuration first.
 
     `reference` and `class_texts` count, in checks and digest, as part of a method that asks for them by
     `reference: ${reference}`, `class_texts: ${class_texts}`.
@@ -169,6 +174,9 @@ class RunConfig:
     max_sessions: int | None = number(None, 1)
     validation: float | None = added(number(None, 0.01, 0.5), neutral=None)
     image_search: bool = added(field(default=False), neutral=False)
+    limit: int | None = added(number(None, 1), neutral=None)
+    overfit: int | None = added(number(None, 1), neutral=None)
+    print_config: bool = False
     tags: list[str] | None = None
     notes: str | None = None
     log_level: str = choice("info", *LOG_LEVELS)

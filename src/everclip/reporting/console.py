@@ -11,15 +11,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import rich.console
 from rich.highlighter import RegexHighlighter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from rich.theme import Theme
 from typing_extensions import override
 
 from everclip.reporting.plain import duration, plain
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 class _Highlighter(RegexHighlighter):
@@ -205,3 +209,17 @@ class StepProgress:
             left = duration(pace * (self._steps - self._done))
             log.info("%s: step %d/%d, loss %.3f, %s left", self._title, self._done, self._steps, loss, left)
             self._told = now
+
+
+def print_config(config: DictConfig) -> None:
+    """Shows a composed configuration as a tree."""
+    from omegaconf import OmegaConf
+    from rich.tree import Tree
+
+    tree = Tree("configuration")
+    for name, node in config.items():
+        if OmegaConf.is_config(node):
+            tree.add(str(name)).add(Text(OmegaConf.to_yaml(node, resolve=True).rstrip()))
+        else:
+            tree.add(Text(": ".join(map(str, (name, node)))))
+    terminal.print(tree)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -24,8 +25,10 @@ from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
 from everclip.errors import ConfigError, MemoryFullError
 from everclip.methods.base import Encode, Extract, Method
 from everclip.training.features import FrozenFeatures, looks_of
+from everclip.training.passes import EnginePasses
 from everclip.training.peers import Peers
 from everclip.training.phases import PhaseModule, PhaseState, Training, Watcher
+from everclip.training.profiling import make_profiler
 from everclip.types import Batch, Draw, Objective, Passes, Phase, Samples, Session, View
 
 log = logging.getLogger("everclip")
@@ -44,6 +47,8 @@ class Engine:
         features: where features of frozen towers are kept, see `Method.frozen_images`: in `memory`, in files for later
             runs too, or `off`.
         eval_batch_size: pictures per forward pass without gradients.
+        profiler: see `everclip.training.profiling`; it writes below `profiles`.
+        detect_anomaly: name the operation whose gradient is not finite, see torch.autograd.
         accumulate: micro-batches per step and process, or pieces of the passes through the backbone where a loss
             compares the samples of a batch; the step stays the same up to rounding.
         auto_batch: double the micro-batches, and go on, when the device's memory does not hold a step.
@@ -70,6 +75,8 @@ class Engine:
         auto_batch: bool = False,
         seed: int = 0,
         peers: Peers | None = None,
+        profiler: Literal["off", "simple", "advanced", "pytorch"] = "off",
+        detect_anomaly: bool = False,
     ) -> None:
         if precision == "auto":
             on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -103,6 +110,8 @@ class Engine:
         if self._sharded and self.world_size == 1:
             raise ConfigError("trainer.strategy=fsdp divides weights among processes: trainer.devices=2 or more")
         self._num_workers = num_workers
+        self._profiler, self._detect_anomaly = profiler, detect_anomaly
+        self.profiles = Path("profile")
         self._features = FrozenFeatures(
             features != "off",
             partial(EnginePasses, self),
@@ -171,6 +180,7 @@ class Engine:
         method.train()
         method.backbone.divided = False
         where = f"session {session.index}, phase {phase.name}"
+        name = f"session_{session.index:02d}_{phase.name}"
         while state.step < steps:
             parts, method.backbone.pieces = (1, self._parts) if _coupled(method, session) else (self._parts, 1)
             shares: dict[str, Any] = {
@@ -197,7 +207,7 @@ class Engine:
                 resume=state,
             )
             try:
-                self._run(module, loader, self._trainer(parts, budget.gradient_clip, _all_used(method, session)))
+                self._run(module, loader, self._trainer(parts, budget.gradient_clip, _all_used(method, session), name))
                 state = PhaseState(steps)
             except torch.OutOfMemoryError as error:
                 state = self._more_parts(module, batch_size, error)
@@ -238,7 +248,7 @@ class Engine:
             torch.cuda.empty_cache()
         return state
 
-    def _trainer(self, parts: int, gradient_clip: float | None, all_used: bool) -> L.Trainer:
+    def _trainer(self, parts: int, gradient_clip: float | None, all_used: bool, name: str) -> L.Trainer:
         settings = dict(self._settings)
         if self.world_size > 1:  # all processes have loaded the same weights
             settings["strategy"] = DDPStrategy(find_unused_parameters=not all_used, init_sync=False)
@@ -252,6 +262,8 @@ class Engine:
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            detect_anomaly=self._detect_anomaly,
+            profiler=make_profiler(self._profiler, self.profiles, name),
         )
 
     def batches(
@@ -336,44 +348,6 @@ class Engine:
         """Ends the processes that this one has started; of use when it stops early."""
         for process in getattr(self._fabric.strategy.launcher, "procs", []):
             process.terminate()
-
-
-class EnginePasses:
-    """Passes over everything there is, shared by all processes; see `everclip.types.Passes`."""
-
-    def __init__(self, engine: Engine, method: Method, shown: Draw | None = None) -> None:
-        self._engine, self._method, self._shown = engine, method, shown
-
-    def samples(self, samples: Samples, function: Callable[[Batch], Tensor], *, by_features: bool = False) -> Tensor:
-        """What a function gives for batches of samples: rows (N, ...) in their order, on every process."""
-        batches = self._engine.batches(samples, self._method, self._shown, by_features=by_features)
-        return self._rows(len(samples), map(function, batches))
-
-    def texts(self, texts: Sequence[str], function: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """What a function gives for texts: rows (N, ...) in their order, on every process."""
-        engine = self._engine
-        batches = OrderedBatches(len(texts), engine.eval_batch_size, engine.rank, engine.world_size)
-        shares = ([texts[position] for position in positions] for positions in batches)
-        return self._rows(len(texts), (function(share or [texts[0]])[: len(share)] for share in shares))
-
-    def _rows(self, count: int, parts: Iterable[Tensor]) -> Tensor:
-        """All rows (count, ...) in their order, on every process, from the parts of this process's share.
-
-        Written where they stay: small results kept among large batches would hold the memory of all of these.
-        """
-        engine, start = self._engine, 0
-        own = torch.empty(0)
-        with torch.no_grad(), engine.inference():
-            for part in parts:
-                if start == 0:
-                    kind = torch.float32 if part.is_floating_point() else part.dtype
-                    own = part.new_empty(len(range(engine.rank, count, engine.world_size)), *part.shape[1:], dtype=kind)
-                own[start : start + len(part)] = part
-                start += len(part)
-        if engine.world_size == 1:
-            return own
-        order = torch.cat([torch.arange(rank, count, engine.world_size) for rank in range(engine.world_size)]).argsort()
-        return engine.gather(own)[order.to(own.device)]
 
 
 def _has_gpu() -> bool:
