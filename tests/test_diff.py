@@ -107,6 +107,19 @@ def test_an_unfinished_run_is_compared_as_far_as_it_came(tmp_path: Path, capsys:
     assert ([line["session"] for line in result["sessions"]], result["metrics"]) == (["0"], [])
 
 
+def test_classes_differ_where_both_were_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = [make_run(tmp_path, method).path for method in ("ncm", "er")]
+    assert compared(capsys, *places)["results"][0]["classes"] == []
+    for place, cat, dog in zip(places, (50.0, 80.0), (40.0, 10.0), strict=True):
+        text = f"class_id,class,session_00,session_01\n0,cat,90.0,{cat}\n1,dog,,{dog}\n"
+        (place / "inspection").mkdir()
+        (place / "inspection" / "per_class.csv").write_text(text)
+    (result,) = compared(capsys, *places)["results"]
+    assert [(line["class"], line["difference"]) for line in result["classes"]] == [("cat", 30.0), ("dog", -30.0)]
+    main([*map(str, places)])
+    assert "By class, the largest differences" in capsys.readouterr().out
+
+
 def test_other_data_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [make_run(tmp_path, method, fingerprint=sign * 64).path for method, sign in (("ncm", "f"), ("er", "e"))]
     main([*map(str, runs)])

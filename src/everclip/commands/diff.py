@@ -21,6 +21,7 @@ from everclip.reporting.stored import Odd, Run, listed_folders, read_run
 from everclip.sweeps.sweep import Sweep
 
 LONGEST = 60  # signs of a value on the console
+CLASSES = 10  # on the console
 
 
 def read_group(place: str) -> tuple[list[Run], list[tuple[Path, str]]]:
@@ -84,6 +85,7 @@ def _show_section(section: Section, confidence: float) -> None:
         (f"After each session, {section.title}", "session", section.curve),
         ("In all", "measure", section.metrics),
         ("By task, after the last of these sessions", "task", section.tasks),
+        ("By class, the largest differences", "class", section.classes[:CLASSES]),
     ):
         if lines:
             columns = [Column(head, False), _text("A"), _text("B"), *heads]
@@ -152,6 +154,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "sessions": lines(section.curve, "session"),
                 "metrics": lines(section.metrics, "metric"),
                 "tasks": lines(section.tasks, "task"),
+                "classes": lines(section.classes, "class"),
             }
             for section in comparison.sections
         ],

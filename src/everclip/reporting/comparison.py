@@ -10,6 +10,7 @@ from everclip.config.names import settings_of, tells_apart
 from everclip.errors import ConfigError
 from everclip.metrics.paired import Paired, compare
 from everclip.metrics.protocol import Measure
+from everclip.reporting.inspection import accuracies_after
 from everclip.reporting.origin import LATER, origin_of
 from everclip.reporting.results import TRAINED
 from everclip.reporting.stored import SILENT, Run
@@ -53,6 +54,7 @@ class Section:
         pairs: runs of A and B.
         curve: the protocol's entry after each session that both have.
         tasks: the same entry by task, after the last of those sessions.
+        classes: accuracy by class after it, the largest difference first, where all runs were inspected.
         metrics: of the summaries, where all runs are finished.
         title: of the entry.
     """
@@ -61,6 +63,7 @@ class Section:
     pairs: list[tuple[Run, Run]]
     curve: list[Compared] = field(default_factory=list)
     tasks: list[Compared] = field(default_factory=list)
+    classes: list[Compared] = field(default_factory=list)
     metrics: list[Compared] = field(default_factory=list)
     title: str = ""
 
@@ -173,16 +176,20 @@ def _section(name: str, pairs: list[tuple[Run, Run]], confidence: float) -> Sect
     sessions = min(len(run.records) for run in runs)
     rows = {id(run): _last_row(run, sessions, protocol.entry) for run in runs}
     entry = {measure.key: measure for measure in protocol.line}.get(protocol.entry, Measure("", ""))
-    curve, tasks, metrics = [], [], []
+    by_class = {id(run): accuracies_after(run.folder.path, sessions - 1) for run in runs}
+    curve, tasks, classes, metrics = [], [], [], []
     for index in range(sessions):
         values = {id(run): run.records[index].get(protocol.entry) for run in runs}
         curve += compared(replace(entry, heading=str(index)), values)
     for task in runs[0].records[sessions - 1]["tasks"] if sessions else ():
         values = {id(run): rows[id(run)].get(task["task"]) for run in runs}
         tasks += compared(replace(entry, heading=str(task.get("name") or f"task {task['task']}")), values)
+    for known in by_class[id(runs[0])]:
+        classes += compared(replace(entry, heading=known), {one: own.get(known) for one, own in by_class.items()})
+    classes.sort(key=lambda line: -abs(line.paired.difference))
     for measure in (*protocol.columns, *protocol.details, *protocol.diagnostics, *COSTS):
         metrics += compared(measure, {id(run): run.summary.get(measure.key) for run in runs})
-    return Section(name, pairs, curve, tasks if len(tasks) > 1 else [], metrics, protocol.title)
+    return Section(name, pairs, curve, tasks if len(tasks) > 1 else [], classes, metrics, protocol.title)
 
 
 def _last_row(run: Run, sessions: int, entry: str) -> dict[int, float]:

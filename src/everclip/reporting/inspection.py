@@ -207,6 +207,16 @@ def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
+def accuracies_after(folder: Path, session: int) -> dict[str, float]:
+    """Accuracy in % by class after a session, as `write` left it in a run folder; empty where it did not."""
+    column = f"session_{session:02d}"
+    try:
+        rows = list(csv.DictReader((folder / "inspection" / "per_class.csv").read_text().splitlines()))
+        return {row["class"]: float(row[column]) for row in rows if row.get(column)}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
 def stored(folder: Path) -> tuple[list[Grid], list[dict[str, str]]]:
     """What `write` left in a run folder, as a page holds it: accuracies by class, and figures with their captions."""
     from base64 import b64encode
