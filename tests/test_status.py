@@ -203,7 +203,7 @@ def test_watching_tells_what_changes_until_nothing_goes_on(
 def test_a_watch_that_is_interrupted_leaves_the_terminal_as_it_was(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = _Console(file=io.StringIO(), force_terminal=True, width=40)
+    shown, before = _Console(file=io.StringIO(), force_terminal=True, width=40), signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(watch, "terminal", shown)
     monkeypatch.setattr(watch.time, "sleep", lambda seconds: signal.raise_signal(signal.SIGTERM))
     main([str(sweep.path), "--watch"])
@@ -211,7 +211,7 @@ def test_a_watch_that_is_interrupted_leaves_the_terminal_as_it_was(
     assert "\x1b[?25l" in hidden
     assert "ncm-shapes-seed8" in after
     assert "\x1b[" not in re.sub(r"\x1b\[\d*(;\d+)*[mAK]", "", after)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("word", ["outputs", "0", "-1"])
