@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -9,6 +10,7 @@ from shutil import copytree
 import open_clip
 import pytest
 import torch
+import yaml
 from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor
@@ -25,6 +27,7 @@ from everclip.methods.conpet import Conpet
 from everclip.methods.cpe_clip import CpeClip
 from everclip.methods.icarl import Icarl
 from everclip.methods.zero_shot import ZeroShot
+from everclip.reporting.model_card import model_card
 from everclip.runs.folder import RunFolder
 from tests.conftest import METHODS
 
@@ -82,6 +85,48 @@ def test_a_session_is_exported_into_the_run_folder(finished: Finished, tmp_path:
     torch.testing.assert_close(found, features_of(everclip.load(folder, 0)), rtol=0, atol=3e-6)
     assert (found[0] - everclip.load(folder).encode_image(pictures())).abs().max() > 1e-3
     assert main([str(folder), "--session", "7"]) == 2
+
+
+@pytest.mark.xdist_group("lora")
+def test_a_folder_of_hugging_face_is_a_backbone_and_says_what_it_is(finished: Finished, tmp_path: Path) -> None:
+    run, output = finished("method=lora"), tmp_path / "exported"
+    assert main([str(run.path), "--format", "huggingface", "--output", str(output)]) == 0
+    read = OpenClip(model=str(output / "config.json"), weights=str(output / "model.safetensors"))
+    model, images = everclip.load(run.path), torch.stack([read.resize(picture) for picture in pictures()])
+    with torch.no_grad():
+        found = read.encode_image(read.normalize(images)), read.encode_text(read.tokenize(TEXTS))
+    for own, expected in zip(found, features_of(model), strict=True):
+        torch.testing.assert_close(own, expected, rtol=0, atol=3e-6)
+    _, front, text = (output / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "license": "apache-2.0",
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "everclip", "lora", "shapes_fscil"],
+    }
+    facts = run.read_run()
+    accuracy = f"| last_accuracy | {run.read_summary()['last_accuracy']:.6g} |"
+    for fact in (facts["fingerprint"], facts["weights"]["sha256"], accuracy, "CLIPModel.from_pretrained"):
+        assert fact in text
+    assert re.search(r"```bash\neverclip .*method=lora.*\n```", text)
+    assert "paths." not in text
+
+
+def test_a_card_of_an_earlier_session_leaves_the_licence_open() -> None:
+    run = {"method": "a|<b>", "backbone": "vit", "sequence": "s", "sessions": 3, "overrides": ["x=[a, b]"], "seed": 0}
+    record = {"index": 1, "tasks": [{"name": "t", "scores": {"accuracy": {"value": 12.5, "count": 8}}}]}
+    weights = {"model": "ViT-B-16", "weights": "openai", "sha256": None}
+    card = model_card(run, record, {}, weights, "open_clip", "timm/vit")
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert (front["license"], front["base_model"], front["library_name"]) == ("unknown", "timm/vit", "open_clip")
+    assert 'license: "unknown"  # fill in' in card
+    for line in (
+        r"| method | a\|&lt;b> |",
+        "| t: accuracy (8 samples) | 12.5 |",
+        "everclip 'x=[a, b]'",
+        "| session | 1 of 0 to 2 |",
+    ):
+        assert line in card.splitlines()
 
 
 @pytest.mark.xdist_group("cpe_clip")

@@ -1,4 +1,4 @@
-"""Models of a user's own: an open_clip configuration file, as `everclip-export` writes it."""
+"""Models of a user's own: a configuration file of open_clip or of Hugging Face's CLIP, as `everclip-export` writes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from everclip.backbones import huggingface
 from everclip.backbones.weights import FAULTS, silent, tokenizer_of
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
@@ -28,7 +29,8 @@ def read_model(file: str) -> tuple[str, dict[str, Any]]:
     """Makes a configuration known to open_clip; gives its name there and how pictures are prepared (`preprocess_cfg`).
 
     Args:
-        file: the model's configuration, plain or, with `preprocess_cfg` beside it, under `model_cfg`.
+        file: the model's configuration, plain or, with `preprocess_cfg` beside it, under `model_cfg`; or the
+            `config.json` of a `CLIPModel`, beside which `preprocessor_config.json` is read.
 
     Raises:
         MissingError: no such file.
@@ -41,6 +43,11 @@ def read_model(file: str) -> tuple[str, dict[str, Any]]:
         raise MissingError(f"backbone.model={file}: no such file; give an open_clip configuration") from error
     except ValueError as error:
         raise _refusal(file, f"it is no JSON ({error})") from error
+    if isinstance(content, dict) and content.get("model_type") == "clip":
+        try:
+            content = huggingface.read_folder(place, content)
+        except (*FAULTS, ZeroDivisionError) as error:
+            raise _refusal(file, f"of Hugging Face's CLIP, {error}") from error
     model = content.get("model_cfg", content) if isinstance(content, dict) else {}
     if lacking := [part for part, kind in PARTS.items() if not isinstance(model.get(part), kind)]:
         raise _refusal(file, f"it lacks {', '.join(lacking)}")

@@ -18,7 +18,7 @@ from huggingface_hub import try_to_load_from_cache
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
-from everclip.backbones import embedded, positions
+from everclip.backbones import embedded, huggingface, positions
 from everclip.errors import ConfigError, MissingError
 
 log = logging.getLogger("everclip")
@@ -119,16 +119,20 @@ def is_here(model: str, tag: str) -> bool:
 
 
 def _load_file(created: Any, weights: str) -> None:
-    """Loads a checkpoint into a model, as open_clip does; one with two tables of text positions has them merged.
+    """Loads a checkpoint into a model, as open_clip does, or one of Hugging Face's CLIP.
+
+    One with two tables of text positions has them merged.
 
     Raises:
         ValueError: one for texts of another length.
     """
     if Path(weights).suffix not in (".npz", ".npy"):  # of other names
         state = open_clip.factory.load_state_dict(weights)
+        if foreign := huggingface.MARK in state:
+            state = huggingface.read_state(state)
         positions.compare(state, created)
-        if positions.REST in state:
-            created.load_state_dict(positions.merged(state))
+        if foreign or positions.REST in state:
+            created.load_state_dict(positions.merged(state) if positions.REST in state else state)
             return
         del state
     open_clip.load_checkpoint(created, weights)
