@@ -104,17 +104,18 @@ def test_every_job_has_its_folder_its_processes_and_its_numbers(
 
 @pytest.mark.slow
 def test_failed_runs_stop_no_other_and_finished_ones_cost_nothing(tmp_path: Path, cache_dir: Path) -> None:
-    words = command(tmp_path, cache_dir, "method=ncm", "-m", "max_sessions=9,1", "hydra.launcher.n_jobs=2")
+    words = command(tmp_path, cache_dir, "method=ncm", "-m", "max_sessions=9,1,2", "hydra.launcher.n_jobs=2")
     first = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert first.returncode == 2
     assert "\n[1] ncm on shapes_fscil" in first.stdout
+    assert "\n[2] ncm on shapes_fscil" in first.stdout
     assert first.stderr == "[0] everclip: max_sessions=9, but the sequence has 3 sessions\n"
-    assert len(list(tmp_path.rglob("summary.json"))) == 1
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
     (listed,) = (tmp_path / "sweeps").glob("*.json")
     assert [job.error for job in Sweep.read(listed).jobs] == [
-        "exit 2: max_sessions=9, but the sequence has 3 sessions", None,
+        "exit 2: max_sessions=9, but the sequence has 3 sessions", None, None,
     ]  # fmt: skip
-    words[words.index("max_sessions=9,1")] = "max_sessions=1"
+    words[words.index("max_sessions=9,1,2")] = "max_sessions=1,2"
     words.append("tags=[later]")
     code = "\n".join(
         [
@@ -128,7 +129,7 @@ def test_failed_runs_stop_no_other_and_finished_ones_cost_nothing(tmp_path: Path
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert again.returncode == 0
     told = "tags are now later, before: none\n"
-    assert again.stdout.startswith(f"{told}1 of 1 runs are finished already\nshapes_fscil:")
+    assert again.stdout.startswith(f"{told}{told}2 of 2 runs are finished already\nshapes_fscil:")
     assert again.stdout.endswith("torch=False")
 
 
