@@ -87,7 +87,7 @@ docs: .venv/dev  ## build the documentation into site/, without network (python 
 
 lock: .venv/dev  ## write uv.lock anew, with the versions of constraints.txt (asks the package index)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	UV_DEFAULT_INDEX=https://pypi.org/simple $(BIN)/uv lock --no-config $$(sed 's/^/--upgrade-package /' constraints.txt)
+	env -u UV_DEFAULT_INDEX -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL $(BIN)/uv lock --no-config $$(sed 's/^/--upgrade-package /' constraints.txt)
 
 clean:  ## remove everything that can be made again, outputs excepted
 	rm -rf .venv .venv-floors build dist site .pytest_cache .mypy_cache .ruff_cache

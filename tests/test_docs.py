@@ -20,6 +20,7 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from omegaconf import DictConfig
+from pip._internal.models.index import PyPI
 
 from everclip.commands import run as cli
 from everclip.commands.arguments import Parser
@@ -177,7 +178,11 @@ def test_the_lock_file_has_the_versions_of_the_constraints() -> None:
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
     differ = {name: version for name, version in pinned.items() if locked.get(plain(name)) != version}
     assert not differ, f"make lock: {differ}"
-    assert set(re.findall(r"https?://[^/\"]+", lock)) == {"https://pypi.org", "https://files.pythonhosted.org"}
+    public = {
+        PyPI.url.rstrip("/"),
+        f"https://{PyPI.file_storage_domain}",
+    }  # the index that pip asks unless told otherwise
+    assert set(re.findall(r"https?://[^/\"]+", lock)) == public
 
 
 @pytest.mark.everything
