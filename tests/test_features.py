@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from everclip.methods.zero_shot import ZeroShot
 from everclip.training.checkpoint import load_session
 from everclip.training.engine import Engine
 from everclip.training.evaluation import Evaluated
-from everclip.training.features import looks_of
+from everclip.training.features import free_memory, looks_of
 from everclip.training.phases import Length
 from everclip.types import Draw, Phase, SessionView, as_clips
 from tests.conftest import SMALL, run_words
@@ -82,6 +83,9 @@ def test_tokens_of_frozen_blocks_stand_for_pictures(
         torch.testing.assert_close(read, expected, rtol=1e-5, atol=1e-6)
     engine._features._limit = 4 * shown.images[0].nbytes
     assert engine._features.tokens_instead(clips, method, [None]) is not clips
+    with patch("everclip.training.features.free_memory", return_value=2 * engine._features._limit - 1):
+        assert engine._features.tokens_instead(clips, method, [None]) is clips
+    assert free_memory() > 0
     engine._features._limit -= 1
     assert engine._features.tokens_instead(clips, method, [None]) is clips
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -76,7 +78,7 @@ class FrozenFeatures:
             return samples
         pictures = samples.pictures
         size = self._encode(pictures.subset([0]), method, looks[0], method.frozen_layers).nbytes * len(samples)
-        fits = size * len(looks) <= min(self._limit, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+        fits = size * len(looks) <= min(self._limit, free_memory() // 2)
         if not self._agreed(fits):
             return samples
         log.info("keeping in memory what frozen blocks make of pictures: %.2f GB", size * len(looks) / GIGABYTE)
@@ -130,6 +132,15 @@ class FrozenFeatures:
                 *layers,
             ]
         )
+
+
+def free_memory() -> int:
+    """Bytes that this machine can give without taking them from programs; where that is not known, all it has."""
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def looks_of(
