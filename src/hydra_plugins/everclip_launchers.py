@@ -132,7 +132,7 @@ def _describe(jobs: Iterable[tuple[Job, DictConfig]]) -> None:
     from everclip.runs.folder import RunFolder
 
     for job, config in jobs:
-        if not config.tags == config.notes is None and (folder := RunFolder(Path(job.folder))).state == "finished":
+        if (config.tags, config.notes) != (None, None) and (folder := RunFolder(Path(job.folder))).state == "finished":
             folder.describe(config.tags, config.notes)
 
 

@@ -70,10 +70,14 @@ def inspect(options: argparse.Namespace) -> str:
     for path in paths:
         model = load_checkpoint(path, trust=options.trust)
         if model.facts["sequence"] != sequence.fingerprint():
-            raise ConfigError(f"{options.run} was trained on other data than those that are there now")
+            raise ConfigError(
+                f"{options.run} was trained on other data than those that are there now; put them back, or run it "
+                "anew with restart=true"
+            )
         engine.place(model.method)
         looked.append(look(model, sequence, engine, with_features=options.features != "off"))
-    names = {c: n for task in sequence.tasks for c, n in zip(task.classes.ids, task.classes.names, strict=True)}
+    known = (*sequence.seen(len(sequence.sessions) - 1), *(task.classes for task in sequence.tasks))
+    names = {class_id: name for own in known for class_id, name in zip(own.ids, own.names, strict=True)}
     target = options.output or options.run / "inspection"
     files = report.write(looked, names, target, options.features)
     return f"{report.told(looked, names)}\n" + "".join(f"{file.absolute()}\n" for file in files)

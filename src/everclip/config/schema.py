@@ -92,9 +92,9 @@ class TrainerConfig:
     strategy: `ddp`: data parallel; `fsdp`: also divides frozen weights; auto: `ddp` on more than one device.
     accumulate: micro-batches per step; auto_batch: double them when memory does not hold a step; compile: the blocks of
     prompted towers by torch.compile, which takes a minute or so first; gradient_checkpointing: blocks keep their input
-    alone and are computed again in the backward pass, for less memory and about a third more time; profiler: where the
-    time of training goes, by Lightning's profiler of that name, into profile/ of the run folder; detect_anomaly: name
-    the operation whose gradient is not finite.
+    alone and are computed again in the backward pass, for half of the memory and up to a quarter more time; profiler:
+    where the time of training goes, by Lightning's profiler of that name, into profile/ of the run folder;
+    detect_anomaly: name the operation whose gradient is not finite.
     """
 
     accelerator: str = choice("auto", "auto", "cpu", "gpu", "cuda", "mps")
