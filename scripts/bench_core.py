@@ -35,6 +35,7 @@ def main() -> None:
 
     backbone = OpenClip(model=options.model, weights="random")
     method = ZeroShot(backbone)
+    method.frozen_texts = False  # what is timed is the pass, which would be remembered
     names = shapes.all_class_names()[: options.classes]
     classes = ClassSet(tuple(range(len(names))), names)
     prompts = classes.prompts(classes.templates[0])
