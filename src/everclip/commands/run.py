@@ -121,7 +121,8 @@ def show_error(error: BaseException) -> int:
     elif isinstance(error, MissingConfigException | HydraException | OmegaConfBaseException):
         message, code = _compose_message(error), 2
     elif isinstance(error, ValueError) and str(error).startswith("Config group override"):  # from Hydra's parser
-        message = f"a group takes the name of one of its options: {', '.join(schema.GROUPS)}, trainer, logger"
+        groups = ", ".join((*schema.GROUPS, "trainer", "logger", "debug"))
+        message = f"a group takes the name of one of its options, which a number, null or nan is not: {groups}"
         code = 2
     elif isinstance(error, OSError) and error.filename is not None:  # Hydra makes the run folder itself
         message, code = f"{error.filename} cannot be used: {error.strerror}", 1
