@@ -26,4 +26,4 @@ def test_knowledge_is_what_the_frozen_tower_makes_of_the_sequences_templates(tin
         frozen = method.backbone.encode_text(method.backbone.tokenize(texts))
         cosines = (method.class_features(EVERY)[:3] * frozen).sum(dim=1)
         losses = method.loss(make_batch([0, 1, 2]))
-    assert float(losses["knowledge"]) == pytest.approx(3.0 * (1 - float(cosines.mean())))
+    assert 1 - float(losses["knowledge"]) / 3.0 == pytest.approx(float(cosines.mean()))  # rounded as cosines are
