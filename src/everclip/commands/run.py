@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override, setup_globals
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -19,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from everclip.commands import program
 from everclip.commands.arguments import Parser
 from everclip.config import build, checks, schema
 from everclip.config.checks import nearest
@@ -199,7 +199,7 @@ def _main() -> None:
         if (config := composed.given()) is not None:
             _run_composed(config)
         else:
-            hydra.main(version_base="1.3", config_path=str(schema.conf_dir()), config_name="run")(job)()
+            program.start(job)
     except (Preempted, KeyboardInterrupt) as stop:
         sys.stderr.write(f"everclip: stopped by {stop or 'SIGINT'}; the same command goes on\n")
         sys.exit(Preempted.exit_code)

@@ -36,7 +36,8 @@ class _Repository(IConfigRepository):
         self._inner, self._reading = inner, reading
 
     def __deepcopy__(self, memory: dict[int, Any]) -> _Repository:
-        return _Repository(copy.deepcopy(self._inner, memory), self._reading)  # with sources of its own
+        # Sources are only ever replaced, all of them; to copy Hydra's store with them takes as long as to read a file.
+        return _Repository(copy.copy(self._inner), self._reading)
 
     @override
     def load_config(self, config_path: str) -> ConfigResult | None:
