@@ -16,7 +16,7 @@ from everclip.errors import ConfigError, DataError
 from everclip.reporting.results import Result
 from everclip.runs.folder import RunFolder, numbered
 from everclip.runs.scores import confusion_of, protocol_of, table_of
-from everclip.runs.shapes import FIGURES, misfit
+from everclip.runs.shapes import FIGURES
 from everclip.storage import YAML, check_yaml
 
 log = logging.getLogger("everclip")
@@ -172,7 +172,7 @@ def _check_sessions(run: Run) -> None:
         )
     keys = [*(measure.key for measure in protocol.line), *(f"{part}_{protocol.entry}" for part in ("base", "novel"))]
     for record in run.records:
-        problem = misfit({key: record.get(key) for key in keys}, FIGURES)
+        problem = FIGURES({key: record.get(key) for key in keys})
         for key in (protocol.entry, "eval_images_per_second"):
             problem = problem or ("" if record.get(key) is not None else f"no {key}")
         if problem:

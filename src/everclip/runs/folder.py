@@ -15,9 +15,8 @@ from typing import Any
 
 from everclip import storage
 from everclip.digest import json_sha256
-from everclip.runs import lock
+from everclip.runs import lock, shapes
 from everclip.runs.scores import heads, lines_of
-from everclip.runs.shapes import SUMMARY, RunShape, SessionShape, Shape, misfit
 
 log = logging.getLogger("everclip")
 WRITTEN = tuple(f".{name}.*.tmp" for name in ("*.json", "*.jsonl", "*.csv", "config.yaml"))
@@ -54,7 +53,7 @@ class RunFolder:
 
     def read_run(self) -> dict[str, Any]:
         """Content of `run.json`, empty if there is none."""
-        return _read_checked(self.path / "run.json", RunShape)
+        return _read_checked(self.path / "run.json", shapes.RUN)
 
     def update_run(self, **facts: Any) -> None:
         """Changes facts in `run.json`."""
@@ -74,7 +73,7 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """Content of `summary.json`, empty if there is none."""
-        return _read_checked(self.path / "summary.json", SUMMARY)
+        return _read_checked(self.path / "summary.json", shapes.summary)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replaces `summary.json`."""
@@ -118,7 +117,7 @@ class RunFolder:
         path = self.path / "sessions.jsonl"
         for line in _read_bytes(path).splitlines():
             record = _parse(line)
-            if not _fits(record, SessionShape) or record["index"] != len(records):
+            if not _fits(record, shapes.SESSION) or record["index"] != len(records):
                 log.warning(
                     "%s: line %d is damaged, changed or out of order; going on from before it", path, len(records) + 1
                 )
@@ -194,7 +193,7 @@ def _write_checked(path: Path, facts: dict[str, Any]) -> None:
     storage.write_text(path, f"{{\n{lines}\n}}\n")
 
 
-def _read_checked(path: Path, shape: Shape) -> dict[str, Any]:
+def _read_checked(path: Path, shape: shapes.Shape) -> dict[str, Any]:
     """What `_write_checked` wrote, empty if it is not that any more."""
     facts = _read_json(path)
     if os.path.lexists(path) and not _fits(facts, shape):
@@ -203,10 +202,10 @@ def _read_checked(path: Path, shape: Shape) -> dict[str, Any]:
     return facts
 
 
-def _fits(facts: dict[str, Any], shape: Shape) -> bool:
+def _fits(facts: dict[str, Any], shape: shapes.Shape) -> bool:
     """Whether facts are what was written with their `check`, which is taken out, and have the shape of their file."""
     with suppress(ValueError, RecursionError):  # nothing that this program can have written
-        return facts.pop("check", None) == json_sha256(facts) and not misfit(facts, shape)
+        return facts.pop("check", None) == json_sha256(facts) and not shape(facts)
     return False
 
 

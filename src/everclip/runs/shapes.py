@@ -1,119 +1,152 @@
 """What the files of a run folder look like, as far as somebody reads them; other keys may hold anything.
 
-Figures are bounded such that their sums are figures too, tasks such that a table of them fits into memory.
+A shape says what of a value is not as it should be, nothing of one that is. Figures are bounded such that their sums
+are figures too, tasks such that a table of them fits into memory. Plain Python: whoever asks how far runs are would
+wait longer for pydantic than for the answer.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-
-Figure = Annotated[float, Field(allow_inf_nan=False, ge=-1e18, le=1e18)]
-Whole = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class _Shape(BaseModel):
-    """Keys with a default may be missing."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
+Shape = Callable[[Any], str]
+MANY = 2**63 - 1
 
 
-class _Attempt(_Shape):
-    start: str = ""
-    host: str = ""
-    reason: str | None = None
+def text(value: Any) -> str:
+    """Of a text."""
+    return "" if isinstance(value, str) else "no text"
 
 
-class _Weights(_Shape):
-    sha256: str | None = None
+def mapping(value: Any) -> str:
+    """Of a mapping."""
+    return "" if isinstance(value, dict) else "no mapping"
 
 
-class RunShape(_Shape):
-    """`run.json`; of a run that was refused early it says little."""
+def whole(low: int, high: int) -> Shape:
+    """Of a whole number within limits."""
 
-    state: Literal["running", "preempted", "failed", "finished"] | None = None
-    method: str = ""
-    sequence: str = ""
-    backbone: str = ""
-    digest: str = ""
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
-    overrides: list[str] = []
-    command: list[str] = []
-    tags: list[str] = []
-    notes: str = ""
-    attempts: list[_Attempt] = []
-    sessions: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    protocol: str = ""
-    weights: _Weights = _Weights()
-    versions: dict[str, str | None] = {}
-    commit: str | None = None
-    id: str | None = None
-    fingerprint: str | None = None
-    contents: str | None = None
-    given: str | None = None
-    inputs: list[Annotated[list[str], Field(min_length=3, max_length=3)]] | None = None
-    device: str | None = None
-    devices: Whole | None = None
-    precision: str | None = None
+    def misfit(value: Any) -> str:
+        return "" if type(value) is int and low <= value <= high else f"no whole number from {low} to {high}"
+
+    return misfit
 
 
-class _Score(_Shape):
-    value: Figure
-    count: Annotated[int, Field(ge=1, lt=2**53)]
+def figure(value: Any) -> str:
+    """Of a finite number."""
+    return "" if type(value) in (int, float) and -1e18 <= value <= 1e18 else "no figure"
 
 
-class _Task(_Shape):
-    task: Annotated[int, Field(ge=0, lt=100_000)]
-    name: str = ""
-    scores: dict[str, _Score] = {}
-    correct: Whole = 0  # with `count`, what older versions wrote instead of scores
-    count: Annotated[int, Field(ge=1, lt=2**53)] = 1
-    predicted: list[Whole] = []
+def one_of(*words: str) -> Shape:
+    """Of one of some texts."""
 
-    @model_validator(mode="after")
-    def _is_scored(self) -> _Task:
-        if not ({"scores"} <= self.model_fields_set or {"correct", "count"} <= self.model_fields_set):
-            raise ValueError("no scores")
-        return self
+    def misfit(value: Any) -> str:
+        return "" if isinstance(value, str) and value in words else f"none of {', '.join(words)}"
+
+    return misfit
 
 
-class SessionShape(_Shape):
-    """A line of `sessions.jsonl`."""
+def maybe(shape: Shape) -> Shape:
+    """Of what may be None."""
 
-    index: Whole
-    name: str = ""
-    tasks: list[_Task]
-    train_seconds: Figure = 0.0
-    eval_seconds: Figure = 0.0
-    eval_images_per_second: Figure | None = None
-    seen_classes: Whole | None = None
-    train_images: Whole | None = None
-    train_steps: Whole | None = None
+    def misfit(value: Any) -> str:
+        return "" if value is None else shape(value)
+
+    return misfit
 
 
-Shape = type[BaseModel] | TypeAdapter[Any]
-FIGURES = TypeAdapter(dict[str, Figure | None], config=ConfigDict(strict=True))
+def list_of(shape: Shape, length: int | None = None) -> Shape:
+    """Of a list, of any length unless one is given."""
+
+    def misfit(value: Any) -> str:
+        if not isinstance(value, list) or (length is not None and len(value) != length):
+            return "no list" if length is None else f"no list of {length}"
+        return next((f"{place}: {wrong}" for place, member in enumerate(value) if (wrong := shape(member))), "")
+
+    return misfit
 
 
-def _curves_are_lists(summary: dict[str, Any]) -> dict[str, Any]:
-    for key, value in summary.items():
-        if isinstance(value, list) != key.endswith("_per_session"):
-            raise ValueError(f"{key} must be a {'list of figures' if key.endswith('_per_session') else 'figure'}")
-    return summary
+def dict_of(shape: Shape) -> Shape:
+    """Of a mapping from texts."""
+
+    def misfit(value: Any) -> str:
+        return mapping(value) or next((f"{key}: {wrong}" for key, own in value.items() if (wrong := shape(own))), "")
+
+    return misfit
 
 
-SUMMARY = TypeAdapter(
-    Annotated[dict[str, Figure | list[Figure] | None], AfterValidator(_curves_are_lists)],
-    config=ConfigDict(strict=True),
+def record(parts: Mapping[str, Shape], required: tuple[str, ...] = ()) -> Shape:
+    """Of a mapping of which some keys are known; those that are not `required` may be missing."""
+
+    def misfit(value: Any) -> str:
+        if wrong := mapping(value) or next((f"{key}: missing" for key in required if key not in value), ""):
+            return wrong
+        known = ((key, shape(value[key])) for key, shape in parts.items() if key in value)
+        return next((f"{key}: {wrong}" for key, wrong in known if wrong), "")
+
+    return misfit
+
+
+ATTEMPT = record({"start": text, "host": text, "reason": maybe(text)})
+
+# `run.json`; of a run that was refused early it says little.
+RUN = record(
+    {
+        "state": maybe(one_of("running", "preempted", "failed", "finished")),
+        **dict.fromkeys(("method", "sequence", "backbone", "digest", "notes", "protocol"), text),
+        "seed": whole(-MANY - 1, MANY),
+        **dict.fromkeys(("overrides", "command", "tags"), list_of(text)),
+        "attempts": list_of(ATTEMPT),
+        "sessions": maybe(whole(1, 100_000)),
+        "weights": record({"sha256": maybe(text)}),
+        "versions": dict_of(maybe(text)),
+        **dict.fromkeys(("commit", "id", "fingerprint", "contents", "given", "device", "precision"), maybe(text)),
+        "inputs": maybe(list_of(list_of(text, 3))),
+        "devices": maybe(whole(0, MANY)),
+    }
+)
+
+COUNT = whole(1, 2**53 - 1)
+SCORES = dict_of(record({"value": figure, "count": COUNT}, required=("value", "count")))
+ROW = record(
+    {
+        "task": whole(0, 99_999),
+        "name": text,
+        "scores": SCORES,
+        "correct": whole(0, MANY),  # with `count`, what older versions wrote instead of scores
+        "count": COUNT,
+        "predicted": list_of(whole(0, MANY)),
+    },
+    required=("task",),
 )
 
 
-def misfit(facts: dict[str, Any], shape: Shape) -> str:
-    """The first thing that is not as it should be, empty if there is none."""
-    try:
-        shape.validate_python(facts) if isinstance(shape, TypeAdapter) else shape.model_validate(facts)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-    return ""
+def task(value: Any) -> str:
+    """Of a task's row in a session, which has scores."""
+    wrong = ROW(value)
+    return wrong or ("" if "scores" in value or {"correct", "count"} <= value.keys() else "no scores")
+
+
+# A line of `sessions.jsonl`.
+SESSION = record(
+    {
+        "index": whole(0, MANY),
+        "name": text,
+        "tasks": list_of(task),
+        **dict.fromkeys(("train_seconds", "eval_seconds"), figure),
+        "eval_images_per_second": maybe(figure),
+        **dict.fromkeys(("seen_classes", "train_images", "train_steps"), maybe(whole(0, MANY))),
+    },
+    required=("index", "tasks"),
+)
+
+FIGURES = dict_of(maybe(figure))
+
+
+def summary(value: Any) -> str:
+    """Of `summary.json`: figures, and lists of them per session."""
+    if wrong := mapping(value):
+        return wrong
+    curves = {key for key in value if key.endswith("_per_session")}
+    return record({key: list_of(figure) if key in curves else maybe(figure) for key in value})(value)

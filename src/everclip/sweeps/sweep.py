@@ -8,16 +8,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
 from everclip import storage
 from everclip.config.names import settings_of
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError, MissingError
 from everclip.runs.again import quoted
+from everclip.runs.shapes import MANY, list_of, mapping, maybe, one_of, record, text, whole
 
 # What the launcher of a sweep on this machine says of a job; whether it is true still, its run folder and lock tell.
 COMPLETED, FAILED, IN_FLIGHT, WAITING = "completed", "failed", "in flight", "waiting"
+LISTED = record(
+    {
+        "folder": text,
+        "words": list_of(text),
+        **dict.fromkeys(("nodes", "processes"), whole(0, MANY)),
+        "gpus": maybe(whole(0, MANY)),
+        "state": maybe(one_of(COMPLETED, FAILED, IN_FLIGHT, WAITING)),
+        **dict.fromkeys(("error", "slurm"), maybe(text)),
+    },
+    required=("folder", "words"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,10 +92,12 @@ class Sweep:
         """
         try:
             content = json.loads(path.read_text())
-            jobs, cwd = content["jobs"], content["cwd"]
-            checked = TypeAdapter(tuple[list[Job], str]).validate_json(json.dumps([jobs, cwd]), strict=True)
-            sweep = cls(path.parents[1], *checked)
-            sweep.process = TypeAdapter(dict[str, Any]).validate_python(content.get("process", {}))
+            jobs, cwd, process = content["jobs"], content["cwd"], content.get("process", {})
+            if wrong := list_of(LISTED)(jobs) or text(cwd) or mapping(process):
+                raise ValueError(wrong)
+            known = [{key: value for key, value in job.items() if key in Job.__dataclass_fields__} for job in jobs]
+            sweep = cls(path.parents[1], [Job(**job) for job in known], cwd)
+            sweep.process = process
             if (planned := content.get("outputs")) is not None:
                 sweep.jobs = [_moved(job, Path(planned), path.parents[1].absolute()) for job in sweep.jobs]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
