@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from everclip.reporting.console import StepProgress, as_mirrors, log, set_up_logging
+from everclip.reporting.console import as_mirrors, log, set_up_logging
+from everclip.reporting.step_progress import StepProgress
 
 SCRIPT = """
-from everclip.reporting.console import StepProgress, log, set_up_logging
+from everclip.reporting.console import log, set_up_logging
+from everclip.reporting.step_progress import StepProgress
 set_up_logging({level!r})
 bar = StepProgress("session 1 train", 2)
 for _ in range(2):

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -18,6 +18,14 @@ SLOW = (
     "torch", "torchvision", "open_clip", "timm", "transformers", "lightning", "torchmetrics", "wandb", "tensorboard",
     "matplotlib", "scipy", "sympy", "optuna",
 )  # fmt: skip
+
+# Which take longer than such an answer, by command; what is read of a run needs none of them.
+UNASKED = {
+    "status": ("hydra", "omegaconf", "pydantic", "numpy", "rich.progress"),
+    "list runs": ("hydra", "omegaconf", "pydantic", "rich.progress"),  # whose protocols are written in numpy
+    "diff": ("hydra", "omegaconf", "pydantic", "rich.progress"),
+    "finished": ("pydantic", "rich.progress"),
+}
 
 # Calls commands one after the other, and says after each what it said and which slow modules were there.
 SCRIPT = """
@@ -33,16 +41,37 @@ for name, *words in calls:
 """
 
 
+def call(commands: Mapping[str, Sequence[str]], slow: Sequence[str]) -> dict[str, tuple[str, list[str]]]:
+    """What each command says, all in one process, and the slow modules that it or one before it has imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps([slow, list(commands.values())])],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        check=True,
+    )
+    return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
 @pytest.fixture(scope="module")
-def calls(finished: Callable[..., RunFolder]) -> dict[str, tuple[str, list[str]]]:
-    """What each call says, and the slow modules that it or one before it has imported."""
-    run = finished("method=zero_shot")
-    again = (*SMALL, "method=zero_shot", f"hydra.run.dir={run.path}")
+def run(finished: Callable[..., RunFolder]) -> RunFolder:
+    return finished("method=zero_shot")
+
+
+@pytest.fixture(scope="module")
+def again(run: RunFolder) -> Sequence[str]:
+    """The command of a run that is finished."""
+    return ("run", *SMALL, "method=zero_shot", f"hydra.run.dir={run.path}")
+
+
+@pytest.fixture(scope="module")
+def calls(run: RunFolder, again: Sequence[str]) -> dict[str, tuple[str, list[str]]]:
+    """What commands that need no model say, and one that looks for data, as `call` gives it."""
     made = {
         "help": ("run", "--help"),
         "cfg": ("run", "--cfg=job"),
         "info": ("run", "--info=defaults"),
-        "finished": ("run", *again),
+        "finished": again,
         "status": ("status", str(run.path.parent)),
         "diff": ("diff", str(run.path), str(run.path)),
         "table": ("table", "fscil_cub200", "seed=0", "--runs", str(run.path)),
@@ -51,14 +80,7 @@ def calls(finished: Callable[..., RunFolder]) -> dict[str, tuple[str, list[str]]
         **{kind: ("list", kind) for kind in ("tables", "sequences", "backbones", "methods")},
         "data of a run": ("origin",),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([SLOW, list(made.values())])],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        check=True,
-    )
-    return dict(zip(made, map(json.loads, done.stdout.splitlines()), strict=True))
+    return call(made, SLOW)
 
 
 def test_no_command_that_needs_no_model_imports_torch(calls: dict[str, tuple[str, list[str]]]) -> None:
@@ -76,3 +98,17 @@ def test_no_command_that_needs_no_model_imports_torch(calls: dict[str, tuple[str
 def test_to_look_for_data_imports_neither_backbones_nor_trainers(calls: dict[str, tuple[str, list[str]]]) -> None:
     # As the command of a sweep does before it starts its runs, and a finished run whose files have another time.
     assert set(calls["data of a run"][1]) <= {"torch", "sympy"}
+
+
+@pytest.mark.parametrize("name", UNASKED)
+def test_an_answer_about_runs_waits_for_nothing_but_reading(name: str, run: RunFolder, again: Sequence[str]) -> None:
+    commands = {
+        "status": (("status", str(run.path.parent)), "1 finished"),
+        "list runs": (("list", "runs", str(run.path.parent)), "zero_shot"),
+        "diff": (("diff", str(run.path), str(run.path)), "No setting differs"),
+        "finished": (again, "finished earlier"),
+    }
+    words, answer = commands[name]
+    said, imported = call({name: words}, UNASKED[name])[name]
+    assert answer in said
+    assert imported == []

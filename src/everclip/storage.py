@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from everclip.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LARGEST_YAML = 2**22  # bytes
@@ -137,6 +138,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_npy(path: Path, array: NDArray[Any]) -> None:
     """Writes a NumPy array without pickled objects."""
+    import numpy as np
+
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())

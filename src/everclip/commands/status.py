@@ -22,7 +22,6 @@ from everclip.errors import ConfigError, EverclipError
 from everclip.reporting.console import set_up_logging, tell_error, tell_on_stderr, terminal
 from everclip.reporting.plain import plain
 from everclip.runs.again import without_once
-from everclip.sweeps.launchers import LocalRuns
 from everclip.sweeps.progress import STATES, Row, examine, read_sweeps
 from everclip.sweeps.sweep import Job, Sweep
 
@@ -110,6 +109,8 @@ def rerun(sweep: Sweep, rows: Sequence[Row], wanted: Sequence[str], *, launch: b
     for index in chosen:
         sweep.jobs[index] = replace(sweep.jobs[index], words=without_once(sweep.jobs[index].words))
     if launch:
+        from everclip.sweeps.launchers import LocalRuns
+
         if not trust:
             _refuse_code(sweep, chosen)
         set_up_logging("info")

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import pydantic
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from typing_extensions import is_protocol
@@ -177,6 +176,8 @@ def _check_types(
     group: str, target: Any, known: Mapping[str, inspect.Parameter], values: dict[str, Any], parts: list[str]
 ) -> None:
     """Compares values with annotations; of `parts`, what the constructors they name say to give."""
+    import pydantic  # which only checks of constructors wait for
+
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
     for key in parts:
         listed = isinstance(values[key], list)

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from everclip.config.compatibility import lasting, lasting_shared
-from everclip.config.schema import GROUPS, INJECTED, DataConfig, RunConfig, TrainConfig
+from everclip.config.schema import GROUPS, DataConfig, RunConfig, TrainConfig
 from everclip.digest import json_sha256
 
 
@@ -39,14 +39,6 @@ def sequence_name(option: str, settings: DictConfig) -> str:
     elif "root" in given:
         name = f"{option}_{Path(given['root']).expanduser().resolve().name}"
     return re.sub(r"[^\w.-]+", "_", name)
-
-
-def changes_results(override: str) -> bool:
-    """Whether an override sets what `digest` covers."""
-    key = re.split(r"[=@]", override.lstrip("+~"))[0]
-    return key == "trainer.precision" or re.split(r"[./]", key)[0] in (
-        *GROUPS, *INJECTED, "train", "max_sessions", "validation", "image_search", "limit", "overfit",
-    )  # fmt: skip
 
 
 def digest(config: DictConfig) -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
-from everclip.config.identity import changes_results
+from everclip.config.schema import GROUPS, INJECTED
 
 # By the run folder's own names, which every name of a run begins with.
 SHOWN = ("method", "backbone", "sequence", "sequence.name", "sequence.root", "sequence.file", "sequence/dataset")
+
+
+def changes_results(override: str) -> bool:
+    """Whether an override sets what `identity.digest` covers."""
+    key = re.split(r"[=@]", override.lstrip("+~"))[0]
+    return key == "trainer.precision" or re.split(r"[./]", key)[0] in (
+        *GROUPS, *INJECTED, "train", "max_sessions", "validation", "image_search", "limit", "overfit",
+    )  # fmt: skip
 
 
 def tells_apart(word: str) -> bool:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
-
 GROUPS = ("backbone", "sequence", "method", "optimizer", "scheduler")
 INJECTED = ("reference", "class_texts")  # parts of a method that asks for them
+MISSING: Any = "???"  # as OmegaConf writes it, which lists of runs do not wait for
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 

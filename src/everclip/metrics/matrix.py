@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
+
+from everclip.metrics.scores import ScoreTable
 
 Matrix = NDArray[np.float64]
 
@@ -73,3 +77,13 @@ def per_task_metrics(entry: str, matrix: Matrix) -> dict[str, float]:
     if len(matrix) > 1:
         metrics |= {"forgetting": forgetting(matrix).mean(), "backward_transfer": backward_transfer(matrix).mean()}
     return {name: float(value) for name, value in metrics.items()}
+
+
+def per_task_summary(table: ScoreTable, entry: str, others: Iterable[str]) -> dict[str, float]:
+    """`per_task_metrics` of the entry; of other scores `average_<name>` and `last_<name>`, defined as there."""
+    sessions = len(table)
+    numbers = per_task_metrics(entry, table.matrix(entry)[:, :sessions])
+    for name in others:
+        other = per_task_metrics(name, table.matrix(name)[:, :sessions])
+        numbers |= {key: value for key, value in other.items() if key.endswith(name)}
+    return numbers

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from everclip.metrics.matrix import per_task_summary
 from everclip.metrics.protocol import Measure, Protocol
-from everclip.metrics.scores import ScoreTable, per_task_summary, seen_means
+from everclip.metrics.scores import ScoreTable, seen_means
 
 ENTRY = "srcc"
 OTHERS = ("plcc", "mae")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from everclip.metrics.matrix import Matrix, per_task_metrics
+if TYPE_CHECKING:
+    from everclip.metrics.matrix import Matrix
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class ScoreTable:
 
     def matrix(self, name: str) -> Matrix:
         """A (T, J): value of a score on task j after session t; NaN where it was not evaluated."""
-        return self._filled(name, np.nan, lambda score: score.value)
+        return self._filled(name, math.nan, lambda score: score.value)
 
     def counts(self, name: str) -> Matrix:
         """N (T, J): samples behind each entry, 0 where it was not evaluated."""
@@ -117,6 +117,8 @@ class ScoreTable:
         return math.fsum(values) / len(values) if values else None
 
     def _filled(self, name: str, empty: float, read: Callable[[Score], float]) -> Matrix:
+        import numpy as np  # which a list of runs does not wait for
+
         filled = np.full((len(self), self.num_tasks), empty)
         for session, tasks in enumerate(self._sessions):
             for task, by_name in tasks.items():
@@ -129,13 +131,3 @@ def seen_means(table: ScoreTable, names: Iterable[str]) -> dict[str, float | Non
     """Scores as means over the tasks seen so far, each weighing the same."""
     seen = range(table.latest + 1)
     return {name: table.mean(name, seen) for name in names}
-
-
-def per_task_summary(table: ScoreTable, entry: str, others: Iterable[str]) -> dict[str, float]:
-    """`per_task_metrics` of the entry; of other scores `average_<name>` and `last_<name>`, defined as there."""
-    sessions = len(table)
-    numbers = per_task_metrics(entry, table.matrix(entry)[:, :sessions])
-    for name in others:
-        other = per_task_metrics(name, table.matrix(name)[:, :sessions])
-        numbers |= {key: value for key, value in other.items() if key.endswith(name)}
-    return numbers

@@ -6,13 +6,14 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from everclip.metrics.protocol import Protocol, read
 from everclip.metrics.scores import Score, ScoreTable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Record = Mapping[str, Any]
 
@@ -72,6 +73,8 @@ def confusion_of(records: Sequence[Record]) -> NDArray[np.int64] | None:
         return None
     if len(tasks) > 1 and all(len(row["predicted"]) == 1 for row in tasks):
         return None
+    import numpy as np
+
     counts = np.zeros((len(tasks), len(tasks)), dtype=np.int64)
     for line, row in zip(counts, tasks, strict=True):
         line[: len(row["predicted"])] = row["predicted"]

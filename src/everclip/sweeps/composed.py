@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from everclip import storage
 from everclip.errors import MissingError
 from everclip.storage import YAML
 from everclip.sweeps.sweep import Sweep
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 VARIABLE = "EVERCLIP_COMPOSED"
 DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -29,6 +31,8 @@ def path_of(sweep: Sweep, index: int | str) -> Path:
 
 def keep(sweep: Sweep, index: int, config: DictConfig) -> None:
     """Keeps the configuration of a job with its `hydra` node; what it takes from elsewhere is looked up by the job."""
+    from omegaconf import OmegaConf
+
     plain = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     storage.write_text(path_of(sweep, index), yaml.dump(plain, Dumper=DUMPER, sort_keys=False, allow_unicode=True))
     sweep.kept.add(index)
@@ -48,6 +52,7 @@ def given() -> DictConfig | None:
     if VARIABLE not in os.environ:
         return None
     from hydra.conf import HydraConf
+    from omegaconf import OmegaConf
 
     path = Path(os.environ[VARIABLE])
     try:

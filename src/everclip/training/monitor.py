@@ -11,7 +11,7 @@ from typing import Any
 
 from everclip.errors import Preempted
 from everclip.loggers.base import RunLogger
-from everclip.reporting.console import StepProgress
+from everclip.reporting.step_progress import StepProgress
 from everclip.training.checkpoint import set_random_state
 from everclip.training.interruption import StopRequest
 from everclip.training.phases import PhaseState, Wish

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from everclip.config.identity import changes_results
+from everclip.config.names import changes_results
 from everclip.digest import json_sha256
 from everclip.errors import MissingError
 from everclip.reporting.origin import LATER, data_seed
