@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from everclip.commands.list import main
 from everclip.config import catalogue, sources
+from everclip.config.files import read_file
+from everclip.config.schema import conf_dir
 
 
 def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,3 +186,30 @@ def test_it_says_which_methods_need_class_labels() -> None:
         "er": "exemplars of earlier sessions",
         "joint": "all data seen so far",
     }
+
+
+def test_files_are_read_as_omegaconf_reads_them(tmp_path: Path) -> None:
+    words = "[1, 0x1f, 1_000, -2.5, 1., .5, 1e-3, 1E5, +1.5e+2, .5e3, .5e-3, 1_0e2, .inf, 1e, e5, -e5, 1-2, 1.2.3]"
+    others = "{on: yes, none: null, day: 2024-05-01, time: 2024-05-01 10:00:00, at: '${seed}'}"
+    (tmp_path / "odd.yaml").write_text(f"words: {words}\nothers: {others}\nopen: ???\n")
+    files = [*tmp_path.iterdir(), *conf_dir().rglob("*.yaml")]
+    assert len(files) > 300
+    for path in files:
+        read = read_file(path)
+        assert repr(read or {}) == repr(OmegaConf.to_container(OmegaConf.load(path))), path
+
+
+def test_a_key_is_not_given_twice(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text("a:\n  b: 1\n  c: 2\n  b: 3\n")
+    with pytest.raises(yaml.YAMLError, match="duplicate key b"):
+        read_file(tmp_path / "twice.yaml")
+
+
+def test_an_option_over_another_says_only_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "sequence").mkdir()
+    (tmp_path / "sequence" / "mine.yaml").write_text(
+        "defaults:\n  - few_shot\n  - override dataset: dtd\n  - _self_\nshots: 2\ndataset: {root: here}\n"
+    )
+    mine = catalogue.read_option("sequence", "mine", own=tmp_path)
+    dataset = catalogue.read_option("sequence/dataset", "dtd") | {"root": "here"}
+    assert mine == catalogue.read_option("sequence", "few_shot") | {"shots": 2, "dataset": dataset}

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from everclip.config import checks, schema
 from everclip.config.catalogue import option_names, read_option
+from everclip.config.sources import signature_of
 from everclip.errors import ConfigError
 from everclip.runs.folder import RunFolder
 from everclip.training.engine import Engine
@@ -47,7 +48,7 @@ def choices(option: DictConfig) -> Iterator[tuple[str, Any]]:
     """The settings of an option's constructor that have a fixed list of values, with each value."""
     target = get_object(option["_target_"])
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    for key in checks.signature_of(target):
+    for key in signature_of(target):
         for value in values_of(hints.get(key)):
             yield key, value
 
@@ -96,7 +97,7 @@ def test_a_group_accepts_every_value(group: str, compose: Compose) -> None:
     config, member = compose("train.max_steps=5"), group.partition("/")[0]  # codyra asks for a number of steps
     for name in option_names(group):
         if offered := list(choices(read_option(group, name))):
-            own = OmegaConf.to_container(read_option(group, name))
+            own = read_option(group, name)
             for key, value in (*offered, *((key, "okapi") for key in dict(offered))):
                 with open_dict(config):
                     config[member] = {**own, key: value}

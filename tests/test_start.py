@@ -19,12 +19,13 @@ SLOW = (
     "matplotlib", "scipy", "sympy", "optuna",
 )  # fmt: skip
 
-# Which take longer than such an answer, by command; what is read of a run needs none of them.
+# Which take longer than such an answer, by command; to read runs or files needs none of them.
 UNASKED = {
     "status": ("hydra", "omegaconf", "pydantic", "numpy", "rich.progress"),
     "list runs": ("hydra", "omegaconf", "pydantic", "rich.progress"),  # whose protocols are written in numpy
     "diff": ("hydra", "omegaconf", "pydantic", "rich.progress"),
     "finished": ("pydantic", "rich.progress"),
+    "list": ("hydra", "omegaconf", "pydantic", "numpy", "rich.progress"),
 }
 
 # Calls commands one after the other, and says after each what it said and which slow modules were there.
@@ -101,12 +102,13 @@ def test_to_look_for_data_imports_neither_backbones_nor_trainers(calls: dict[str
 
 
 @pytest.mark.parametrize("name", UNASKED)
-def test_an_answer_about_runs_waits_for_nothing_but_reading(name: str, run: RunFolder, again: Sequence[str]) -> None:
+def test_an_answer_waits_for_nothing_but_reading(name: str, run: RunFolder, again: Sequence[str]) -> None:
     commands = {
         "status": (("status", str(run.path.parent)), "1 finished"),
         "list runs": (("list", "runs", str(run.path.parent)), "zero_shot"),
         "diff": (("diff", str(run.path), str(run.path)), "No setting differs"),
         "finished": (again, "finished earlier"),
+        "list": (("list",), "cpe_clip"),
     }
     words, answer = commands[name]
     said, imported = call({name: words}, UNASKED[name])[name]

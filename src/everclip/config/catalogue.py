@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
+from everclip.config.files import merged, read_file, replaced
 from everclip.config.schema import GROUPS, conf_dir
 from everclip.config.sources import Constructor, Imported, UnreadableError, Written
 from everclip.errors import ConfigError
 
 
-def read_option(group: str, name: str, dataset: str | None = None, *, own: Path | None = None) -> DictConfig:
+def read_option(group: str, name: str, dataset: str | None = None, *, own: Path | None = None) -> dict[str, Any]:
     """The node that `conf/<group>/<name>.yaml` puts under `group`, with a data set, otherwise uncomposed.
 
     Args:
@@ -22,24 +21,20 @@ def read_option(group: str, name: str, dataset: str | None = None, *, own: Path 
         dataset: of a sequence over any; None: its default.
         own: a user's `--config-dir`, where files are looked for first.
     """
-    loaded = OmegaConf.load(_file(group, name, own))
-    assert isinstance(loaded, DictConfig)
-    node = loaded[group] if group == "method" else loaded
-    assert isinstance(node, DictConfig)
-    if group.startswith("sequence") and "defaults" in node:
-        for entry in node.pop("defaults"):
-            if entry == "_self_":
-                continue
-            if isinstance(entry, str):
-                node = cast(DictConfig, OmegaConf.merge(read_option(group, entry, dataset, own=own), node))
-                continue
+    own_settings: dict[str, Any] = read_file(_file(group, name, own))
+    if group == "method":
+        settings: dict[str, Any] = own_settings[group]
+        return settings
+    below: dict[str, Any] = {}
+    for entry in own_settings.pop("defaults", ()) if group.startswith("sequence") else ():
+        if isinstance(entry, dict):
             ((part, option),) = entry.items()
             part, _, place = part.removeprefix("override ").rpartition("/")[2].partition("@")
             chosen = dataset if part == "dataset" and dataset else option
-            read = read_option(f"sequence/{part}", chosen, own=own)
-            said = OmegaConf.select(loaded, place or part) or {}  # in the file itself, which comes last
-            OmegaConf.update(node, place or part, OmegaConf.merge(read, said), merge=False)
-    return node
+            below = replaced(below, place or part, read_option(f"sequence/{part}", chosen, own=own))
+        elif entry != "_self_":
+            below = merged(below, read_option(group, entry, dataset, own=own))
+    return merged(below, own_settings)
 
 
 def _file(group: str, name: str, own: Path | None) -> Path:
@@ -69,7 +64,7 @@ def describe(group: str, name: str, own: Path | None = None) -> dict[str, Any]:
     if group not in GROUPS:
         return {"name": name, "summary": comment, "family": "", "options": {}, "source": "", "needs": ""}
     node = read_option(group, name, dataset, own=own)
-    options = {str(key): value for key, value in OmegaConf.to_container(node).items() if key != "_target_"}  # type: ignore[union-attr]  # a mapping
+    options = {key: value for key, value in node.items() if key != "_target_"}
 
     def told(target: Constructor) -> dict[str, Any]:
         first = target.module.split("\n")[0]
@@ -135,7 +130,7 @@ def _needs(group: str, path: Path, target: Constructor, options: dict[str, Any])
     nodes = [*(options.get(key) for key in ("source", "base", "stream")), *(node for own in several for node in own)]
     if read := [_dataset(node) for node in nodes if isinstance(node, dict) and str(node["_target_"]).endswith(".load")]:
         return f"data sets {', '.join(read)}"
-    if "dataset" in options and "defaults" in OmegaConf.load(path):
+    if "dataset" in options and "defaults" in read_file(path):
         return f"the data set chosen as sequence/dataset={'|'.join(option_names('sequence/dataset'))}"
     if "dataset" in options:
         return f"data set {_dataset(options['dataset'])}"

@@ -17,9 +17,8 @@ from typing_extensions import is_protocol
 
 from everclip.config.compatibility import NEUTRAL
 from everclip.config.schema import GROUPS, INJECTED, RunConfig
+from everclip.config.sources import signature_of
 from everclip.errors import ConfigError
-
-RUNTIME = ("backbone", "load")  # arguments that no configuration gives
 
 
 def check_values(config: DictConfig) -> None:
@@ -109,12 +108,6 @@ def nearest(name: str, names: typing.Iterable[str], cutoff: float = 0.55) -> str
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     shown = [names[key] if isinstance(names, Mapping) else key for key in found]
     return f"; did you mean {shown[0]}?" if shown else ""
-
-
-def signature_of(target: Any) -> dict[str, inspect.Parameter]:
-    """The keyword arguments that a configuration may set."""
-    parameters = inspect.signature(target).parameters
-    return {name: p for name, p in parameters.items() if name not in RUNTIME and p.kind is not p.POSITIONAL_ONLY}
 
 
 def check_group(group: str, node: DictConfig) -> None:

@@ -12,13 +12,17 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
 from typing_extensions import override
-
-from everclip.config.checks import RUNTIME, signature_of
 
 Node = ast.ClassDef | ast.FunctionDef | ast.expr
 REQUIRED = "???"
+RUNTIME = ("backbone", "load")  # arguments that no configuration gives
+
+
+def signature_of(target: Any) -> dict[str, inspect.Parameter]:
+    """The keyword arguments that a configuration may set."""
+    parameters = inspect.signature(target).parameters
+    return {name: p for name, p in parameters.items() if name not in RUNTIME and p.kind is not p.POSITIONAL_ONLY}
 
 
 class UnreadableError(Exception):
@@ -51,6 +55,8 @@ class Imported(Constructor):
     """As Python has it; raises whatever importing it raises."""
 
     def __init__(self, name: str) -> None:
+        from hydra.utils import get_object  # which the sources themselves are read without
+
         self._target = get_object(name)
         self.module = inspect.getdoc(inspect.getmodule(self._target)) or ""
 
