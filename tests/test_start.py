@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ UNASKED = {
     "list runs": ("hydra", "omegaconf", "pydantic", "rich.progress"),  # whose protocols are written in numpy
     "diff": ("hydra", "omegaconf", "pydantic", "rich.progress"),
     "finished": ("pydantic", "rich.progress"),
+    "table": ("hydra", "rich.progress"),  # of rows that have been composed before
     "list": ("hydra", "omegaconf", "pydantic", "numpy", "rich.progress"),
 }
 
@@ -102,15 +104,22 @@ def test_to_look_for_data_imports_neither_backbones_nor_trainers(calls: dict[str
 
 
 @pytest.mark.parametrize("name", UNASKED)
-def test_an_answer_waits_for_nothing_but_reading(name: str, run: RunFolder, again: Sequence[str]) -> None:
+def test_an_answer_waits_for_nothing_but_reading(
+    name: str, run: RunFolder, again: Sequence[str], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERCLIP_CACHE", str(cache_dir))
+    table = ("table", "fscil_cub200", "seed=0", "--runs", str(run.path))
     commands = {
         "status": (("status", str(run.path.parent)), "1 finished"),
         "list runs": (("list", "runs", str(run.path.parent)), "zero_shot"),
         "diff": (("diff", str(run.path), str(run.path)), "No setting differs"),
         "finished": (again, "finished earlier"),
         "list": (("list",), "cpe_clip"),
+        "table": (table, "everclip +experiment="),
     }
     words, answer = commands[name]
+    if name == "table":
+        call({"composed": table}, ())
     said, imported = call({name: words}, UNASKED[name])[name]
     assert answer in said
     assert imported == []

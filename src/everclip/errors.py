@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 
 class EverclipError(Exception):
     """An error shown as one or two lines with its remedy, without a traceback."""
@@ -65,3 +67,12 @@ class Preempted(BaseException):
     """The run was asked to stop (a signal); derives from BaseException so that nothing swallows it."""
 
     exit_code = 75
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.55) -> str:
+    """`; did you mean X?` for the most similar of `names` (of a mapping: what it stands for), empty if none is."""
+    import difflib  # which only a mistake waits for
+
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    shown = [names[key] if isinstance(names, Mapping) else key for key in found]
+    return f"; did you mean {shown[0]}?" if shown else ""

@@ -22,7 +22,7 @@ from rich.progress import (
 from everclip.commands.arguments import Parser
 from everclip.data.datasets.spec import DataSpec, Download, keys, present, spec
 from everclip.data.downloads import extract, fetch, is_archive
-from everclip.errors import ConfigError, EverclipError
+from everclip.errors import ConfigError, EverclipError, nearest
 from everclip.reporting.console import tell_error, terminal
 
 
@@ -73,8 +73,6 @@ def _chosen(name: str) -> list[str]:
     if name == "all":
         return keys()
     if name not in keys():
-        from everclip.config.checks import nearest  # loads Hydra, which only this needs
-
         raise ConfigError(f"{name} is no data set; there are: {', '.join(keys())}{nearest(name, keys())}")
     return [name]
 

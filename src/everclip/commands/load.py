@@ -14,10 +14,9 @@ from torch import Tensor
 from everclip.backbones.base import Backbone
 from everclip.commands.sequences import make_sequence, shorten
 from everclip.config.build import build
-from everclip.config.checks import nearest
 from everclip.config.trust import trusted
 from everclip.data.images import upright
-from everclip.errors import ConfigError, MissingError
+from everclip.errors import ConfigError, MissingError, nearest
 from everclip.methods.base import Method
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import CheckpointError, load_session, restore

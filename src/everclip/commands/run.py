@@ -21,9 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from everclip.commands import program
 from everclip.commands.arguments import Parser
 from everclip.config import build, checks, schema
-from everclip.config.checks import nearest
 from everclip.config.compatibility import NEUTRAL
-from everclip.errors import ConfigError, EverclipError, Preempted
+from everclip.errors import ConfigError, EverclipError, Preempted, nearest
 from everclip.reporting.console import as_mirrors, log_file, print_config, set_up_logging, tell_error, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from everclip.commands.arguments import Parser
-from everclip.commands.run import show_error
 from everclip.config.catalogue import option_names
 from everclip.errors import ConfigError
 from everclip.reporting.console import tell_on_stderr
@@ -42,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.stdout.write(_table(options))
     except Exception as error:  # noqa: BLE001 (the one place where every error ends)
+        from everclip.commands.run import show_error  # loads Hydra, which otherwise only a row that is composed needs
+
         sys.exit(show_error(error))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
@@ -18,7 +17,7 @@ from typing_extensions import is_protocol
 from everclip.config.compatibility import NEUTRAL
 from everclip.config.schema import GROUPS, INJECTED, RunConfig
 from everclip.config.sources import signature_of
-from everclip.errors import ConfigError
+from everclip.errors import ConfigError, nearest
 
 
 def check_values(config: DictConfig) -> None:
@@ -101,13 +100,6 @@ def _limited(schema: Any, config: DictConfig, prefix: str) -> Iterator[tuple[str
             yield from _limited(default, config[member.name], f"{prefix}{member.name}.")
         elif member.metadata:
             yield prefix + member.name, config[member.name], member.metadata
-
-
-def nearest(name: str, names: typing.Iterable[str], cutoff: float = 0.55) -> str:
-    """`; did you mean X?` for the most similar of `names` (of a mapping: what it stands for), empty if none is."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
-    shown = [names[key] if isinstance(names, Mapping) else key for key in found]
-    return f"; did you mean {shown[0]}?" if shown else ""
 
 
 def check_group(group: str, node: DictConfig) -> None:

@@ -9,7 +9,7 @@ from textwrap import shorten
 from typing import Any
 
 from everclip.config.names import settings_of
-from everclip.errors import ConfigError, MissingError
+from everclip.errors import ConfigError, MissingError, nearest
 from everclip.metrics.protocol import Protocol
 from everclip.reporting.grid import Cell, Column, Grid, Line
 from everclip.reporting.stored import Odd, listed_folders, read_run
@@ -80,8 +80,6 @@ def sorted_runs(runs: Sequence[Listed], key: str) -> list[Listed]:
 
     known = [run for run in runs if value(run) is not None]
     if runs and not known:
-        from everclip.config.checks import nearest
-
         names = [*LISTED, *dict.fromkeys(name for run in runs for name in run.summary)]
         raise ConfigError(
             f"--sort {key}: no run has it; there are: {', '.join(LISTED)}, or what summary.json has"

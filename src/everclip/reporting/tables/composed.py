@@ -7,16 +7,19 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from everclip import storage
-from everclip.config import build, identity, schema
-from everclip.config.reading import Reading
+from everclip.config import schema
 from everclip.digest import json_sha256
+
+if TYPE_CHECKING:
+    from everclip.config.reading import Reading
 
 PLACES = ("paths.outputs=''", "paths.data=''", "paths.cache=''")  # no settings: never in a digest
 
@@ -33,7 +36,6 @@ class Composer:
         self._code = json_sha256([str(schema.conf_dir()), code, version("hydra-core"), version("omegaconf")])
         places = OmegaConf.load(schema.conf_dir() / "paths" / "default.yaml")
         self._path = Path(places.cache) / "composed.json"
-        self._reading = Reading()
         self._states: dict[str, str | None] = {}
         self._rows: dict[str, dict[str, Any]] = {}
         self._changed = False
@@ -41,6 +43,12 @@ class Composer:
             memory = json.loads(self._path.read_text())
             if memory["code"] == self._code:
                 self._rows = memory["rows"]
+
+    @cached_property
+    def _reading(self) -> Reading:
+        from everclip.config.reading import Reading  # loads Hydra, which what is recalled does not need
+
+        return Reading()
 
     def facts(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Digest, chosen names, and digests of the settings of data and backbone."""
@@ -72,6 +80,8 @@ class Composer:
 
 
 def _compose(overrides: Sequence[str], reading: Reading) -> dict[str, Any]:
+    from everclip.config import build, identity
+
     composed = build.compose([*overrides, *PLACES], reading)
     chosen = identity.names_of(composed, composed.hydra)
     data, backbone = (OmegaConf.to_container(composed[group], resolve=True) for group in ("sequence", "backbone"))

@@ -26,14 +26,12 @@ from statistics import fmean
 from typing import Any, Literal
 
 import pydantic
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from everclip.config.catalogue import option_names
-from everclip.config.checks import nearest
+from everclip.config.files import read_file
 from everclip.config.schema import conf_dir
-from everclip.errors import ConfigError, MissingError
+from everclip.errors import ConfigError, MissingError, nearest
 from everclip.metrics.matrix import harmonic_mean
 from everclip.metrics.protocol import Measure, every
 
@@ -256,8 +254,8 @@ def read_definition(name: str) -> Definition:
             raise MissingError(f"{name} is not there; give the file of a table, or one of: {_known()}")
         raise ConfigError(f"table {name} is unknown; there are: {_known()}{nearest(name, option_names('table'))}")
     try:
-        return Definition.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
-    except (YAMLError, OmegaConfBaseException) as error:
+        return Definition.model_validate(read_file(path))
+    except YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
