@@ -52,8 +52,12 @@ def cases(folder: Path) -> dict[str, Sequence[str]]:
         "everclip, to the first step": code(FIRST_STEP, f"paths.outputs={folder}/new", "trainer=cpu", "logger=none"),
         "everclip, of a finished run": command("run", *run),
         "everclip check=true": command("run", "check=true", *run),
+        "everclip --help": command("run", "--help"),
+        "everclip-list": command("list"),
         "everclip-list methods": command("list", "methods"),
+        "everclip-list runs": command("list", "runs", str(folder)),
         "everclip-status": command("status", str(folder)),
+        "everclip-diff": command("diff", f"{folder}/done", f"{folder}/done"),
         "everclip-table shapes": command("table", "shapes", f"paths.outputs={folder}/done"),
     }
 

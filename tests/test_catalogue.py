@@ -192,11 +192,11 @@ def test_files_are_read_as_omegaconf_reads_them(tmp_path: Path) -> None:
     words = "[1, 0x1f, 1_000, -2.5, 1., .5, 1e-3, 1E5, +1.5e+2, .5e3, .5e-3, 1_0e2, .inf, 1e, e5, -e5, 1-2, 1.2.3]"
     others = "{on: yes, none: null, day: 2024-05-01, time: 2024-05-01 10:00:00, at: '${seed}'}"
     (tmp_path / "odd.yaml").write_text(f"words: {words}\nothers: {others}\nopen: ???\n")
+    (tmp_path / "empty.yaml").touch()
     files = [*tmp_path.iterdir(), *conf_dir().rglob("*.yaml")]
     assert len(files) > 300
     for path in files:
-        read = read_file(path)
-        assert repr(read or {}) == repr(OmegaConf.to_container(OmegaConf.load(path))), path
+        assert repr(read_file(path)) == repr(OmegaConf.to_container(OmegaConf.load(path))), path
 
 
 def test_a_key_is_not_given_twice(tmp_path: Path) -> None:

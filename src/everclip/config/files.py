@@ -38,7 +38,7 @@ def read_file(path: Path) -> Any:
         yaml.YAMLError: it is no YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
     except yaml.YAMLError:  # OmegaConf says best what is wrong
         from omegaconf import OmegaConf
 
