@@ -194,6 +194,17 @@ def test_the_key_is_in_no_file(tmp_path: Path) -> None:
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
+def test_an_artifact_that_cannot_be_stored_costs_no_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loggers = mirrors(tmp_path, 0)
+    for index in range(2):
+        loggers.checkpoint(tmp_path / "missing.safetensors", index)
+        loggers.session({"session/accuracy": 90.0}, index, 20 * index)
+    loggers.close()
+    assert read_wandb(tmp_path).points("session/index") == [0, 1]
+    (message,) = caplog.messages
+    assert message.startswith("W&B takes no artifacts, later ones are left out: ")
+
+
 def test_a_failed_run_is_marked_so(tmp_path: Path) -> None:
     loggers = mirrors(tmp_path, 0)
     loggers.close(failed=True)

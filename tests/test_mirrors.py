@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig, open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from everclip.commands import run as command
 from everclip.methods.finetune import Finetune
 from everclip.runs.folder import RunFolder
 from everclip.runs.scores import confusion_of
 from everclip.types import Batch
+from tests.conftest import SMALL
 from tests.correct import correct
-from tests.wandb_record import read_wandb
+from tests.wandb_record import read_records, read_wandb
 
 Run = Callable[..., RunFolder]
 MIRRORS = ("logger=all", "trainer.log_every=2", "logger.wandb.log_model=true", "tags=[mine]", "notes=a try")
@@ -75,6 +78,43 @@ def test_a_run_begun_anew_or_elsewhere_is_another_for_w_and_b(run: Run) -> None:
     assert first["id"].startswith(f"{first['digest']}-seed0-")
     ids = {first["id"], run(*words, folder="other").read_run()["id"], run(*words, "restart=true").read_run()["id"]}
     assert len(ids) == 3
+
+
+@pytest.fixture
+def _of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import wandb
+
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    yield
+    wandb.teardown()  # what it read of the environment
+
+
+@pytest.mark.usefixtures("_of_a_sweep")
+def test_w_and_b_is_told_of_each_trial_of_its_sweep_once(
+    compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials of the same settings share a folder: the later ones find the work done, and have an id of their own."""
+    import wandb
+
+    config = compose(*SMALL, "method=zero_shot", "max_sessions=1", "logger=wandb")
+    hydra = config.hydra
+    with open_dict(config):
+        del config["hydra"]
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr("everclip.reporting.results.write_plots", lambda folder: [])
+    for trial in ("first", "second", "second"):
+        monkeypatch.setenv("WANDB_RUN_ID", trial)
+        wandb.teardown()  # each trial is a process of its own, which reads the environment once
+        command._run_or_report(config, hydra, folder)
+        assert folder.read_run()["id"] == trial
+    assert len(folder.read_run()["attempts"]) == 2  # the last command had nothing to tell
+    for trial in ("first", "second"):
+        (path,) = folder.path.glob(f"wandb/offline-run-*-{trial}/*.wandb")
+        record = read_records(path)
+        assert (record.run.run_id, record.run.sweep_id) == (trial, "sweep")
+        assert record.points("session/index") == [0]
+        assert record.exit_code == 0
+        assert record.summary["final/average_accuracy"] == folder.read_summary()["average_accuracy"]
 
 
 def test_records_hold_the_confusion_and_the_guesses(run: Run) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
+from everclip.config import checks
 from everclip.errors import ConfigError
 from everclip.runs.folder import RunFolder
 from everclip.sweeps.launchers import OUTCOMES, Outcome
@@ -114,6 +117,24 @@ def test_a_search_of_the_command_is_judged_by_training_pictures(compose: Callabl
     for config, name in ((searched, "OptunaSweeper"), (plain, "GridSweeper")):
         assert config.hydra.sweeper._target_ == f"hydra_plugins.everclip_sweepers.{name}"
     assert searched.hydra.run.dir != plain.hydra.run.dir
+
+
+def test_a_search_by_w_and_b_is_judged_by_training_pictures(compose: Callable[..., DictConfig]) -> None:
+    content = yaml.safe_load((Path(__file__).parents[1] / "scripts" / "wandb_sweep.yaml").read_text())
+    parameters = {
+        name: facts.get("values") or [facts["min"], facts["max"]] for name, facts in content["parameters"].items()
+    }
+    folders = set()
+    for name, values in parameters.items():
+        for value in values:
+            given = create_sweep_command_args({"args": {name: {"value": value}}})
+            program, *words, place = content["command"]
+            config = compose(*words, *given[place[2:-1]])
+            checks.check_values(config)
+            assert (program, config.validation, OmegaConf.select(config, name)) == ("everclip", 0.2, value)
+            folders.add(config.hydra.run.dir)
+    assert len(folders) == sum(map(len, parameters.values()))
+    assert content["metric"] == {"name": "final/average_accuracy", "goal": "maximize"}
 
 
 def test_a_search_needs_many_runs(everclip: Everclip) -> None:  # noqa: F811

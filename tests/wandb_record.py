@@ -34,6 +34,11 @@ class WandbRecord:
 def read_wandb(folder: Path) -> WandbRecord:
     """The only offline record of a run folder; W&B's service may still be writing its end."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return read_records(path)
+
+
+def read_records(path: Path) -> WandbRecord:
+    """A whole `.wandb` file."""
     deadline = time.monotonic() + 30
     while (record := _parse(path)).exit_code is None:
         assert time.monotonic() < deadline, f"{path} has no end"

@@ -27,7 +27,7 @@ from everclip.loggers.base import RunLogger
 from everclip.loggers.csv import CsvLogger
 from everclip.loggers.mirrors import Loggers
 from everclip.loggers.tensorboard import TensorBoardLogger
-from everclip.loggers.wandb import WandbLogger, start_wandb
+from everclip.loggers.wandb import WandbLogger, start_wandb, trial_id
 from everclip.reporting.console import log_file, quieten_libraries
 from everclip.runs.folder import RunFolder, now
 from everclip.runs.provenance import environment
@@ -121,13 +121,13 @@ def _run(config: DictConfig, hydra: DictConfig, folder: RunFolder, engine: Engin
     if engine.rank == 0:
         # Mirrors elsewhere must not take a run that was begun anew, or in another folder, for this one.
         own = f"{identity['digest']}-seed{config.seed}-{secrets.token_hex(4)}"
-        facts["id"] = folder.read_run().get("id", own)
+        facts["id"] = trial_id() or folder.read_run().get("id", own)
         data = data_of(config, shortened)
         _refuse_other_origin(folder, facts | data)
         storage.write_text(folder.path / "config.yaml", OmegaConf.to_yaml(settled(config, sequence), resolve=True))
         folder.update_run(**(facts | data))
         folder.describe(config.tags, config.notes)
-        facts |= {name: fact for name, fact in folder.read_run().items() if name in ("tags", "notes")}
+        facts |= {name: fact for name, fact in folder.read_run().items() if name in ("tags", "notes", "contents")}
     names = (chosen["method"], chosen["sequence"], chosen["backbone"], config.seed, engine.description)
     log.info("%s on %s, %s, seed %d; %s", *names)
     runner = Runner(
@@ -240,4 +240,5 @@ def _make_wandb(config: DictConfig, folder: RunFolder, facts: dict[str, Any]) ->
         entity=config.logger.wandb.entity,
         mode=config.logger.wandb.mode,
     )
-    return WandbLogger(run, config.logger.wandb.log_model)
+    data = {name: facts.get(name) for name in ("sequence", "fingerprint", "contents")}
+    return WandbLogger(run, config.logger.wandb.log_model, data)

@@ -23,6 +23,7 @@ from everclip.commands.arguments import Parser
 from everclip.config import build, checks, schema
 from everclip.config.compatibility import NEUTRAL
 from everclip.errors import ConfigError, EverclipError, Preempted, nearest
+from everclip.loggers.wandb import trial_id
 from everclip.reporting.console import as_mirrors, log_file, print_config, set_up_logging, tell_error, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
 from everclip.runs.folder import RunFolder
@@ -74,7 +75,9 @@ def job(config: DictConfig) -> None:
 
 
 def _run_or_report(config: DictConfig, hydra_node: DictConfig, folder: RunFolder) -> None:
-    result = None if config.restart else read_result(folder)
+    # A sweep of W&B waits for the result of its trial, also where an earlier one of the same settings did the work.
+    told = trial_id() in (None, folder.read_run().get("id"))
+    result = read_result(folder) if told and not config.restart else None
     if result is None:
         from everclip.commands.execute import run
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,12 @@ from numpy.typing import NDArray
 from everclip.loggers.base import RunLogger, Sample
 
 log = logging.getLogger("everclip")
+ANSWER = 30.0  # seconds that W&B has to take in a small artifact
+
+
+def trial_id() -> str | None:
+    """The id that an agent of a W&B sweep has given to this process's run; W&B takes no other there."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def start_wandb(
@@ -32,7 +40,8 @@ def start_wandb(
 ) -> Any:
     """The W&B run of a run folder, resumed if online, begun anew in place of the earlier record if offline.
 
-    Where W&B cannot be reached or nobody is logged in, the record is an offline one.
+    Where W&B cannot be reached or nobody is logged in, the record is an offline one. Where W&B is gone when an online
+    run ends, that waits for `WANDB_FINISH_TIMEOUT` seconds, by default 120.
 
     Args:
         folder: where W&B keeps its files.
@@ -48,7 +57,12 @@ def start_wandb(
     """
     import wandb
 
-    shown = wandb.Settings(silent=True, console="off", init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)))
+    shown = wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)),
+        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", 120)),
+    )
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(shown) else "offline")
     for earlier in folder.glob(f"wandb/offline-run-*-{run_id}"):
@@ -103,9 +117,11 @@ class WandbLogger(RunLogger):
     Args:
         run: from `start_wandb`; points that it holds already are not sent again.
         log_model: store every session's checkpoint as an artifact.
+        data: what the run is trained on: `sequence`, and digests that tell it from others. Declared as the input of the
+            run that the checkpoints come from, by an artifact that holds these lines alone; W&B takes that online only.
     """
 
-    def __init__(self, run: Any, log_model: bool) -> None:
+    def __init__(self, run: Any, log_model: bool, data: Mapping[str, Any] | None = None) -> None:
         import wandb
 
         self._wandb = wandb
@@ -116,6 +132,8 @@ class WandbLogger(RunLogger):
         run.define_metric("train/*", step_metric="train/step")
         run.define_metric("session/*", step_metric="session/index")
         self._defined: set[str] = set()
+        if data and not run.offline:
+            self._artifact(self._use, data)
 
     def train(self, metrics: Mapping[str, float], step: int) -> None:
         if step > self._held["train/step"]:
@@ -137,10 +155,30 @@ class WandbLogger(RunLogger):
             self._run.define_metric(name, step_metric=axis, summary=f"last,{best}")
 
     def checkpoint(self, path: Path, session: int) -> None:
-        if self._log_model and session > self._held["session/index"]:
-            artifact = self._wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"session": session})
-            artifact.add_file(str(path))
-            self._run.log_artifact(artifact, aliases=["latest", path.stem])
+        if session > self._held["session/index"]:
+            self._artifact(self._store, path, session)
+
+    def _artifact(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Does something with an artifact, until that fails: metrics go on, and each try would take its time."""
+        if self._log_model:
+            try:
+                action(*arguments)
+            except Exception as error:  # noqa: BLE001 (W&B may fail in any way)
+                self._log_model = False
+                log.warning("W&B takes no artifacts, later ones are left out: %s", str(error).partition("\n")[0])
+
+    def _store(self, path: Path, session: int) -> None:
+        artifact = self._wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"session": session})
+        artifact.add_file(str(path))
+        self._run.log_artifact(artifact, aliases=["latest", path.stem])
+
+    def _use(self, data: Mapping[str, Any]) -> None:
+        name = re.sub(r"[^\w.-]", "_", data["sequence"], flags=re.ASCII)
+        artifact = self._wandb.Artifact(f"data-{name[:100]}", type="dataset", metadata=dict(data))
+        with artifact.new_file("data.json", encoding="utf-8") as file:
+            json.dump(data, file, indent=2)
+        self._run.log_artifact(artifact).wait(timeout=ANSWER)
+        self._run.use_artifact(artifact)
 
     def final(
         self, summary: Mapping[str, float], plots: Sequence[Path], matrices: Mapping[str, Any], confusion: Any
