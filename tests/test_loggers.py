@@ -205,6 +205,19 @@ def test_an_artifact_that_cannot_be_stored_costs_no_metrics(tmp_path: Path, capl
     assert message.startswith("W&B takes no artifacts, later ones are left out: ")
 
 
+def test_the_end_of_a_run_waits_for_a_server_no_longer_than_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+    for folder, seconds in (("default", None), ("told", "7")):
+        if seconds:
+            monkeypatch.setenv("WANDB_FINISH_TIMEOUT", seconds)
+        run = wandb_run(tmp_path / folder)
+        limits.append(run.settings.finish_timeout)
+        run.finish()
+    assert limits == [120, 7]
+
+
 def test_a_failed_run_is_marked_so(tmp_path: Path) -> None:
     loggers = mirrors(tmp_path, 0)
     loggers.close(failed=True)
