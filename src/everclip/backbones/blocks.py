@@ -127,7 +127,7 @@ def run_block(
         ConfigError: the block has another structure.
     """
     _check_plain(block)
-    rows = torch.arange(len(x), device=x.device)[:, None]
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
     if isinstance(block, AdaptedBlock):  # whose parts may mix tokens, or draw random numbers
         x = _run_adapted(block, x, causal, prefix, half, weigh)
         return x if keep is None else x[rows, keep]
@@ -281,7 +281,7 @@ def _attend_naively(block: Any, x: Tensor, causal: bool, prefix: Prefix | None, 
     scores = q @ k.transpose(-1, -2)
     if causal:
         mask = scores.new_full(scores.shape[-2:], torch.finfo(x.dtype).min).triu(1 + k.shape[2] - q.shape[2])
-        scores = scores + mask.expand(len(x), 1, -1, -1)
+        scores = scores + mask.expand(x.shape[0], 1, -1, -1)
     if bias is not None:
         scores[..., k.shape[2] - x.shape[1] :] += bias[:, None, None]
     mixed = (scores.softmax(dim=-1) @ v).transpose(1, 2).contiguous().view(x.shape)
@@ -290,7 +290,7 @@ def _attend_naively(block: Any, x: Tensor, causal: bool, prefix: Prefix | None, 
 
 
 def _in_front(given: Tensor, own: Tensor) -> Tensor:
-    return torch.cat([given.to(own.dtype).expand(len(own), -1, -1), own], dim=1)
+    return torch.cat([given.to(own.dtype).expand(own.shape[0], -1, -1), own], dim=1)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

@@ -56,7 +56,7 @@ def run_edited(
             x = run(block, x, prefix=edit.prefix(layer), **attention, **mlp)
     if edit.watched:
         edit.after(x)
-    return x[torch.arange(len(x), device=x.device)[:, None], readout] if whole else x
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], readout] if whole else x
 
 
 def checkpointed(run: Callable[..., Tensor]) -> Callable[..., Tensor]:

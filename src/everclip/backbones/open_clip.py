@@ -217,8 +217,8 @@ class OpenClip(Backbone):
         if edit is not None:
             features = self._encode_edited_image(images, edit)
             return self._project(features) if project else features
-        some = images if len(images) else images.new_zeros(1, *images.shape[1:])  # open_clip cannot reshape none
-        return (self.model.encode_image if project else self._pool)(some)[: len(images)]
+        some = images if images.shape[0] else images.new_zeros(1, *images.shape[1:])  # open_clip cannot reshape none
+        return (self.model.encode_image if project else self._pool)(some)[: images.shape[0]]
 
     def _pool(self, images: Tensor) -> Tensor:
         """Features (B, D) before the projection, by the same arithmetic as open_clip's whole pass."""
@@ -252,7 +252,7 @@ class OpenClip(Backbone):
         """The residual stream (B, L, D) that the first block of the image tower reads."""
         visual = self.model.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1), patches], dim=1)
+        x = torch.cat([visual.class_embedding.to(patches.dtype).expand(images.shape[0], 1, -1), patches], dim=1)
         return visual.ln_pre(edit.embed(x + visual.positional_embedding.to(x.dtype)))
 
     def _encode_edited_image(self, images: Tensor, edit: TokenEdit) -> Tensor:
@@ -354,7 +354,7 @@ class OpenClip(Backbone):
         else:
             for block in text.transformer.resblocks:
                 x = block(x, attn_mask=text.attn_mask[: x.shape[1], : x.shape[1]])
-            x = x[torch.arange(len(x), device=x.device), ends]
+            x = x[torch.arange(x.shape[0], device=x.device), ends]
         return self._project_text(x)
 
     def _project_text(self, x: Tensor) -> Tensor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everclip.commands.arguments import Parser
 from everclip.errors import ConfigError, EverclipError
 from everclip.reporting.console import quieten_libraries, tell_error
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TOLERANCE = 1e-4  # of features of length 1: open_clip computes them in another order
-FORMS = ("open_clip", "huggingface")
+FORMS = ("open_clip", "huggingface", "onnx")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="everclip-export",
         description="Writes what a run has adapted as weights and configuration with a model card, for open_clip, "
         'open_clip.create_model_and_transforms("local-dir:DIR"), or for transformers, '
-        'CLIPModel.from_pretrained("DIR"). Refuses methods that are more than weights of the two towers.',
+        'CLIPModel.from_pretrained("DIR"), which refuse methods that are more than weights of the two towers; or all '
+        "that it makes of pictures as a graph for ONNX Runtime, with whatever its method adds.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--session", type=int, default=-1, metavar="K", help="default: the last stored")
@@ -33,29 +39,71 @@ def main(arguments: list[str] | None = None) -> int:
     except EverclipError as error:
         tell_error("everclip-export", error)
         return error.exit_code
-    sys.stdout.write(f"largest difference of features in open_clip {difference:.1e}\n{folder.absolute()}\n")
+    sys.stdout.write(f"largest difference from what the run's model computes {difference:.1e}\n{folder.absolute()}\n")
     return 0
 
 
+@dataclass(frozen=True)
+class Written:
+    """A model in some form.
+
+    Attributes:
+        files: contents by name.
+        expected: what the run's model makes of some input.
+        read: what that form of it makes of the same, from its folder.
+        provenance: of the model.
+        differs: what to say where these differ by `{}`.
+    """
+
+    files: dict[str, bytes]
+    expected: tuple[Tensor, ...]
+    read: Callable[[Path], tuple[Tensor, ...]]
+    provenance: dict[str, Any]
+    differs: str
+
+
 def export(run: Path, session: int, output: Path | None, trust: list[str], form: str = FORMS[0]) -> tuple[Path, float]:
-    """Writes the checkpoint and loads it with open_clip; gives its folder and the largest feature difference.
+    """Writes the model and reads it back; gives its folder and the largest difference of features or probabilities.
 
     Raises:
-        ConfigError: the method is more than weights, the architecture has no such form, or the features of what was
-            written differ from the method's.
+        ConfigError: the method is more than weights, or no graph, the architecture has no such form, or what was
+            written computes something else than the run's model.
+        MissingError: no such run, session or weights, or what the form needs is not installed.
     """
-    import torch
-
     from everclip import storage
-    from everclip.backbones.huggingface_dir import huggingface_dir, read_features
-    from everclip.backbones.local_dir import local_dir, plain_features
-    from everclip.commands.from_run import folded
-    from everclip.commands.load import checkpoint_of, load_checkpoint
+    from everclip.commands.load import checkpoint_of
+    from everclip.commands.onnx_graph import require_onnx
 
     quieten_libraries()
     path = checkpoint_of(run, session)
-    write, features = (local_dir, plain_features) if form == FORMS[0] else (huggingface_dir, read_features)
     folder = output or run / "export" / (path.stem if form == FORMS[0] else f"{path.stem}_{form}")
+    if form == "onnx":
+        require_onnx()
+        written = _as_graph(path, trust)
+    else:
+        written = _as_weights(path, trust, form)
+    for name, content in written.files.items():
+        storage.write_bytes(folder / name, content)
+    found = written.read(folder)
+    difference = max(float((a - b).abs().max()) for a, b in zip(written.expected, found, strict=True))
+    if not difference <= TOLERANCE:
+        for name in written.files:
+            (folder / name).unlink()
+        raise ConfigError(written.differs.format(f"{difference:.1e}"))
+    storage.write_text(folder / "README.md", _card(path, written.provenance, form))
+    return folder, difference
+
+
+def _as_weights(path: Path, trust: list[str], form: str) -> Written:
+    """The two towers, for open_clip or transformers."""
+    import torch
+
+    from everclip.backbones.huggingface_dir import huggingface_dir, read_features
+    from everclip.backbones.local_dir import local_dir, plain_features
+    from everclip.commands.from_run import folded
+    from everclip.commands.load import load_checkpoint
+
+    write, features = (local_dir, plain_features) if form == FORMS[0] else (huggingface_dir, read_features)
     model = load_checkpoint(path, trust=trust)
     side = model.backbone.image_size
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -63,22 +111,40 @@ def export(run: Path, session: int, output: Path | None, trust: list[str], form:
     with torch.no_grad():
         expected = model.method.encode_image(images), model.method.encode_text(texts)
     backbone = folded(model.method, path, trust=trust)
-    files = write(backbone)
-    for name, content in files.items():
-        storage.write_bytes(folder / name, content)
-    if hasattr(backbone.tokenizer, "save_pretrained"):  # one of Hugging Face, which open_clip looks for in the folder
-        backbone.tokenizer.save_pretrained(folder)
-    found = features(folder, images, texts)
-    difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
-    if difference > TOLERANCE:
-        for name in files:
-            (folder / name).unlink()
-        raise ConfigError(
-            f"{type(model.method).__name__} cannot be folded into weights: features differ by {difference:.1e} from "
-            "those of the weights alone; it acts outside the towers without saying so (Method.outside_towers)"
-        )
-    storage.write_text(folder / "README.md", _card(path, backbone.provenance, form))
-    return folder, difference
+
+    def read(folder: Path) -> tuple[Tensor, ...]:
+        if hasattr(backbone.tokenizer, "save_pretrained"):  # one of Hugging Face, which open_clip looks for there
+            backbone.tokenizer.save_pretrained(folder)
+        return features(folder, images, texts)
+
+    reason = (
+        f"{type(model.method).__name__} cannot be folded into weights: features differ by {{}} from those of the "
+        "weights alone; it acts outside the towers without saying so (Method.outside_towers)"
+    )
+    return Written(write(backbone), expected, read, backbone.provenance, reason)
+
+
+def _as_graph(path: Path, trust: list[str]) -> Written:
+    """All that the model makes of pictures, for ONNX Runtime."""
+    import torch
+
+    from everclip.commands.from_run import source_of
+    from everclip.commands.load import load_checkpoint
+    from everclip.commands.onnx_graph import Graph, graph_outputs, onnx_dir
+
+    model = load_checkpoint(path, trust=trust)
+    side = model.backbone.image_size
+    pixels = torch.randint(256, (5, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    expected = Graph(model)(pixels)
+    model.backbone.provenance |= source_of(model.backbone, path)
+
+    def read(folder: Path) -> tuple[Tensor, ...]:
+        """Of all but the first at once, and of the first by itself."""
+        parts = zip(*(graph_outputs(folder, part) for part in (pixels[:1], pixels[1:])), strict=True)
+        return tuple(map(torch.cat, parts))
+
+    reason = f"{type(model.method).__name__} is no graph of ONNX: features or probabilities differ by {{}} from torch's"
+    return Written(onnx_dir(model, pixels[:3]), expected, read, model.backbone.provenance, reason)
 
 
 def _card(path: Path, provenance: dict[str, Any], form: str) -> str:

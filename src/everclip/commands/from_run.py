@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from everclip.backbones.base import Backbone
 from everclip.backbones.open_clip import OpenClip
 from everclip.commands.load import checkpoint_of, load_checkpoint, read_config
 from everclip.config.build import build
@@ -62,12 +64,19 @@ def folded(method: Method, path: Path, *, trust: Sequence[str] = ()) -> OpenClip
     if added := backbone.state_dict().keys() ^ original.state_dict().keys():
         raise ConfigError(f"{name} cannot be folded into weights: it changes the model's parts, as {min(added)}")
     backbone.requires_grad_(False)
+    source = source_of(backbone, path)
+    backbone.provenance |= source
+    if source["source_sha256"] is not None:
+        backbone.provenance["sha256"] = state_sha256(backbone.model.state_dict())
+    return backbone
+
+
+def source_of(backbone: Backbone, path: Path) -> dict[str, Any]:
+    """Where a model comes from that the run of a checkpoint has adapted: no longer the weights that were loaded."""
     run = RunFolder(path.parents[1]).read_run()
-    loaded = backbone.provenance["sha256"]
-    backbone.provenance |= {
-        "sha256": None if loaded is None else state_sha256(backbone.model.state_dict()),
-        "source_sha256": loaded,
+    return {
+        "sha256": None,
+        "source_sha256": backbone.provenance["sha256"],
         "source_session": int(path.stem.removeprefix("session_")),
         **{f"source_{fact}": run.get(fact) for fact in ("method", "sequence", "digest", "seed")},
     }
-    return backbone

@@ -63,9 +63,10 @@ class DeepPrompts(TokenEdit):
     def _of_rows(self, slots: Tensor, tokens: Tensor) -> Tensor:
         """(N, S, D) for rows of tokens."""
         slots = slots.to(tokens.dtype)
+        rows = tokens.shape[0]  # not `len`, which would make of their number a constant in a graph
         if slots.ndim == 2:
-            return slots.expand(len(tokens), -1, -1)
-        return slots if len(slots) == len(tokens) else slots.repeat_interleave(len(tokens) // len(slots), dim=0)
+            return slots.expand(rows, -1, -1)
+        return slots if slots.shape[0] == rows else slots.repeat_interleave(rows // slots.shape[0], dim=0)
 
 
 def random_prompts(backbone: Backbone, tower: Literal["text", "vision"], length: int, depth: int | None) -> Tensor:

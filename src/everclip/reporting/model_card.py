@@ -12,8 +12,11 @@ LOAD = {
     'tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")',
     "huggingface": 'model = transformers.CLIPModel.from_pretrained("FOLDER")\n'
     'processor = transformers.CLIPProcessor.from_pretrained("FOLDER")',
+    "onnx": 'session = onnxruntime.InferenceSession("FOLDER/model.onnx")\n'
+    "session.get_modelmeta().custom_metadata_map  # JSON: classes, preprocess\n"
+    '# session.run(None, {"pixels": (B, 3, S, S) uint8}) gives features and probabilities; normalised inside',
 }
-LIBRARIES = {"open_clip": "open_clip", "huggingface": "transformers"}
+LIBRARIES = {"open_clip": "open_clip", "huggingface": "transformers", "onnx": "onnxruntime"}
 
 
 def model_card(
@@ -40,7 +43,7 @@ def model_card(
     front = {
         "license": "apache-2.0" if embedded else "unknown",
         "library_name": LIBRARIES[form],
-        "pipeline_tag": "zero-shot-image-classification",
+        "pipeline_tag": "image-classification" if form == "onnx" else "zero-shot-image-classification",
         "tags": ["clip", "everclip", method, sequence],
         **({"base_model": base} if base else {}),
     }
