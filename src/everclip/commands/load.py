@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from everclip.backbones.base import Backbone
+from everclip.commands.encoder import Encoder
 from everclip.commands.sequences import make_sequence, shorten
 from everclip.config.build import build
 from everclip.config.trust import trusted
@@ -66,6 +67,10 @@ class AdaptedModel:
             ConfigError: a name that was not trained, of a method that scores trained classes only.
         """
         return self.method.logits(self.preprocess(images), self._classes(names)).softmax(dim=-1)
+
+    def encoder(self) -> Encoder:
+        """The same model in the forms that CLIP_benchmark and MTEB ask for."""
+        return Encoder(self)
 
     def _classes(self, names: Sequence[str] | None) -> ClassSet:
         if names is None:
