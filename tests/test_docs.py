@@ -15,10 +15,12 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from markdown import markdown
 from omegaconf import DictConfig
 from pip._internal.models.index import PyPI
 
@@ -32,6 +34,7 @@ from tests.conftest import Remembering
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "scripts"))
 
+import docs  # noqa: E402 (the hook of the site, from scripts/)
 import docs_pages  # noqa: E402 (pages of the site that are written from the code)
 
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -163,6 +166,25 @@ def test_a_methods_page_says_what_its_code_says() -> None:
 def test_equations_are_of_methods() -> None:
     stems = {path.stem for path in (ROOT / "docs" / "equations").glob("*")}
     assert stems <= set(option_names("method"))
+
+
+def test_every_formula_is_shown_without_leftovers() -> None:
+    extensions = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["markdown_extensions"]
+    settings = {name: own for entry in extensions if isinstance(entry, dict) for name, own in entry.items()}
+    names = [entry for entry in extensions if isinstance(entry, str)] + [*settings]
+    for page in [*PAGES, *map(ROOT.joinpath, ("CHANGELOG.md", "SECURITY.md"))]:
+        given = markdown(page.read_text(), extensions=names, extension_configs=settings)
+        count = given.count('class="arithmatex"')
+        shown = docs.on_page_content(given)
+        formulas = re.findall(r"<math.*?</math>", shown, re.DOTALL)
+        assert (shown.count("arithmatex"), len(formulas)) == (0, count), page
+        for formula in formulas:
+            said = re.sub(r"<[^>]*>", "", formula)
+            assert not re.search(r"\\|\$|&amp;|#x0005C", said), f"{page}: {said}"
+        if page.parent.name == "equations":
+            rest = re.sub(r"<(code|math)\b.*?</\1>", "", shown, flags=re.DOTALL)
+            assert count, page
+            assert not re.search(r"[\\$]", rest), f"{page}: {rest}"
 
 
 def test_the_readme_is_short() -> None:

@@ -15,6 +15,7 @@ from everclip.commands.inspect import main
 from everclip.commands.report import main as report
 from everclip.metrics.predictions import Predictions
 from everclip.reporting.inspection import Looked, changed, few
+from everclip.reporting.inspection_figures import flattened
 from everclip.runs.folder import RunFolder
 
 Run = Callable[..., RunFolder]
@@ -98,3 +99,16 @@ def test_what_cannot_be_inspected_says_why(
     (tmp_path / "config.yaml").write_text(text)
     assert main([str(tmp_path)]) == 2
     assert "which is no number" in capsys.readouterr().err
+
+
+def test_samples_of_like_features_lie_together_in_a_map_by_tsne() -> None:
+    pytest.importorskip("sklearn.manifold")
+    centres = np.eye(3, 8, dtype=np.float32).repeat(12, axis=0)
+    noise = np.random.default_rng(0).normal(scale=0.05, size=centres.shape).astype(np.float32)
+    places = flattened(centres + noise, "tsne")
+    assert places.shape == (36, 2)
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    own = np.arange(36) // 12
+    np.fill_diagonal(apart, np.inf)
+    assert (own[apart.argmin(axis=1)] == own).all()
+    np.testing.assert_array_equal(places, flattened(centres + noise, "tsne"))

@@ -33,7 +33,7 @@ FIGURES = {
     "classes": "accuracy of each class after each session",
     "confusion": "what classes are taken for",
     "calibration": "accuracy over confidence",
-    "features": "test samples in the plane in which their features vary most",
+    "features": "test samples in a plane, by their features",
 }
 Names = Mapping[int, str]
 
