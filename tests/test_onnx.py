@@ -102,12 +102,23 @@ def test_a_graph_that_computes_something_else_does_not_stay(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xdist_group("gda")
-def test_code_that_reads_values_is_refused_in_a_line(
-    finished: Finished, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        pytest.param(
+            "gda", "its code reads values of tensors, or does what ONNX cannot", marks=pytest.mark.xdist_group("gda")
+        ),
+        pytest.param(
+            "cocoop", "what it computes depends on how many pictures come", marks=pytest.mark.xdist_group("cocoop")
+        ),
+    ],
+)
+def test_what_no_graph_computes_is_refused_in_a_line(
+    finished: Finished, tmp_path: Path, capfd: pytest.CaptureFixture[str], method: str, reason: str
 ) -> None:
     onnx_is_there()
-    run = finished("method=gda").path
+    run = finished(f"method={method}").path
     capfd.readouterr()
     assert main([str(run), "--format", "onnx", "--output", str(tmp_path)]) == 2
-    assert capfd.readouterr() == ("", "everclip-export: Gda is no graph of ONNX: its code reads values of tensors\n")
+    told = capfd.readouterr()
+    assert (told.out, told.err.lower()) == ("", f"everclip-export: {method} is no graph of onnx: {reason}\n".lower())

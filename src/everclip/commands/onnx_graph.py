@@ -58,7 +58,7 @@ def require_onnx() -> None:
 
 
 def onnx_dir(model: AdaptedModel, pixels: Tensor) -> dict[str, bytes]:
-    """The content of the folder's files, by name: the graph, for any number of pictures, and what else it takes.
+    """The content of the folder's files, by name: a graph for any number of pictures.
 
     Classes, preparation of pictures and provenance are JSON in the metadata of the graph.
 
@@ -80,7 +80,9 @@ def onnx_dir(model: AdaptedModel, pixels: Tensor) -> dict[str, bytes]:
                 dynamic_shapes=({0: torch.export.Dim("pictures")},),
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
-        raise ConfigError(f"{name} is no graph of ONNX: its code reads values of tensors") from error
+        raise ConfigError(
+            f"{name} is no graph of ONNX: its code reads values of tensors, or does what ONNX cannot"
+        ) from error
     if isinstance(program.model.graph.inputs[0].shape[0], int):
         raise ConfigError(f"{name} is no graph of ONNX: what it computes depends on how many pictures come")
     prepared = backbone.preprocess
