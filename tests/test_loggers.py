@@ -215,7 +215,7 @@ def test_the_end_of_a_run_waits_for_a_server_no_longer_than_told(
         run = wandb_run(tmp_path / folder)
         limits.append(run.settings.finish_timeout)
         run.finish()
-    assert limits == [120, 7]
+    assert limits == [60, 7]
 
 
 def test_a_failed_run_is_marked_so(tmp_path: Path) -> None:

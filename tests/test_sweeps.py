@@ -23,7 +23,7 @@ from everclip.reporting.console import as_mirrors, set_up_logging
 from everclip.runs.again import quoted
 from everclip.runs.folder import RunFolder
 from everclip.sweeps import launchers, slurm
-from everclip.sweeps.launchers import clean_environment, gpus_of, refuse_ranks
+from everclip.sweeps.launchers import clean_environment, gpus_of, refuse_within
 from everclip.sweeps.sweep import Job, Sweep, distinct
 from hydra_plugins.everclip_launchers import resources
 from tests.conftest import SMALL, run_in
@@ -276,9 +276,14 @@ def test_data_of_a_sweep_are_looked_for_once(
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_a_sweep_under_a_process_launcher_is_refused(name: str) -> None:
-    refuse_ranks({name: "1"})
+    refuse_within({name: "1"})
     with pytest.raises(ConfigError, match=f"here 2 of it would run .{name}.;"):
-        refuse_ranks({name: "2"})
+        refuse_within({name: "2"})
+
+
+def test_a_sweep_as_a_trial_of_another_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leave out -m"):
+        refuse_within({"WANDB_SWEEP_ID": "ab12"})
 
 
 def test_ranks_of_the_sweep_itself_do_not_reach_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:

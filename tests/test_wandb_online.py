@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_and_every_point_arrives_once(server: WandbServer, 
 
 @pytest.mark.slow
 def test_a_server_that_fails_costs_no_points_and_ends_no_run(
-    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
     loggers = open_logger(tmp_path)
@@ -130,6 +130,8 @@ def test_a_server_that_fails_costs_no_points_and_ends_no_run(
 
     server.outage = None
     (record,) = tmp_path.glob("wandb/run-*")
+    (message,) = caplog.messages
+    assert f"`wandb sync --include-online {record}` sends the rest" in message
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(record)]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     assert server.runs[RUN].points("train/step") == [10, 20]

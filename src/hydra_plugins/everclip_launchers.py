@@ -40,10 +40,10 @@ class _CommandLauncher(Launcher):
         """Runs or submits the jobs; their outcomes go to `everclip.sweeps.launchers.OUTCOMES`."""
         from everclip.digest import json_sha256
         from everclip.reporting.console import set_up_logging
-        from everclip.sweeps.launchers import OUTCOMES, Outcome, log, refuse_ranks
+        from everclip.sweeps.launchers import OUTCOMES, Outcome, log, refuse_within
         from everclip.sweeps.sweep import Sweep, distinct
 
-        refuse_ranks(os.environ)
+        refuse_within(os.environ)
         set_up_logging(self._config.log_level)
         setup_globals()
         jobs = [self._job(list(words), initial_job_idx + number) for number, words in enumerate(job_overrides)]

@@ -41,7 +41,7 @@ def start_wandb(
     """The W&B run of a run folder, resumed if online, begun anew in place of the earlier record if offline.
 
     Where W&B cannot be reached or nobody is logged in, the record is an offline one. Where W&B is gone when an online
-    run ends, that waits for `WANDB_FINISH_TIMEOUT` seconds, by default 120.
+    run ends, that waits for `WANDB_FINISH_TIMEOUT` seconds, by default 60: half of what a cluster leaves to stop in.
 
     Args:
         folder: where W&B keeps its files.
@@ -61,7 +61,8 @@ def start_wandb(
         silent=True,
         console="off",
         init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)),
-        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", 120)),
+        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", 60)),
+        finish_timeout_raises=True,
     )
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(shown) else "offline")
@@ -209,7 +210,13 @@ class WandbLogger(RunLogger):
         )
 
     def close(self, failed: bool = False) -> None:
-        self._run.finish(exit_code=int(failed))
+        try:
+            self._run.finish(exit_code=int(failed))
+        except TimeoutError:
+            record = Path(self._run.dir).parent
+            log.warning(
+                "W&B did not take all of the run in time; `wandb sync --include-online %s` sends the rest", record
+            )
 
 
 def confusion_rows(confusion: NDArray[np.int64]) -> list[list[Any]]:

@@ -45,12 +45,17 @@ class Outcome:
 OUTCOMES: list[Outcome] = []
 
 
-def refuse_ranks(environment: Mapping[str, str]) -> None:
-    """Refuses to start a sweep from one of several processes that a launcher started.
+def refuse_within(environment: Mapping[str, str]) -> None:
+    """Refuses to start a sweep where something else has started this process as one of many.
 
     Raises:
-        ConfigError: under torchrun or srun with more than one process.
+        ConfigError: under torchrun or srun with more than one process, or as a trial of a sweep of W&B.
     """
+    if environment.get("WANDB_SWEEP_ID"):
+        raise ConfigError(
+            "a trial of a W&B sweep is one run, which W&B has given its id (WANDB_SWEEP_ID); leave out -m in the "
+            "sweep's command, as scripts/wandb_sweep.yaml does"
+        )
     for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         if int(environment.get(name) or 1) > 1:
             raise ConfigError(
