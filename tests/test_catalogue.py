@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from everclip.commands.list import main
 from everclip.config import catalogue, sources
 from everclip.config.files import read_file
 from everclip.config.schema import conf_dir
+from everclip.errors import ConfigError
 
 
 def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +152,29 @@ def test_methods_of_ones_own_are_listed(
     }
 
 
+@pytest.mark.parametrize(
+    ("place", "text", "reason"),
+    [
+        ("method", "method: {lr: [1}", "is no YAML: "),
+        ("method", "", "holds no settings under `method:`"),
+        ("method", "method: 3", "holds no settings under `method:`"),
+        ("sequence", "- 1", "holds no settings"),
+        ("method", "method: {rank: 4}", "does not say what it is: _target_"),
+        ("sequence", "shots: 4", "does not say what it is: _target_"),
+    ],
+)
+def test_a_file_of_ones_own_that_says_nothing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, text: str, reason: str
+) -> None:
+    file = tmp_path / place / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main([f"{place}s", "--config-dir", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"everclip-list: {file} {reason}")
+
+
 def test_a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--config-dir", "nowhere"])
@@ -201,7 +224,7 @@ def test_files_are_read_as_omegaconf_reads_them(tmp_path: Path) -> None:
 
 def test_a_key_is_not_given_twice(tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text("a:\n  b: 1\n  c: 2\n  b: 3\n")
-    with pytest.raises(yaml.YAMLError, match="duplicate key b"):
+    with pytest.raises(ConfigError, match=r"twice.yaml is no YAML: duplicate key b .*line 2"):
         read_file(tmp_path / "twice.yaml")
 
 

@@ -20,11 +20,18 @@ def read_option(group: str, name: str, dataset: str | None = None, *, own: Path 
         name: of one.
         dataset: of a sequence over any; None: its default.
         own: a user's `--config-dir`, where files are looked for first.
+
+    Raises:
+        ConfigError: the file is no YAML, or holds no settings.
     """
-    own_settings: dict[str, Any] = read_file(_file(group, name, own))
+    path = _file(group, name, own)
+    own_settings = read_file(path)
+    if group == "method" and isinstance(own_settings, dict):
+        own_settings = own_settings.get(group)
+    if not isinstance(own_settings, dict):
+        raise ConfigError(f"{path} holds no settings{' under `method:`' if group == 'method' else ''}")
     if group == "method":
-        settings: dict[str, Any] = own_settings[group]
-        return settings
+        return own_settings
     below: dict[str, Any] = {}
     for entry in own_settings.pop("defaults", ()) if group.startswith("sequence") else ():
         if isinstance(entry, dict):
@@ -53,17 +60,20 @@ def describe(group: str, name: str, own: Path | None = None) -> dict[str, Any]:
     A sequence over any data set may be named with it, as in a run's folder: `few_shot_dtd`.
 
     Raises:
-        ConfigError: it names something that cannot be imported.
+        ConfigError: its file cannot be read, or names nothing that can be imported.
     """
     dataset = None
     if group == "sequence" and name not in option_names(group, own):
         (name, dataset), *_ = (
             (base, name.removeprefix(f"{base}_")) for base in option_names(group, own) if name.startswith(f"{base}_")
         )
-    comment = _comment(_file(group, name, own))
+    where = _file(group, name, own)
+    comment = _comment(where)
     if group not in GROUPS:
         return {"name": name, "summary": comment, "family": "", "options": {}, "source": "", "needs": ""}
     node = read_option(group, name, dataset, own=own)
+    if "_target_" not in node:
+        raise ConfigError(f"{where} does not say what it is: _target_, the class or function to call, is missing")
     options = {key: value for key, value in node.items() if key != "_target_"}
 
     def told(target: Constructor) -> dict[str, Any]:
@@ -76,7 +86,7 @@ def describe(group: str, name: str, own: Path | None = None) -> dict[str, Any]:
                 key: _short(options[key] if key in options else target.default(key)) for key in target.options()
             },
             "source": _said("Source", target.module),
-            "needs": f"data set {dataset}" if dataset else _needs(group, _file(group, name, own), target, options),
+            "needs": f"data set {dataset}" if dataset else _needs(group, where, target, options),
         }
 
     try:
@@ -85,7 +95,6 @@ def describe(group: str, name: str, own: Path | None = None) -> dict[str, Any]:
         try:
             target = Imported(node["_target_"])
         except Exception as error:  # hydra raises plain Exception subclasses here
-            where = _file(group, name, own)
             raise ConfigError(f"{where} names {node['_target_']}, which cannot be imported") from error
         return told(target)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from everclip.errors import ConfigError
 from everclip.storage import YAML
 
 
@@ -17,7 +18,8 @@ class _Loader(YAML):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(keys)) < len(keys):
-            raise yaml.YAMLError("a key is there twice")
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.YAMLError(f"duplicate key {twice}{str(node.start_mark).rstrip()}")
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
 
@@ -35,14 +37,13 @@ def read_file(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        yaml.YAMLError: it is no YAML.
+        ConfigError: it is no YAML.
     """
+    content = path.read_text(encoding="utf-8")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except yaml.YAMLError:  # OmegaConf says best what is wrong
-        from omegaconf import OmegaConf
-
-        return OmegaConf.to_container(OmegaConf.load(path))
+        return yaml.load(content, _Loader) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def merged(below: Any, above: Any) -> Any:

@@ -26,7 +26,6 @@ from statistics import fmean
 from typing import Any, Literal
 
 import pydantic
-from yaml import YAMLError
 
 from everclip.config.catalogue import option_names
 from everclip.config.files import read_file
@@ -255,8 +254,6 @@ def read_definition(name: str) -> Definition:
         raise ConfigError(f"table {name} is unknown; there are: {_known()}{nearest(name, option_names('table'))}")
     try:
         return Definition.model_validate(read_file(path))
-    except YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
