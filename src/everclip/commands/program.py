@@ -20,17 +20,18 @@ from everclip.config.schema import conf_dir
 def start(job: TaskFunction) -> None:
     """Does what the command line says, as `hydra.main` would; whatever is neither one run nor help is left to that."""
     flags = [word for word in sys.argv[1:] if word[:1] == "-"]
-    if not (_help() if flags in (["--help"], ["-h"]) else not flags and _run(job)):
+    if flags in (["--help"], ["-h"]):
+        _help()
+    elif flags or not _run(job):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="run")(job)()
 
 
-def _help() -> bool:
+def _help() -> None:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         program = cast(Hydra, GlobalHydra.instance().hydra)
         Reading().serve(program.config_loader)
         parser = get_args_parser()
         program.app_help("run", parser, parser.parse_args())
-    return True
 
 
 def _run(job: TaskFunction) -> bool:
