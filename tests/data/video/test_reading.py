@@ -170,3 +170,8 @@ def test_without_a_decoder_the_remedy_is_told(write: Write, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, "everclip.data.video.with_pyav", raising=False)
     with pytest.raises(MissingError, match=r"videos need a decoder: pip install 'everclip\[video\]'"), open_video(path):
         pass
+
+
+def test_what_is_written_twice_is_the_same(write: Write) -> None:
+    """Fingerprints name the sizes of files: clips that are drawn again must be those of before."""
+    assert len({write("a.mp4").read_bytes() for _ in range(64)}) == 1

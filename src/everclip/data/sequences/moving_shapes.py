@@ -21,7 +21,7 @@ from everclip.data.images import Form
 from everclip.data.sequences.grounding import domains as grounded
 from everclip.data.sequences.grounding import read_folder
 from everclip.data.sequences.retrieval import domains as one_each
-from everclip.data.video.writing import write_video
+from everclip.data.video.writing import OPTIONS, write_video
 from everclip.digest import json_sha256
 from everclip.errors import ConfigError
 from everclip.storage import making
@@ -76,7 +76,7 @@ def dataset(
         )
     _check_style(style)
     counts = (train_per_class, test_per_class)
-    versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, SHARED]
+    versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, SHARED, OPTIONS]
     key = json_sha256([versions, names, counts, length, repr(shapes.STYLES[style]), seed])
     folder = Path(cache_dir, "moving_shapes", key[:16])
     if not folder.is_dir():
@@ -197,7 +197,7 @@ def _written(
     kind: str, write: Write, cache_dir: str, counts: dict[str, int], length: int, style: str, seed: int
 ) -> Path:
     """The folder of what `write` makes of these settings, once."""
-    versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, CAPTIONS, SCENES, SHORTEST]
+    versions = [VERSION, drawn.VERSION, shapes.VERSION, FPS, SCALE, CAPTIONS, SCENES, SHORTEST, OPTIONS]
     key = json_sha256([versions, counts, length, repr(shapes.STYLES[style]), seed])
     folder = Path(cache_dir, kind, key[:16])
     if not folder.is_dir():

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from everclip.errors import MissingError
 
-OPTIONS = {"crf": "18", "g": "8", "bf": "0", "preset": "veryfast"}
+# a constant quantizer: x264's rate control may give other bytes when the same is written again
+OPTIONS = {"qp": "18", "g": "8", "bf": "0", "preset": "veryfast"}
 
 
 def write_video(
@@ -24,7 +25,7 @@ def write_video(
     options: Mapping[str, str] = OPTIONS,
     times: NDArray[np.int64] | None = None,
 ) -> None:
-    """Writes frames (T, H, W, 3) of even sides to a file, whose ending says the container.
+    """Writes frames (T, H, W, 3) of even sides to a file, whose ending says the container; by default the same bytes.
 
     Args:
         path: of the file.
