@@ -30,7 +30,7 @@ BELOW: dict[str, set[str]] = {
     "methods": {"objectives", "modules", "losses", "memory", "backbones", "types", "errors"},
     "runs": {"metrics", "storage", "digest", "errors"},
     "config": {"storage", "digest", "errors"},
-    "loggers": {"storage"},
+    "loggers": {"storage", "errors"},
     "reporting": {"config", "runs", "metrics", "storage", "digest", "errors"},
     "training": {
         "reporting", "loggers", "runs", "metrics", "methods", "data", "types",

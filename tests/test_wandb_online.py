@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from everclip.errors import MissingError
 from everclip.loggers.mirrors import Loggers
 from everclip.loggers.wandb import WandbLogger, start_wandb
+from everclip.loggers.wandb_table import store_table
 from tests.wandb_server import WandbServer
 
 ROOT = Path(__file__).parents[1]
@@ -136,3 +138,27 @@ def test_a_server_that_fails_costs_no_points_and_ends_no_run(
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     assert server.runs[RUN].points("train/step") == [10, 20]
     assert server.runs[RUN].points("session/index") == [0]
+
+
+@pytest.mark.slow
+def test_a_stored_table_is_made_of_the_checkpoints_of_its_runs(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loggers = open_logger(tmp_path / "run", log_model=True)
+    path = tmp_path / "session_00.safetensors"
+    path.write_bytes(b"0")
+    loggers.checkpoint(path, 0)
+    loggers.close()
+    store_table("us/everclip", "shapes of ä", {"table.md": "## Shapes"}, [RUN, "cd34-seed1"])
+    _, model, table = server.artifacts.values()
+    assert (table["artifactTypeName"], table["artifactCollectionName"]) == ("table", "table-shapes_of__")
+    assert model["used_by"] == [table["runName"]] != [RUN]
+    assert server.runs[table["runName"]].exit_code == 0
+    assert caplog.messages == ["W&B has no checkpoints of cd34-seed1 (logger.wandb.log_model=true stores them)"]
+    assert not (tmp_path / "wandb").exists()
+
+    server.outage = 500
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+    with pytest.raises(MissingError, match="--store: W&B takes no table"):
+        store_table("us/everclip", "shapes", {"table.md": "## Shapes"}, [])

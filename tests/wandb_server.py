@@ -82,6 +82,7 @@ class WandbServer:
                 "commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "0" * 32}}
             },
             "ArtifactByID": lambda given: {"artifact": self._artifact(given["id"])},
+            "ArtifactMembershipByName": lambda given: {"project": PROJECT | self._member(given["name"])},
             "UseArtifact": self._use_artifact,
         }
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
@@ -160,6 +161,18 @@ class WandbServer:
             "state": "COMMITTED",
             "createdAt": "2026-01-01T00:00:00Z",
         }
+
+    def _member(self, name: str) -> Any:
+        """The last artifact of a collection, whatever its alias."""
+        collection = name.partition(":")[0]
+        ids = [key for key, given in self.artifacts.items() if given["artifactCollectionName"] == collection]
+        if not ids:
+            return {"artifactCollectionMembership": None}
+        found = self._artifact(ids[-1])
+        kind = {"__typename": "ArtifactSequence", "name": collection, "project": PROJECT}
+        member = {"__typename": "ArtifactCollectionMembership", "id": "c", "versionIndex": 0, "aliases": []}
+        of_member = {"artifactCollection": kind, "artifact": found, "createdAt": found["createdAt"]}
+        return {"artifactCollectionMembership": member | of_member}
 
     def _use_artifact(self, given: Facts) -> Any:
         asked = given.get("input") or given

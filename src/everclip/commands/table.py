@@ -33,10 +33,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="where runs lie (default: outputs)")
     parser.add_argument("--tag", metavar="TAG", help="only runs with this tag; the others count as missing")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="take the runs from W&B; folders only if given, too")
+    parser.add_argument("--store", action="store_true", help="with --wandb: keep the table there, as an artifact, too")
     words = sys.argv[1:] if arguments is None else arguments
     overrides = [word for word in words if _is_override(word)]  # wherever they stand, also after --runs
     options = parser.parse_intermixed_args([word for word in words if not _is_override(word)])
     options.overrides += overrides
+    if options.store and not options.wandb:
+        parser.error("--store needs --wandb ENTITY/PROJECT")
     tell_on_stderr("everclip-table")
     try:
         sys.stdout.write(_table(options))
@@ -60,14 +63,21 @@ def _table(options: argparse.Namespace) -> str:
         raise ConfigError(f"seed={seeds[-1]}: must be numbers with commas between, as in seed=0,1,2") from None
     default = [OUTPUTS] if Path(OUTPUTS).is_dir() and not options.wandb else []
     runs = scan(default if options.runs is None else options.runs)
-    if options.wandb:
-        runs.finished += read_wandb(options.wandb)
+    online = read_wandb(options.wandb) if options.wandb else []
+    runs.finished += online
     if options.tag:
         runs.finished = [result for result in runs.finished if options.tag in result.run.get("tags", ())]
     outputs = options.runs[0] if options.runs else OUTPUTS
-    grid, _ = make_table(definition, make_entries(definition, others, chosen), runs, outputs)
+    grid, entries = make_table(definition, make_entries(definition, others, chosen), runs, outputs)
     if options.format == "csv" and grid.notes:
         sys.stderr.write("\n".join([*note_lines(grid.notes), ""]))
+    if options.store:
+        places = {result.folder for result in online}
+        shown = {result.folder.name for entry in entries for result in entry.results if result.folder in places}
+        texts = {f"table.{name}": FORMATS[name](grid) for name in ("md", "csv")}
+        from everclip.loggers.wandb_table import store_table  # which brings numpy and W&B's mirror
+
+        store_table(options.wandb, Path(options.name).stem, texts, sorted(shown))
     return FORMATS[options.format](grid)
 
 

@@ -17,12 +17,25 @@ from numpy.typing import NDArray
 from everclip.loggers.base import RunLogger, Sample
 
 log = logging.getLogger("everclip")
-ANSWER = 30.0  # seconds that W&B has to take in a small artifact
+ANSWER = 30  # seconds that W&B has to take in a small artifact
 
 
 def trial_id() -> str | None:
     """The id that an agent of a W&B sweep has given to this process's run; W&B takes no other there."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def quiet() -> Any:
+    """Settings of W&B's client: it says nothing itself, and waits no longer than a command may."""
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)),
+        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", 60)),
+        finish_timeout_raises=True,
+    )
 
 
 def start_wandb(
@@ -57,13 +70,7 @@ def start_wandb(
     """
     import wandb
 
-    shown = wandb.Settings(
-        silent=True,
-        console="off",
-        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", 30)),
-        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", 60)),
-        finish_timeout_raises=True,
-    )
+    shown = quiet()
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in(shown) else "offline")
     for earlier in folder.glob(f"wandb/offline-run-*-{run_id}"):
@@ -102,6 +109,12 @@ def _logged_in(settings: Any) -> bool:
 
     wandb.setup(settings=settings)
     return bool(wandb.login(prompt=False, verify=False))
+
+
+def artifact_name(kind: str, name: str) -> str:
+    """A name that W&B takes for an artifact."""
+    allowed = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
+    return f"{kind}-{allowed[:100]}"
 
 
 def best_of(name: str) -> str | None:
@@ -174,8 +187,8 @@ class WandbLogger(RunLogger):
         self._run.log_artifact(artifact, aliases=["latest", path.stem])
 
     def _use(self, data: Mapping[str, Any]) -> None:
-        name = re.sub(r"[^\w.-]", "_", data["sequence"], flags=re.ASCII)
-        artifact = self._wandb.Artifact(f"data-{name[:100]}", type="dataset", metadata=dict(data))
+        name = artifact_name("data", data["sequence"])
+        artifact = self._wandb.Artifact(name, type="dataset", metadata=dict(data))
         with artifact.new_file("data.json", encoding="utf-8") as file:
             json.dump(data, file, indent=2)
         self._run.log_artifact(artifact).wait(timeout=ANSWER)
