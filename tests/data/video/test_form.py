@@ -43,6 +43,18 @@ def test_frames_follow_from_key_and_position_alone(write: Write) -> None:
     assert shown(form, path, Draw((5, 0), offset=3), 0) == drawn[3]
 
 
+def test_shuffled_frames_are_the_same_without_their_order(write: Write) -> None:
+    paths, form = [write(f"{name}.mp4") for name in "ab"], Clips(Segment(6), shuffled=True)
+    plain, mixed = shown(Clips(Segment(6)), paths[0]), [shown(form, path) for path in paths]
+    assert plain == sorted(mixed[0]) == sorted(mixed[1])
+    assert len({tuple(frames) for frames in (plain, *mixed)}) == 3
+    assert mixed == [shown(form, path) for path in paths]
+    drawn = [shown(form, paths[0], Draw((5, epoch))) for epoch in range(4)]
+    assert all(sorted(frames) != frames for frames in drawn)
+    assert [sorted(frames) for frames in drawn] == [shown(Clips(Segment(6)), paths[0], Draw((5, e))) for e in range(4)]
+    assert form.facts() != Clips(Segment(6)).facts()
+
+
 def test_views_and_crops_are_for_testing(write: Write) -> None:
     wide = np.concatenate([bars(), np.full_like(bars(), 255)], axis=2)
     path, form = write("a.mp4", wide), Clips(Segment(2), views=2, crops=3)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class Clips(Form):
         views: V over time for testing; probabilities are averaged over them.
         crops: for testing, of each view so many squares along the longer side, as views of their own.
         flip: whether `train.augment` may mirror; not where directions tell classes apart.
+        shuffled: frames in any order, for each clip one of its own, in training drawn: what is told without motion.
         short_side: longer ones are shrunk to it; None: as they are.
         backend: see `open_video`.
         cache: `disk`: all frames that may be shown are kept decoded.
@@ -52,6 +54,7 @@ class Clips(Form):
     views: Positive = 1
     crops: Positive = 1
     flip: bool = True
+    shuffled: bool = False
     short_side: Positive | None = None
     backend: Backend = "auto"
     cache: Literal["off", "disk"] = "off"
@@ -61,16 +64,20 @@ class Clips(Form):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_frames", self.sampling.frames)
-        object.__setattr__(self, "drawn", self.sampling.random)
+        object.__setattr__(self, "drawn", self.sampling.random or self.shuffled)
 
     @override
     def read(self, path: Path, prepare: Prepare, draw: Draw | None, position: int) -> Tensor:
         with self._open(path) as video:
             times = video.index.times
             if draw is None:
+                stream = np.random.Generator(np.random.PCG64(crc32(path.name.encode())))
                 numbers = np.stack([self.sampling.view(times, number, self.views) for number in range(self.views)])
             else:
-                numbers = self.sampling.draw(times, draw.stream(position, FRAMES))[None]
+                stream = draw.stream(position, FRAMES)
+                numbers = self.sampling.draw(times, stream)[None]
+            if self.shuffled:
+                numbers = stream.permuted(numbers, axis=1)
             wanted, places = np.unique(numbers, return_inverse=True)
             frames = [_checked(self._shrunk(frame), path) for frame in video.frames(wanted.tolist())]
         crops = self.crops if draw is None else 1
@@ -107,8 +114,8 @@ class Clips(Form):
 
     @override
     def facts(self) -> list[Any]:
-        flip = [] if self.flip else ["no flip"]
-        return [repr(self.sampling), self.views, self.crops, self.short_side, *flip]
+        others = [name for name, holds in (("no flip", not self.flip), ("shuffled", self.shuffled)) if holds]
+        return [repr(self.sampling), self.views, self.crops, self.short_side, *others]
 
     @property
     @override
