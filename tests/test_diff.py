@@ -28,13 +28,13 @@ def groups(tmp_path: Path) -> tuple[Path, Path]:
     for seed, better in ((1, 2), (0, 2)):
         run = make_run(tmp_path, "er", seed=seed, better=better, weights={"sha256": "b" * 64})
         config = run.path / "config.yaml"
-        config.write_text(config.read_text().replace("0.1", "0.2") + "paths:\n  outputs: elsewhere\n")
+        config.write_text(config.read_text().replace("0.003", "0.2") + "paths:\n  outputs: elsewhere\n")
     return tmp_path / "shapes" / "ncm", tmp_path / "shapes" / "er"
 
 
 def test_groups_are_paired_by_seed(groups: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     found = compared(capsys, *groups)
-    assert found["settings"] == {"method.name": {"a": ["ncm"], "b": ["er"]}, "optimizer.lr": {"a": [0.1], "b": [0.2]}}
+    assert found["settings"] == {"method.name": {"a": ["ncm"], "b": ["er"]}, "optimizer.lr": {"a": [0.003], "b": [0.2]}}
     assert found["origin"] == {"weights": {"a": ["aaaaaaaa"], "b": ["bbbbbbbb"]}}
     assert "data" in found["same"]
     (result,) = found["results"]
@@ -53,7 +53,7 @@ def test_it_reads_on_a_terminal(groups: tuple[Path, Path], capsys: pytest.Captur
     main([str(groups[0]), f"{groups[1]}/*/*/seed[01]", "--confidence", "90"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"A: {groups[0]}: 3 runs"
-    assert "| optimizer.lr | 0.1 | 0.2 |" in lines
+    assert "| optimizer.lr | 0.003 | 0.2 |" in lines
     assert "Results: 2 pairs, seed 0, 1" in lines
     assert "| session | A            | B             |  B - A |    90 % interval |      p |" in lines
     assert "| 0       | 85.00 ± 7.07 | 100.00 ± 0.00 | +15.00 | -16.57 to +46.57 | 0.2048 |" in lines

@@ -78,13 +78,26 @@ def test_open_clip_alone_computes_the_features_of_a_run(
 
 
 @pytest.mark.xdist_group("lora")
-def test_a_session_is_exported_into_the_run_folder(finished: Finished, tmp_path: Path) -> None:
+def test_a_session_is_exported_into_the_run_folder(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = Path(copytree(finished("method=lora").path, tmp_path / "run"))
     assert main([str(folder), "--session", "0"]) == 0
     found = features_in_open_clip(folder / "export" / "session_00")
     torch.testing.assert_close(found, features_of(everclip.load(folder, 0)), rtol=0, atol=3e-6)
     assert (found[0] - everclip.load(folder).encode_image(pictures())).abs().max() > 1e-3
     assert main([str(folder), "--session", "7"]) == 2
+    card = folder / "export" / "session_00" / "README.md"
+    card.unlink()
+    assert main([str(folder), "--session", "0"]) == 0  # in place of the earlier one
+    assert card.is_file()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    capsys.readouterr()
+    for place, reason in ((tmp_path / "mine", "holds something else"), (tmp_path / "mine" / "README.md", "is a file")):
+        assert main([str(folder), "--output", str(place)]) == 2
+        assert f"--output {place}: {reason}" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.xdist_group("lora")
@@ -199,7 +212,7 @@ def test_a_run_goes_on_from_what_another_run_adapted(run: Run, finished: Finishe
 
 @pytest.mark.xdist_group("lora")
 def test_only_a_finished_run_is_a_backbone(finished: Finished, tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="holds no checkpoint of session -1"):
+    with pytest.raises(MissingError, match="holds no checkpoint"):
         from_run(run=str(tmp_path))
     folder = RunFolder(Path(copytree(finished("method=lora").path, tmp_path / "run")))
     folder.update_run(state="preempted")

@@ -115,7 +115,7 @@ def probe(backbone: OpenClip, classes: ClassSet, values: list[float]) -> LinearP
         ("pretrained", "probe", r"is more than weights of the towers \(in classifier of LinearProbe\)"),
         ("probe", "low_rank", r"is more than weights of the towers \(in classifier of LinearProbe\)"),
         ("nothing.safetensors", "low_rank", "nothing.safetensors is not there"),
-        ("low_rank", "nowhere", "nowhere holds no checkpoint"),
+        ("low_rank", "nowhere", "nowhere: no such folder"),
     ],
 )
 def test_unlike_ends_have_no_line(

@@ -22,6 +22,7 @@ FOLDER = "/o/shapes/lora/tiny/abc/seed"
             ["optimizer=sgd", "reference=cc", "validation=0.2"],
             id="groups",
         ),
+        pytest.param(["debug=overfit", "method=lora"], ["debug=overfit"], id="for finding faults"),
         pytest.param(["trainer.precision=bf16-mixed", "trainer.devices=2"], ["precision=bf16-mixed"], id="precision"),
         pytest.param(
             ["--config-dir", "x", "paths.outputs=y", "data.cache=disk", "hydra.run.dir=z", "restart=true"],

@@ -59,7 +59,7 @@ def make_run(folder: Path, method: str = "ncm", seed: int = 0, better: int = 0, 
         "trainable_parameters": 1234, "total_parameters": 5678,
     }  # fmt: skip
     run.write_summary(summary)
-    (run.path / "config.yaml").write_text(f"seed: {seed}\nmethod:\n  name: {method}\noptimizer:\n  lr: 0.1\n")
+    (run.path / "config.yaml").write_text(f"seed: {seed}\nmethod:\n  name: {method}\noptimizer:\n  lr: 0.003\n")
     known = {
         "method": method, "sequence": "shapes", "backbone": "tiny", "seed": seed, "digest": method, "devices": 1,
         "overrides": [f"method={method}", f"seed={seed}"], "device": "cpu", "precision": "32-true", "commit": "c0ffee",
@@ -202,7 +202,7 @@ def test_a_single_run_shows_its_sessions_and_settings(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     page = report(run.path)
     assert [row[:2] for row in page.table("Sessions")[1:]] == [["0", "session 0"], ["1", "session 1"]]
-    assert ["optimizer.lr", "0.10"] in page.table("All settings")
+    assert ["optimizer.lr", "0.003"] in page.table("All settings")
 
 
 def test_a_single_run_has_no_figures_that_compare_runs(tmp_path: Path) -> None:
@@ -216,10 +216,11 @@ def test_a_single_run_has_no_figures_that_compare_runs(tmp_path: Path) -> None:
 def test_what_a_reader_needs_beside_the_figures(sweep: Path) -> None:
     cut = RunFolder(sweep / "shapes" / "er" / "tiny" / "er" / "seed0")
     with (cut.path / "config.yaml").open("a") as file:
-        file.write("max_sessions: 2\n")
+        file.write("max_sessions: 2\noverfit: 10\n")
     page, text = report(sweep), (sweep / "report.html").read_text()
     assert f"er optimizer.name={escape(EVIL)}: cut short by max_sessions=2" in text
-    assert ["optimizer.lr", "0.10"] in page.table("Settings that all share")
+    assert f"er optimizer.name={escape(EVIL)}: no result, overfit=10 is for finding faults." in text
+    assert ["optimizer.lr", "0.003"] in page.table("Settings that all share")
     commands = {row[-2] for row in page.table("All runs")[1:]}
     assert {
         f"everclip method=ncm seed={seed} hydra.run.dir={sweep}/shapes/ncm/tiny/ncm/seed{seed}" for seed in (0, 1)

@@ -97,9 +97,10 @@ def test_what_cannot_be_is_told(
     (photos / "bad.jpg").write_text("no picture")
     (tmp_path / "empty").mkdir()
     for words, message in (
-        ([tmp_path, photos], f"{tmp_path} holds no checkpoint of session -1; stored are none"),
+        ([tmp_path, photos], f"{tmp_path} holds no checkpoint; stored are none"),
         ([run, photos, "--session", "7"], "holds no checkpoint of session 7; stored are 0, 1, 2"),
-        ([run, photos, "--csv", out], f"{photos / 'bad.jpg'} cannot be read as a picture"),
+        ([run, photos, photos / "bad.jpg", "--csv", out], f"{photos / 'bad.jpg'} cannot be read as a picture"),
+        ([tmp_path / "nowhere", photos], f"{tmp_path / 'nowhere'}: no such folder; give the folder of a run"),
         ([run, photos / "x.jpg"], f"{photos / 'x.jpg'} is not there; give pictures or folders of pictures"),
         ([run, tmp_path / "empty"], f"{tmp_path / 'empty'} holds no pictures (.jpg"),
         ([run, photos / "a.jpg", "--device", "toaster"], "--device toaster: "),
@@ -109,6 +110,21 @@ def test_what_cannot_be_is_told(
         assert message in told.err
         assert (told.out, len(told.err.splitlines())) == ("", 1)
     assert not out.exists()
+
+
+def test_unreadable_files_of_a_folder_are_left_out(
+    stored: RunFolder, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = len(list(photos.iterdir()))
+    (photos / "bad.jpg").write_text("no picture")
+    assert main([str(stored.path), str(photos), "--csv", str(photos / "out.csv"), "--top", "1"]) == 0
+    assert f"left out: {photos / 'bad.jpg'} cannot be read as a picture" in capsys.readouterr().err
+    assert 1 < len((photos / "out.csv").read_text().splitlines()) <= 1 + whole
+    for file in photos.iterdir():
+        if file.suffix != ".txt" and file.name != "bad.jpg":
+            file.unlink()
+    assert main([str(stored.path), str(photos)]) == 2
+    assert "none of the pictures can be read" in capsys.readouterr().err
 
 
 def test_a_run_without_classes_has_nothing_to_choose_from(

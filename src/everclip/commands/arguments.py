@@ -35,7 +35,7 @@ def add_points(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0),
         default=256,
         metavar="N",
-        help="training pictures for losses and sharpness; 0: neither",
+        help="training pictures that sharpness, and losses of layers, are measured on; 0: none",
     )
     parser.add_argument(
         "--kind", choices=("average", "worst"), default="average", help="sharpness: under noise, or at worst"

@@ -66,7 +66,9 @@ def show(comparison: Comparison, confidence: float) -> None:
     for section in comparison.sections:
         _show_section(section, confidence)
     if not comparison.sections:
-        terminal.print("No seed of A is one of B: there are no pairs to compare.", style="yellow")
+        terminal.print(
+            "No run of A has one of its seed and settings in B: there are no pairs to compare.", style="yellow"
+        )
     for run in comparison.unpaired:
         terminal.print(f"without a counterpart: {run.folder.path}", style="yellow")
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = 1e-4  # of features of length 1: open_clip computes them in another order
-FORMS = ("open_clip", "huggingface", "onnx")
+MAIN = {"open_clip": "open_clip_config.json", "huggingface": "config.json", "onnx": "model.onnx"}  # in every export
+FORMS = tuple(MAIN)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,9 +66,11 @@ class Written:
 def export(run: Path, session: int, output: Path | None, trust: list[str], form: str = FORMS[0]) -> tuple[Path, float]:
     """Writes the model and reads it back; gives its folder and the largest difference of features or probabilities.
 
+    An earlier export is replaced.
+
     Raises:
-        ConfigError: the method is more than weights, or no graph, the architecture has no such form, or what was
-            written computes something else than the run's model.
+        ConfigError: the place is taken, the method is more than weights, or no graph, the architecture has no such
+            form, or what was written computes something else than the run's model.
         MissingError: no such run, session or weights, or what the form needs is not installed.
     """
     import torch
@@ -79,6 +82,10 @@ def export(run: Path, session: int, output: Path | None, trust: list[str], form:
     quieten_libraries()
     path = checkpoint_of(run, session)
     folder = output or run / "export" / (path.stem if form == FORMS[0] else f"{path.stem}_{form}")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder}: is a file; an export is a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MAIN[form]).is_file():
+        raise ConfigError(f"--output {folder}: holds something else than an earlier export; give a folder of its own")
     if form == "onnx":
         require_onnx()
         written = _as_graph(path, trust)

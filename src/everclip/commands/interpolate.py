@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="everclip-interpolate",
         description="Evaluates the models between two stored ones, (1 - alpha) * A + alpha * B, on the tasks of B's "
         "run, and says how sharp the loss is there, over all weights and layer by layer, and which layers leave the "
-        "straight line when they alone are moved.",
+        "straight line when they alone are moved. Low-rank updates are folded into the weights they belong to, so that "
+        "layers with adapters are as sharp as these weights are; everclip-sharpness moves what is stored.",
     )
     parser.add_argument("start", metavar="A", help="a run folder, a checkpoint in one, or pretrained")
     parser.add_argument("end", metavar="B", help="a run folder or a checkpoint in one")
@@ -158,11 +159,12 @@ def curve_grid(rows: Sequence[dict[str, Any]]) -> Grid:
 def layer_grid(rows: Sequence[dict[str, Any]], layers: dict[str, dict[str, Any]]) -> Grid:
     """One line per layer that moves."""
     columns = [Column("layer", numeric=False), Column("moved", digits=4), Column("barrier", digits=4)]
-    columns += [Column(f"sharpness at {row['alpha']:g}", digits=4) for row in (rows[0], rows[len(rows) // 2], rows[-1])]
+    shown = [rows[index] for index in sorted({0, len(rows) // 2, len(rows) - 1})]
+    columns += [Column(f"sharpness at {row['alpha']:g}", digits=4) for row in shown]
     columns.append(Column("straggler", numeric=False))
     lines = []
     for layer, facts in layers.items():
-        sharp = [row["layers"].get(layer) for row in (rows[0], rows[len(rows) // 2], rows[-1])]
+        sharp = [row["layers"].get(layer) for row in shown]
         mark = "yes" if facts["straggler"] else ""
         lines.append(GridLine([Cell(value) for value in (layer, facts["distance"], facts["barrier"], *sharp, mark)]))
     return Grid("", columns, lines)

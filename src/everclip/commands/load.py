@@ -107,12 +107,15 @@ def checkpoint_of(run_folder: Path, session: int) -> Path:
         MissingError: no such folder or session.
     """
     folder = RunFolder(run_folder)
+    if not folder.path.is_dir():
+        raise MissingError(f"{folder.path}: no such folder; give the folder of a run")
     stored = folder.checkpoints()
     numbers = list(stored)
     wanted = numbers[session] if -len(numbers) <= session < 0 else session
     if wanted not in stored:
         there = ", ".join(map(str, numbers)) or "none"
-        raise MissingError(f"{folder.path} holds no checkpoint of session {session}; stored are {there}")
+        wanted_text = f"checkpoint of session {session}" if session >= 0 else "checkpoint"
+        raise MissingError(f"{folder.path} holds no {wanted_text}; stored are {there}")
     return stored[wanted]
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everclip.commands.arguments import Parser, whole_number
-from everclip.errors import ConfigError, EverclipError, MissingError, NotFiniteError
-from everclip.reporting.console import quieten_libraries, tell_error
+from everclip.errors import ConfigError, DataError, EverclipError, MissingError, NotFiniteError
+from everclip.reporting.console import quieten_libraries, tell_error, tell_on_stderr
 from everclip.reporting.formats import console
 from everclip.reporting.grid import Cell, Column, Grid, Line
 from everclip.reporting.plain import plain
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from everclip.data.images import Form
 
 BATCH = 32
+log = logging.getLogger("everclip")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, ...; default: a GPU where there is one")
     parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help="with methods of your own to import")
     options = parser.parse_args(arguments)
+    tell_on_stderr("everclip-predict")
     try:
         found = predict(options)
         if options.csv is not None:
@@ -66,6 +69,7 @@ def predict(options: argparse.Namespace) -> list[Prediction]:
 
     Raises:
         ConfigError: the run has seen no classes.
+        DataError: a file that is given by its name cannot be read, or no other can.
     """
     from everclip.commands.load import checkpoint_of, load_checkpoint, read_config
 
@@ -79,7 +83,10 @@ def predict(options: argparse.Namespace) -> list[Prediction]:
             f"{path} has seen texts but no classes, so there are none to choose from; in Python, "
             f"everclip.load({str(options.run)!r}).classify(pictures, names) chooses among names of yours"
         )
-    return list(predictions(model, files, form, options.top))
+    found = list(predictions(model, files, form, options.top, given=options.files))
+    if not found:
+        raise DataError(f"none of the {form.title}s can be read")
+    return found
 
 
 def form_of(sequence: Any) -> Form:
@@ -139,11 +146,13 @@ def device_of(name: str | None) -> str:
     return chosen
 
 
-def predictions(model: AdaptedModel, files: Sequence[Path], form: Form, top: int) -> Iterator[Prediction]:
-    """The most probable of the classes seen, by file.
+def predictions(
+    model: AdaptedModel, files: Sequence[Path], form: Form, top: int, given: Collection[Path] = ()
+) -> Iterator[Prediction]:
+    """The most probable of the classes seen, by file; those that cannot be read are left out with a warning.
 
     Raises:
-        DataError: a file cannot be read; names it.
+        DataError: one of those that were `given` by their names cannot be read.
         NotFiniteError: the model gives no probabilities for a file.
     """
     import torch
@@ -154,9 +163,18 @@ def predictions(model: AdaptedModel, files: Sequence[Path], form: Form, top: int
     with torch.no_grad():
         classify = over_views(model.method.classifier(model.classes))
         for start in range(0, len(files), BATCH):
-            paths = files[start : start + BATCH]
-            shown = torch.stack([form.read(path, backbone.resize, None, 0) for path in paths])
-            logits = classify(backbone.normalize(shown.to(backbone.device))).float()
+            read, paths = list[torch.Tensor](), list[Path]()
+            for path in files[start : start + BATCH]:
+                try:
+                    read.append(form.read(path, backbone.resize, None, 0))
+                    paths.append(path)
+                except DataError as error:
+                    if path in given:
+                        raise
+                    log.warning("left out: %s", error)
+            if not read:
+                continue
+            logits = classify(backbone.normalize(torch.stack(read).to(backbone.device))).float()
             best = logits.softmax(dim=-1).topk(min(top, len(model.classes)))
             for path, columns, values in zip(paths, best.indices.tolist(), best.values.tolist(), strict=True):
                 if not all(value == value for value in values):  # NaN

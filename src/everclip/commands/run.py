@@ -125,6 +125,7 @@ def show_error(error: BaseException) -> int:
     elif isinstance(error, ValueError) and str(error).startswith("Config group override"):  # from Hydra's parser
         groups = ", ".join((*schema.GROUPS, "trainer", "logger", "debug"))
         message = f"a group takes the name of one of its options, which a number, null or nan is not: {groups}"
+        message += "; debug=anomaly finds what is not finite" if "nan" in str(error).lower() else ""
         code = 2
     elif isinstance(error, OSError) and error.filename is not None:  # Hydra makes the run folder itself
         message, code = f"{error.filename} cannot be used: {error.strerror}", 1
@@ -159,6 +160,8 @@ def _compose_message(error: BaseException) -> str:
         key = cause.full_key or str(cause.key)
         if "not in" in str(cause):
             return f"{key} is unknown; there are: {', '.join(names)}{nearest(str(cause.key), names)}"
+        if "is not a ListConfig" in str(cause):
+            return f"{key} is a list, which is written {key}=[first,second]"
         return f"{key}: {str(cause).splitlines()[0]}"
     if removed := re.search(r"full_key: hydra\.runtime\.choices\.(\S+)", str(error)):
         return f"~{removed[1]} removes a group that every run needs; choose one of its options, {removed[1]}=..."

@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
         help="show it anew so often (default: 5), and what has changed, until nothing runs or waits, or Ctrl-C",
     )
     options = parser.parse_args(arguments)
+    if (options.launch or options.trust) and not options.rerun:
+        parser.error("--launch and --trust go with --rerun")
     if options.watch and (options.json or options.rerun):
         parser.error("--watch goes without --json and --rerun")
     tell_on_stderr("everclip-status")

@@ -23,7 +23,7 @@ def changes_results(override: str) -> bool:
 def tells_apart(word: str) -> bool:
     """Whether an override can change a result, and is not one of the choices that every name shows."""
     key = word.lstrip("+~").partition("=")[0]
-    return key not in SHOWN and (changes_results(word) or key == "experiment")
+    return key not in SHOWN and (changes_results(word) or key in ("experiment", "debug"))
 
 
 def settings_of(words: Iterable[str]) -> list[str]:

@@ -77,7 +77,8 @@ def few(looked: Sequence[Looked]) -> list[Looked]:
 
 def told(looked: Sequence[Looked], names: Names) -> str:
     """For the console: the sessions, the classes that lost most, and what the last model confuses most."""
-    grids = (sessions_grid(looked), classes_grid(few(looked), names), confused(looked[-1], names))
+    lost = [classes_grid(few(looked), names)] if len(looked) > 1 else []
+    grids = (sessions_grid(looked), *lost, confused(looked[-1], names))
     return "\n".join(f"{grid.title}\n{console(grid)}" for grid in grids)
 
 

@@ -43,7 +43,7 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], marked: Sequence[str], title:
     axes = figure.subplots()
     largest = max(float(np.abs(values).max()), 1e-12)
     norm = SymLogNorm(largest / 100, vmin=-largest, vmax=largest)  # a layer may be far sharper than all others
-    axes.imshow(values, cmap="RdBu_r", norm=norm, aspect="auto")
+    figure.colorbar(axes.imshow(values, cmap="RdBu_r", norm=norm, aspect="auto")).ax.tick_params(labelsize=7)
     for (row, column), value in np.ndenumerate(values):
         colour = "black" if abs(value) < largest / 4 else "white"
         axes.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=6, color=colour)

@@ -120,7 +120,7 @@ class LocalRuns:
                 self._note(sweep, {})
         pool.shutdown()
         if left := len(chosen) - len(codes):
-            log.warning("a run failed: %d not started; the same command starts them", left)
+            log.warning("a run failed: %d not started; `everclip-status %s` shows them", left, sweep.path)
         return codes
 
     def _run(self, sweep: Sweep, index: int, note: bool) -> int | None:

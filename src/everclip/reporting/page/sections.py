@@ -60,12 +60,15 @@ def _measured(groups: dict[str, list[Run]], measures: Iterable[Measure]) -> list
 
 
 def _cut_short(groups: dict[str, list[Run]]) -> Iterator[str]:
-    """Which rows are of runs that were told to end early."""
+    """Which rows are of runs that were told to end early, or to look at less."""
     for label, runs in groups.items():
         limits = {key: runs[0].settings.get(key) for key in ("max_sessions", "train.max_steps")}
         cuts = [f"{key}={value}" for key, value in limits.items() if value is not None]
         if cuts:
             yield f"{label}: cut short by {' and '.join(cuts)}; its figures are those of the sessions shown."
+        less = [f"{key}={runs[0].settings[key]}" for key in ("limit", "overfit") if runs[0].settings.get(key)]
+        if less:
+            yield f"{label}: no result, {' and '.join(less)} is for finding faults."
 
 
 def cost_of(groups: dict[str, list[Run]]) -> Grid:
@@ -160,11 +163,10 @@ def differences_of(runs: Sequence[Run]) -> Grid | None:
 
 def settings_of(runs: Sequence[Run]) -> Grid:
     """The settings that all configurations share."""
-    groups = [members[0].settings for members in grouped(runs).values() if members[0].settings]
-    first, *others = groups or [{}]
+    first, *others = [run.settings for run in runs if run.settings] or [{}]
     shared = {key: value for key, value in first.items() if all(other.get(key, ...) == value for other in others)}
-    title = "All settings" if not others else "Settings that all share"
-    return _grid(title, ["setting", "value"], [[key, value] for key, value in shared.items()])
+    title = "All settings" if len(grouped(runs)) < 2 else "Settings that all share"
+    return _grid(title, ["setting", "value"], [[key, str(value)] for key, value in shared.items()])
 
 
 def environment_of(runs: Sequence[Run]) -> Grid:
