@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from everclip.config.checks import check_values
 from everclip.data.images import ArrayImages
 from everclip.data.reduced import limited, memorised
-from everclip.errors import DataError
+from everclip.errors import DataError, NotFiniteError
 from everclip.runs.folder import RunFolder
 from everclip.types import NO_CLASS
 from tests.data.test_sequences import small
@@ -61,3 +61,9 @@ def test_a_profile_lies_in_the_run_folder(run: Callable[..., RunFolder]) -> None
     (told,) = (folder.path / "profile").iterdir()
     assert "session_00" in told.name
     assert "run_training_batch" in told.read_text()
+
+
+@pytest.mark.filterwarnings("ignore:Error detected in:UserWarning")
+def test_the_operation_whose_gradient_is_not_finite_is_named(run: Callable[..., RunFolder]) -> None:
+    with pytest.raises(NotFiniteError, match=r"gradient that \w+Backward0 gives is not finite in session 0, phase"):
+        run("method=lora", "trainer.detect_anomaly=true", "optimizer.lr=1e30", "max_sessions=1")

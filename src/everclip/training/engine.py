@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from everclip.data.feature_files import GIGABYTE, FeatureFiles
 from everclip.data.loading import OrderedBatches, SeededBatches, make_loader
-from everclip.errors import ConfigError, MemoryFullError
+from everclip.errors import ConfigError, MemoryFullError, NotFiniteError
 from everclip.methods.base import Encode, Extract, Method
 from everclip.training.features import FrozenFeatures, looks_of
 from everclip.training.passes import EnginePasses
@@ -211,6 +212,12 @@ class Engine:
                 state = PhaseState(steps)
             except torch.OutOfMemoryError as error:
                 state = self._more_parts(module, batch_size, error)
+            except RuntimeError as error:
+                if self._detect_anomaly and (found := re.search(r"Function '(\w+)' returned nan", str(error))):
+                    raise NotFiniteError(
+                        f"the gradient that {found[1]} gives is not finite in {where}; what it belongs to is told above"
+                    ) from error
+                raise
         if method.backbone.pieces > 1 and not method.backbone.divided:
             log.warning(
                 "trainer.accumulate=%d divided nothing in %s, where the loss needs a whole batch and no gradient "
