@@ -14,11 +14,13 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from everclip.commands import data as data_command
 from everclip.data.datasets.spec import DataSpec, Download, keys, spec
+from everclip.data.video.writing import write_video
 from everclip.reporting.console import terminal
 from tests.data.datasets import replicas
 from tests.data.server import serve
@@ -106,6 +108,18 @@ def test_own_lists_are_looked_over_and_all_that_is_wrong_is_named(command: Comma
     assert (code, "photos/b/x.png cannot be read as a picture" in out) == (2, True)
 
 
+def test_own_clips_with_captions_are_looked_over(command: Command, tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, np.full((4, 16, 16, 3), len(name), np.uint8))
+    place = tmp_path / "captions.csv"
+    place.write_text("path,caption,split\na.mp4,a ring,train\nb.mp4,a star,test\n")
+    code, out, _ = command("verify", str(place))
+    assert (code, out.splitlines()[-1]) == (0, f"{place}: nothing wrong")
+    (tmp_path / "b.mp4").write_bytes(b"no clip")
+    code, out, _ = command("verify", str(place))
+    assert (code, f"{tmp_path}/b.mp4 cannot be read as a video" in out) == (2, True)
+
+
 def archive_of(folder: Path, name: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -161,10 +175,12 @@ def test_prepare_opens_archives_in_archives_and_puts_lists(
     assert command("prepare", "caltech101", "--split", "mtil")[0] == 0
 
 
-def test_what_cannot_be_downloaded_is_explained(command: Command) -> None:
-    code, out, _ = command("prepare", "imagenet")
+@pytest.mark.parametrize("key", [key for key in keys() if not spec(key).downloads])
+def test_what_cannot_be_downloaded_is_explained(key: str, command: Command) -> None:
+    code, out, _ = command("prepare", key)
     assert code == 2
-    assert "Register at https://image-net.org" in out
+    assert "  by hand, into " in out
+    assert key != "imagenet" or "Register at https://image-net.org" in out
 
 
 def test_verify_counts_pictures_per_split_and_class(

@@ -131,7 +131,8 @@ def prepare(known: DataSpec, options: argparse.Namespace) -> bool:
 def _say_steps(known: DataSpec, root: Path, splits: Iterable[str]) -> None:
     """What a person must do for what is missing."""
     steps = {}
-    if known.steps and any(not present(known.folder(root) / need) for need in known.needs):
+    files = [known.folder(root) / need for need in known.needs] or _missing(known, root, splits)
+    if known.steps and not all(map(present, files)):
         steps[known.steps.strip()] = root
     for split in splits:
         if known.splits[split].steps and _missing(known, root, [split]):

@@ -14,8 +14,10 @@ from everclip.data.captions.samples import CaptionedData
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.spec import DataSpec, Part, Split
 from everclip.data.grounded import GroundedData
-from everclip.data.images import FileImages, Form
+from everclip.data.images import PICTURES, FileImages, Form
 from everclip.data.pictures import damages, shared
+from everclip.data.video.form import SUFFIXES
+from everclip.data.video.form import USUAL as CLIPS
 from everclip.errors import DataError, MissingError
 from everclip.types import Samples
 
@@ -82,12 +84,17 @@ def compare_own(place: Path, watch: Watch, deep: bool) -> Findings:
         found.problems += faults.texts
         parts = {part: pairs.pictures([e.picture for e in kept if e.split == part]) for part in ("", *PARTS)}
         files = {part or "the": them for part, them in parts.items() if isinstance(them, FileImages)}
-        paths |= {path: images.form for images in files.values() for path in images.paths}
+        paths |= {path: _form(path) for images in files.values() for path in images.paths}
         found.notes += shared(files)
         if not kept:
             found.problems.append(f"{pairs.source} lists no image-text pairs")
     found.problems += _damaged(paths, watch, deep)
     return found
+
+
+def _form(path: Path) -> Form:
+    """What a file is by its name: a picture, or else a clip."""
+    return CLIPS if path.is_dir() or (path.suffix.lower() in SUFFIXES and not PICTURES.accepts(path)) else PICTURES
 
 
 def _counts(data: LabelledImages | CaptionedData | GroundedData, published: Split) -> Iterator[str]:

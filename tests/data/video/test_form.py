@@ -18,7 +18,7 @@ from everclip.data.images import FileImages
 from everclip.data.loading import SeededBatches, make_loader
 from everclip.data.pictures import damages, shared
 from everclip.data.video import reading
-from everclip.data.video.form import Clips
+from everclip.data.video.form import USUAL, Clips
 from everclip.data.video.sampling import Dense, Fps, Segment
 from everclip.errors import DataError
 from everclip.types import Draw
@@ -176,3 +176,15 @@ def test_files_are_closed(write: Write) -> None:
     with pytest.raises(DataError), reading.open_video(path) as video:
         next(video.frames([99]))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_of_clips_is_no_clip(write: Write, tmp_path: Path) -> None:
+    frames = [Image.fromarray(frame) for frame in bars(3)]
+    for name in ("frames", "mixed", "animations"):
+        (tmp_path / name).mkdir()
+        frames[0].save(tmp_path / name / "a.gif", save_all=True, append_images=frames[1:])
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / "frames" / f"{number}.png")
+    write("mixed/a.mp4")
+    assert [USUAL.accepts(tmp_path / name) for name in ("frames", "mixed", "animations")] == [True, False, False]
+    assert [file.name for file in USUAL.files([tmp_path / "frames"])] == ["0.png", "1.png", "2.png"]

@@ -57,7 +57,7 @@ def test_mistakes_are_told(videos: Path, caplog: pytest.LogCaptureFixture) -> No
     (videos / "wave" / "broken.mp4").write_bytes(b"nothing")
     (videos / "wave" / "notes.txt").write_text("no clip")
     folder(root=str(videos), clips=CLIPS)
-    assert "1 damaged clips end what reads them; " in caplog.text
+    assert "1 damaged clips end what reads them:" in caplog.text
     assert "broken.mp4 cannot be read as a video: Invalid data" in caplog.text
     assert "clips are of another class than the same clip elsewhere" in caplog.text
     assert "1 entries are no clips and left out" in caplog.text

@@ -53,7 +53,8 @@ def read_moments(source: Path, folder: Path, form: Form, unit: float) -> Grounde
             texts.append(str(content["query"]).strip())
             paths.append(clips.of(str(content["vid"]), place, source))
         except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-            raise DataError(f"{place} has not the form of QVHighlights: {error!r}") from error
+            lacks = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f"{place} has not the form of QVHighlights: {lacks}") from error
         if not len(windows) or not texts[-1]:
             raise DataError(f"{place} has no {'text' if len(windows) else 'moment'}")
         if not (windows[:, 0] < windows[:, 1]).all() or windows.min() < 0 or windows.max() > 1 + 1e-6:

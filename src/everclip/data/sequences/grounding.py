@@ -13,7 +13,8 @@ from pydantic import Field
 
 from everclip.data.datasets.moment_lists import read_moments
 from everclip.data.grounded import GroundedData
-from everclip.data.images import Form
+from everclip.data.images import FileImages, Form
+from everclip.data.sequences.own_pictures import warn_of_damage
 from everclip.errors import ConfigError, MissingError
 from everclip.evaluation.grounding import Grounding
 from everclip.objectives.grounding import Grounding as MomentObjective
@@ -74,4 +75,6 @@ def read_folder(place: Path, clips: Form, unit: float, name: str | None = None) 
         if not (place / f"{part}.jsonl").is_file():
             raise MissingError(f"{place / part}.jsonl is not there; expected train.jsonl and test.jsonl in {place}")
     train, test = (read_moments(place / f"{part}.jsonl", place, clips, unit) for part in ("train", "test"))
+    files = [own for own in (train.pictures, test.pictures) if isinstance(own, FileImages)]
+    warn_of_damage([path for own in files for path in own.paths], clips)
     return GroundedData(name or place.resolve().name, train, test)

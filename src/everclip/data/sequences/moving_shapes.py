@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from everclip.errors import ConfigError
 from everclip.storage import making
 from everclip.types import Positive, TaskSequence, Templates
 
+log = logging.getLogger("everclip")
 TRAIN, TEST = 0, 1  # splits
 VERSION = 1  # raise when the same arguments give other files
 FPS, SCALE = 8, 2  # colours of a file have half its resolution
@@ -80,6 +82,7 @@ def dataset(
     key = json_sha256([versions, names, counts, length, repr(shapes.STYLES[style]), seed])
     folder = Path(cache_dir, "moving_shapes", key[:16])
     if not folder.is_dir():
+        log.info("drawing %d clips once, into %s", sum(counts) * len(names), folder)
         with making(folder) as aside:
             _write(aside, names, counts, length, style, seed)
     return read_layout(
@@ -201,6 +204,7 @@ def _written(
     key = json_sha256([versions, counts, length, repr(shapes.STYLES[style]), seed])
     folder = Path(cache_dir, kind, key[:16])
     if not folder.is_dir():
+        log.info("drawing %d clips once, into %s", sum(counts.values()), folder)
         with making(folder) as aside:
             write(aside, counts, length, style, seed)
     return folder

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from everclip.data.files import read_bytes
-from everclip.data.images import FileImages
+from everclip.data.images import FileImages, Form
 from everclip.data.pictures import damages, shared
 from everclip.data.sequences.shots import choose_test
 from everclip.errors import ConfigError, DataError, MissingError
 
 log = logging.getLogger("everclip")
+NAMED = 20  # damaged files
 
 
 def read_text(path: Path, key: str) -> str:
@@ -143,7 +144,15 @@ def warn_of_mistakes(train: FileImages, test: FileImages) -> None:
     Raises:
         DataError: a file cannot be read.
     """
-    if found := damages([*train.paths, *test.paths], train.form):
-        log.warning("%d damaged %ss end what reads them; %s", len(found), train.form.title, found[0])
+    warn_of_damage([*train.paths, *test.paths], train.form)
     for text in shared({"training": train, "test": test}):
         log.warning("%s", text)
+
+
+def warn_of_damage(paths: Sequence[Path], form: Form) -> None:
+    """Names files that end what reads them, the first `NAMED` of them."""
+    if found := damages(list(dict.fromkeys(paths)), form):
+        more = [f"and {len(found) - NAMED} more"] if len(found) > NAMED else []
+        log.warning("%d damaged %ss end what reads them:", len(found), form.title)
+        for text in [*found[:NAMED], *more]:
+            log.warning("%s", text)

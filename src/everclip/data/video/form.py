@@ -101,7 +101,7 @@ class Clips(Form):
     def accepts(self, path: Path) -> bool:
         if not path.is_dir():
             return super().accepts(path)
-        return not path.name.startswith(".") and any(PICTURES.accepts(entry) for entry in path.iterdir())
+        return not path.name.startswith(".") and bool(_files(path))
 
     @override
     def files(self, paths: Sequence[Path]) -> Iterable[Path]:
@@ -142,7 +142,13 @@ class Clips(Form):
 
 @cache
 def _files(path: Path) -> tuple[Path, ...]:
-    return tuple(sorted(filter(PICTURES.accepts, path.iterdir()))) if path.is_dir() else (path,)
+    """The file itself, or the frames in a folder; none where that holds clips."""
+    if not path.is_dir():
+        return (path,)
+    entries = list(path.iterdir())
+    if any(entry.suffix.lower() in SUFFIXES and entry.suffix.lower() not in PICTURES.suffixes for entry in entries):
+        return ()
+    return tuple(sorted(entry for entry in entries if PICTURES.accepts(entry) and entry.suffix.lower() != ".gif"))
 
 
 def _checked(frame: Image.Image, path: Path) -> Image.Image:
