@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from everclip.config.names import tells_apart
+from everclip.config.names import changes_results
 from everclip.digest import json_sha256
 from everclip.errors import MissingError
 from everclip.reporting.origin import LATER, data_seed
@@ -207,9 +207,15 @@ def _why_not(result: Result, experiments: Sequence[Experiment]) -> Iterator[str]
     names = tuple(result.run[group] for group in ("method", "backbone", "sequence"))
     for experiment in experiments:
         if experiment.names == names:
-            extra = sorted({word for word in result.run["overrides"] if tells_apart(word)} - set(experiment.overrides))
+            extra = sorted({word for word in result.run["overrides"] if _counts(word)} - set(experiment.overrides))
             if extra:
                 yield f"other settings: {' '.join(extra)}"
             else:
                 yield f"digest {result.run['digest']}, but the definition composes to {experiment.digest} today"
             return
+
+
+def _counts(override: str) -> bool:
+    """Whether an override can change a result, and is not a choice that the names show."""
+    key = override.lstrip("+~").partition("=")[0]
+    return key == "debug" or (changes_results(override) and key not in ("method", "backbone", "sequence"))
