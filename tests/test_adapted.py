@@ -104,7 +104,7 @@ def test_pictures_are_prepared_as_a_run_prepares_their_files(tiny: Callable[[], 
 
 
 def test_what_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="holds no checkpoint of session -1; stored are none"):
+    with pytest.raises(MissingError, match=r"holds no checkpoint$"):
         everclip.load(tmp_path)
     folder = run("method=zero_shot", "max_sessions=2")
     with pytest.raises(MissingError, match=r"holds no checkpoint of session 2; stored are 0, 1$"):

@@ -97,7 +97,7 @@ def test_what_cannot_be_is_told(
     (photos / "bad.jpg").write_text("no picture")
     (tmp_path / "empty").mkdir()
     for words, message in (
-        ([tmp_path, photos], f"{tmp_path} holds no checkpoint; stored are none"),
+        ([tmp_path, photos], f"{tmp_path} holds no checkpoint\n"),
         ([run, photos, "--session", "7"], "holds no checkpoint of session 7; stored are 0, 1, 2"),
         ([run, photos, photos / "bad.jpg", "--csv", out], f"{photos / 'bad.jpg'} cannot be read as a picture"),
         ([tmp_path / "nowhere", photos], f"{tmp_path / 'nowhere'}: no such folder; give the folder of a run"),

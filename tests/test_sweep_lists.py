@@ -25,7 +25,7 @@ def test_a_sweep_stops_at_its_first_failure_where_asked_to(
     runs = launchers.LocalRuns(1, stop_on_error=True)
     assert (runs.run(four, range(4)), runs.stopped) == ({0: 0, 1: 137}, True)
     assert [job.state for job in Sweep.read(four.path).jobs] == ["completed", "failed", "waiting", "waiting"]
-    assert caplog.messages[-1] == "a run failed: 2 not started; the same command starts them"
+    assert caplog.messages[-1] == f"a run failed: 2 not started; `everclip-status {four.path}` shows them"
 
 
 def test_a_sweep_lists_what_it_does_while_it_does_it(four: Sweep) -> None:  # noqa: F811

@@ -113,9 +113,8 @@ def checkpoint_of(run_folder: Path, session: int) -> Path:
     numbers = list(stored)
     wanted = numbers[session] if -len(numbers) <= session < 0 else session
     if wanted not in stored:
-        there = ", ".join(map(str, numbers)) or "none"
-        wanted_text = f"checkpoint of session {session}" if session >= 0 else "checkpoint"
-        raise MissingError(f"{folder.path} holds no {wanted_text}; stored are {there}")
+        there = f" of session {session}; stored are {', '.join(map(str, numbers))}" if numbers else ""
+        raise MissingError(f"{folder.path} holds no checkpoint{there}")
     return stored[wanted]
 
 
