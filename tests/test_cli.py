@@ -72,7 +72,7 @@ def everclip(
         ("backbone=vit_b16_openai backbone.model=ViT-B-16", "QuickGELU.*use backbone.model=ViT-B-16-quickgelu"),
         ("backbone.model=vit", "backbone.model=vit is no open_clip model"),
         ("[", "'\\[' is no override"),
-        ("debug=nan", "a group takes the name of one of its options, which a number, null or nan is not: .*, debug$"),
+        ("debug=nan", "null or nan is not: .*, logger, debug; debug=anomaly finds what is not finite$"),
     ],
 )
 def test_a_mistake_is_refused_with_exit_2_and_one_line(

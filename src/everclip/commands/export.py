@@ -84,7 +84,7 @@ def export(run: Path, session: int, output: Path | None, trust: list[str], form:
     folder = output or run / "export" / (path.stem if form == FORMS[0] else f"{path.stem}_{form}")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder}: is a file; an export is a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MAIN[form]).is_file():
+    if output is not None and folder.is_dir() and any(folder.iterdir()) and not (folder / MAIN[form]).is_file():
         raise ConfigError(f"--output {folder}: holds something else than an earlier export; give a folder of its own")
     if form == "onnx":
         require_onnx()

@@ -125,7 +125,7 @@ def show_error(error: BaseException) -> int:
     elif isinstance(error, ValueError) and str(error).startswith("Config group override"):  # from Hydra's parser
         groups = ", ".join((*schema.GROUPS, "trainer", "logger", "debug"))
         message = f"a group takes the name of one of its options, which a number, null or nan is not: {groups}"
-        message += "; debug=anomaly finds what is not finite" if "nan" in str(error).lower() else ""
+        message += "; debug=anomaly finds what is not finite" if "debug=nan" in sys.argv else ""
         code = 2
     elif isinstance(error, OSError) and error.filename is not None:  # Hydra makes the run folder itself
         message, code = f"{error.filename} cannot be used: {error.strerror}", 1
