@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from everclip.commands import execute
+from everclip.errors import Preempted
+from everclip.runs.folder import RunFolder
 from everclip.training.interruption import SIGNALS, StopRequest
 from everclip.training.monitor import Monitor
 from everclip.training.runner import Runner
@@ -84,3 +89,56 @@ def test_a_second_interrupt_ends_what_waits_for_a_frozen_process() -> None:
     assert (process.returncode, error) == (
         75, "everclip: stopped at once; the same command goes on from what was saved last\n",
     )  # fmt: skip
+
+
+class Stopping:
+    """Raises, as a signal's handler does, at the n-th line or return in the modules that hold a run folder."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __call__(self, frame: FrameType, event: str, value: Any) -> Any:
+        if frame.f_code.co_filename not in (execute.__file__, contextlib.__file__):
+            return None
+        self.left -= 1
+        if self.left == 0:
+            raise Preempted("SIGTERM")
+        return self
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a log that is opened is not closed
+def test_a_signal_at_any_moment_before_the_work_is_what_ended_a_run(tmp_path: Path) -> None:
+    before, worked, states = sys.gettrace(), list[int](), set[str | None]()
+    for step in count(1):
+        folder = RunFolder(tmp_path / f"{step}")
+
+        def work(leave: execute.Leave, step: int = step) -> None:
+            sys.settrace(None)
+            worked.append(step)
+
+        sys.settrace(Stopping(step))
+        try:
+            execute._work_in(folder, 0, [], work, force=False, restart=False)
+        except Preempted:
+            states.add(folder.state)
+        finally:
+            sys.settrace(before)
+        if worked:
+            break
+    assert folder.state == "finished"
+    assert states == {None, "preempted"}
+
+
+def test_a_signal_while_a_class_is_made_is_what_ended_a_run(tmp_path: Path) -> None:
+    class Signal:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise Preempted("SIGTERM")
+
+    def work(leave: execute.Leave) -> None:
+        type("Made", (), {"attribute": Signal()})  # Python 3.11 raises RuntimeError
+
+    folder = RunFolder(tmp_path)
+    with pytest.raises((RuntimeError, Preempted)):
+        execute._work_in(folder, 0, [], work, force=False, restart=False)
+    assert folder.state == "preempted"
+    assert folder.read_run()["attempts"][-1]["reason"] == "SIGTERM"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class EverclipError(Exception):
@@ -67,6 +70,17 @@ class Preempted(BaseException):
     """The run was asked to stop (a signal); derives from BaseException so that nothing swallows it."""
 
     exit_code = 75
+
+
+def behind(error: BaseException | None, *kinds: type[E]) -> E | None:
+    """The first of some kinds among an error and what it followed from.
+
+    A `Preempted` may come up inside anything, and be replaced there: Python 3.11 raises RuntimeError for what happens
+    while a class is made.
+    """
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.55) -> str:

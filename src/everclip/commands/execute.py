@@ -8,8 +8,8 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from everclip.commands.parts import engine_settings, make_parts, make_training, 
 from everclip.commands.sequences import shorten
 from everclip.config.identity import digest, names_of
 from everclip.config.names import fitted, settings_of
-from everclip.errors import EverclipError, LockedError, Preempted, StorageError
+from everclip.errors import EverclipError, LockedError, Preempted, StorageError, behind
 from everclip.loggers.base import RunLogger
 from everclip.loggers.csv import CsvLogger
 from everclip.loggers.mirrors import Loggers
@@ -38,6 +38,7 @@ from everclip.training.peers import Peers
 from everclip.training.runner import Runner
 
 log = logging.getLogger("everclip")
+Leave = Callable[[str, str | None], None]  # writes state and reason of a run
 
 
 def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopRequest | None = None) -> None:
@@ -57,8 +58,8 @@ def run(config: DictConfig, hydra: DictConfig, folder: RunFolder, request: StopR
 def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: int, request: StopRequest) -> None:
     again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0  # put back into the queue: it goes on
     force, restart = config.force and not again, config.restart and not again
-    with _working_in(folder, rank, list(hydra.overrides.task), force=force, restart=restart) as leave:
 
+    def work(leave: Leave) -> None:
         def end(reason: EverclipError | Preempted) -> None:
             leave("preempted" if isinstance(reason, Preempted) else "failed", str(reason))
             folder.unlock()
@@ -77,6 +78,8 @@ def _run_locked(config: DictConfig, hydra: DictConfig, folder: RunFolder, rank: 
                 raise cause from error
             raise
         peers.close(failed=False)
+
+    _work_in(folder, rank, list(hydra.overrides.task), work, force=force, restart=restart)
 
 
 def _rank() -> int:
@@ -157,17 +160,17 @@ def _refuse_other_origin(folder: RunFolder, facts: dict[str, Any]) -> None:
             log.warning("begun with %s %s, going on with %s", what, begun[key], facts[key])
 
 
-@contextmanager
-def _working_in(
-    folder: RunFolder, rank: int, overrides: list[str], *, force: bool, restart: bool
-) -> Iterator[Callable[[str, str | None], None]]:
-    """Holds the run folder, writes its log and keeps its state: running, then finished, preempted or failed.
+def _work_in(
+    folder: RunFolder, rank: int, overrides: list[str], work: Callable[[Leave], None], *, force: bool, restart: bool
+) -> None:
+    """Works in the run folder, writes its log and keeps its state: running, then finished, preempted or failed.
 
-    Only the first process does; the others are silent. Gives what writes state and reason.
+    Only the first process does; the others are silent. No context manager: a signal between what it enters and the
+    work would never be seen by it.
     """
     if rank != 0:
         log.setLevel(logging.ERROR)
-        yield lambda state, reason: None
+        work(lambda state, reason: None)
         return
     folder.lock(force=force)
     attempt: dict[str, Any] = {"start": now(), "host": socket.gethostname(), "pid": os.getpid()}
@@ -186,13 +189,13 @@ def _working_in(
         try:  # a signal may come at once
             folder.update_run(state="running", attempts=attempts, overrides=overrides, command=sys.argv)
             with log_file(folder.path / "run.log"):
-                yield leave
+                work(leave)
             state = "finished"
-        except (Preempted, KeyboardInterrupt) as stop:
-            state, reason = "preempted", str(stop) or "SIGINT"
-            raise
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
+            if stop := behind(error, Preempted, KeyboardInterrupt):
+                state, reason = "preempted", str(stop) or "SIGINT"
+            else:
+                reason = f"{type(error).__name__}: {error}"
             raise
         finally:
             leave(state, reason)

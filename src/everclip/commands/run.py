@@ -22,7 +22,7 @@ from everclip.commands import program
 from everclip.commands.arguments import Parser
 from everclip.config import build, checks, schema
 from everclip.config.compatibility import NEUTRAL
-from everclip.errors import ConfigError, EverclipError, Preempted, nearest
+from everclip.errors import ConfigError, EverclipError, Preempted, behind, nearest
 from everclip.loggers.wandb import trial_id
 from everclip.reporting.console import as_mirrors, log_file, print_config, set_up_logging, tell_error, terminal
 from everclip.reporting.results import CONSOLE_SESSIONS, Result, read_result, results_table, write_sweep
@@ -67,8 +67,10 @@ def job(config: DictConfig) -> None:
             evaluate(config, hydra_node)
         else:
             _run_or_report(config, hydra_node, RunFolder(folder))
-    except Exception as error:  # noqa: BLE001 (the one place where every error ends)
-        exit_code = show_error(error)
+    except Exception as error:
+        if behind(error, Preempted):
+            raise
+        exit_code = show_error(error)  # the one place where every error ends
     finally:
         _remove_if_empty(folder, Path(config.paths.outputs))
     OUTCOMES.append(Outcome(folder, exit_code))
@@ -117,7 +119,7 @@ def show_error(error: BaseException) -> int:
     """Prints an error for people and returns its exit code; `EVERCLIP_DEBUG=1` adds the traceback."""
     if os.environ.get("EVERCLIP_DEBUG") == "1":
         traceback.print_exception(error)
-    known = _find(error, EverclipError)
+    known = behind(error, EverclipError)
     if known is not None:
         message, code = str(known), known.exit_code
     elif isinstance(error, MissingConfigException | HydraException | OmegaConfBaseException):
@@ -136,13 +138,6 @@ def show_error(error: BaseException) -> int:
         code = 1
     tell_error("everclip", message)
     return code
-
-
-def _find(error: BaseException | None, kind: type[EverclipError]) -> EverclipError | None:
-    """The first error of a kind among an error and its causes."""
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def _compose_message(error: BaseException) -> str:
@@ -205,11 +200,12 @@ def _main() -> None:
             _run_composed(config)
         else:
             program.start(job)
-    except (Preempted, KeyboardInterrupt) as stop:
-        sys.stderr.write(f"everclip: stopped by {stop or 'SIGINT'}; the same command goes on\n")
+    except (Preempted, KeyboardInterrupt, Exception) as error:  # noqa: BLE001 (errors while composing)
+        stop = behind(error, Preempted, KeyboardInterrupt)
+        if stop is None:
+            sys.exit(show_error(error))
+        sys.stderr.write(f"everclip: stopped by {str(stop) or 'SIGINT'}; the same command goes on\n")
         sys.exit(Preempted.exit_code)
-    except Exception as error:  # noqa: BLE001 (errors while composing)
-        sys.exit(show_error(error))
     # What lies in the folder of a run that was refused is not its result.
     ended_well = [RunFolder(outcome.folder) for outcome in OUTCOMES if outcome.exit_code == 0]
     results = [result for folder in ended_well if (result := read_result(folder))]
