@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -64,6 +65,28 @@ def test_the_start_is_known_to_a_run_that_goes_on(tmp_path: Path, cache_dir: Pat
     (folder.path / "summary.json").unlink()
     folder.write_sessions(records[:1], 2, "mean_recall")  # killed between the second session's training and its record
     again = run_kind(tmp_path, cache_dir, "retrieval", "method=finetune")
+    assert [record["tasks"] for record in again.read_sessions()] == [record["tasks"] for record in records]
+
+
+@pytest.mark.parametrize("lost", ["record", "file", "damaged"])
+def test_stored_pictures_are_known_to_a_run_that_goes_on(lost: str, tmp_path: Path, cache_dir: Path) -> None:
+    words = ("method=finetune", "sequence.stored=true")
+    folder = run_kind(tmp_path, cache_dir, "retrieval", *words)
+    records, table = folder.read_sessions(), table_of(folder.read_sessions())
+    own, now = table.matrix("own_stored_t2i_r1"), table.matrix("t2i_r1")
+    assert np.isnan(own[0, 1])  # its session is yet to come
+    assert own.diagonal().tolist() == now.diagonal().tolist()
+    assert own[1, 0] != now[1, 0]  # the tower has changed since
+    assert folder.read_summary()["stored_forgetting"] == pytest.approx(own[0, 0] - own[1, 0])
+    folder.update_run(state="running")
+    (folder.path / "summary.json").unlink()
+    if lost == "record":
+        folder.write_sessions(records[:1], 2, "mean_recall")
+    elif lost == "file":
+        folder.kept(0).unlink()
+    else:
+        folder.kept(1).write_bytes(folder.kept(1).read_bytes()[:-1])
+    again = run_kind(tmp_path, cache_dir, "retrieval", *words)
     assert [record["tasks"] for record in again.read_sessions()] == [record["tasks"] for record in records]
 
 

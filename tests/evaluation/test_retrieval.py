@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from everclip.data.pairs import CaptionedImages
@@ -15,7 +17,8 @@ from everclip.evaluation import ranks as ranking
 from everclip.evaluation import retrieval
 from everclip.evaluation.ranks import ranks
 from everclip.evaluation.retrieval import Retrieval
-from everclip.metrics.scores import Score
+from everclip.metrics.retrieval import PROTOCOL, STORED
+from everclip.metrics.scores import Score, ScoreTable
 from everclip.types import Batch, ClassSet, Draw, Indices, Prepare, Samples, Task
 from tests.evaluation.conftest import Chunks, Table
 
@@ -167,3 +170,26 @@ def test_guesses_show_the_nearest_first_texts() -> None:
     model, task = Table(axes, axes[[0, 2, 1]]), make_task([[0], [1], [2]])
     (guess,) = Retrieval().guesses(model, task, task.samples.read([1], lambda image: torch.empty(0)), ())
     assert (guess.label, guess.names[0][0]) == ("1", "2")
+
+
+def unit_rows(draw: np.random.Generator, *shape: int) -> Tensor:
+    rows = torch.from_numpy(draw.integers(-9, 10, shape).astype(np.float32))
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def test_a_search_among_stored_pictures_is_that_of_the_official_code(golden: Callable[[str], Any]) -> None:
+    draw, sizes = np.random.default_rng(0), (7, 5, 9)
+    base = [unit_rows(draw, size, 8) for size in sizes]
+    kept: list[dict[str, Tensor]] = []
+    table = ScoreTable(3)
+    for session, expected in enumerate(golden("stored_search_official")["sessions"]):
+        texts = [F.normalize(own + unit_rows(draw, *own.shape) * (0.4 + 0.4 * session), dim=1) for own in base]
+        now = base[session]
+        kept.append({"pictures": F.normalize(now + 0.4 * unit_rows(draw, *now.shape), dim=1)})
+        asked = [{"texts": texts[j], "owner": torch.arange(sizes[j])} for j in range(session + 1)]
+        beside = {name: Score(50, 1) for name in ("mean_recall", "i2t_r1", "t2i_r1", "i2t_r5", "t2i_r5")}
+        found = {j: Retrieval(stored=True).search(asked[j], kept, j) for j in range(session + 1)}
+        table.append({j: beside | found.get(j, {}) for j in range(3)})
+        of_session, of_run = PROTOCOL.session(table), PROTOCOL.summary(table)
+        assert {name: of_session.get(name, of_run.get(name)) for name in expected} == pytest.approx(expected)
+        assert [of_run[f"last_{name}"] for name in STORED] == [of_session[name] for name in STORED]

@@ -19,6 +19,7 @@ def two_sessions(of: Protocol) -> ScoreTable:
     table = ScoreTable(2)
     for _ in range(2):
         names = (of.entry, *retrieval.RECALLS, *retrieval.BESIDE, *(m.key[5:] for m in retrieval.DIAGNOSTICS))
+        names += (*retrieval.STORED, retrieval.OWN_STORED)
         table.append({task: dict.fromkeys(names, Score(50.0, 10)) for task in range(2)})
     return table
 

@@ -18,7 +18,7 @@ from typing_extensions import override
 from everclip.evaluation.geometry import changes, geometry
 from everclip.evaluation.ranks import ranks
 from everclip.evaluation.rescoring import Features, PairScorer, rescore
-from everclip.metrics.retrieval import ENTRY, RANKS, RECALLS, WAYS
+from everclip.metrics.retrieval import ENTRY, OWN_STORED, RANKS, RECALLS, WAYS
 from everclip.metrics.scores import Score
 from everclip.types import Batch, ClassSet, Evaluator, Guess, Model, Passes, Task, Verdict
 
@@ -36,16 +36,27 @@ class Retrieval(Evaluator):
 
     Attributes:
         scorer: orders the first answers of a query anew; None: they stay as similarity has them.
+        stored: whether texts are also searched for among features that pictures got when their session had been
+            trained, as in a search index that is never made anew: `stored_t2i_r<K>` and `stored_t2i_mean_rank` among
+            those of all sessions so far, `own_stored_t2i_r1` among those of the text's own session. Source:
+            arXiv 2503.10111, official code JasonCodeMaker/CTVR @ 72b7652 (evaluator/validator.py).
     """
 
     entry = ENTRY
     open_vocabulary = True
     scorer: PairScorer | None = None
+    stored: bool = False
+
+    @property
+    @override
+    def keeps(self) -> bool:
+        return self.stored
 
     @property
     @override
     def identity(self) -> str:
-        return "retrieval" if self.scorer is None else f"retrieval {self.scorer.identity}"
+        words = ["retrieval", *([self.scorer.identity] if self.scorer else []), *(["stored"] if self.stored else [])]
+        return " ".join(words)
 
     @override
     def evaluate(self, model: Model, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
@@ -65,7 +76,21 @@ class Retrieval(Evaluator):
         scores |= {ENTRY: Score(total / len(RECALLS), len(pictures)), "r_sum": Score(total, len(pictures))}
         rows = _sketched(len(pictures))
         first = torch.searchsorted(owner, torch.tensor(rows))
-        return Verdict(scores, facts, sketch={"pictures": pictures[rows], "texts": captions[first]})
+        sketch = {"pictures": pictures[rows], "texts": captions[first]}
+        if not self.stored:
+            return Verdict(scores, facts, sketch)
+        return Verdict(scores, facts, sketch, kept={"pictures": pictures}, queries={"texts": captions, "owner": owner})
+
+    @override
+    def search(self, queries: Mapping[str, Tensor], kept: Sequence[Mapping[str, Tensor]], own: int) -> dict[str, Score]:
+        texts, owner = queries["texts"], queries["owner"]
+        pictures = [each["pictures"] for each in kept]
+        before = sum(len(each) for each in pictures[:own])
+        among_all = ranks(torch.cat(pictures), texts, owner + before)[1]
+        among_own = ranks(pictures[own], texts, owner)[1]
+        scores = {f"stored_t2i_r{k}": Score.share(int((among_all < k).sum()), len(texts)) for k in RANKS}
+        scores["stored_t2i_mean_rank"] = Score(float(among_all.double().mean()) + 1, len(texts))
+        return scores | {OWN_STORED: Score.share(int((among_own < 1).sum()), len(texts))}
 
     @override
     def sketch(self, model: Model, task: Task, passes: Passes) -> Mapping[str, Tensor]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from everclip.metrics.matrix import Matrix, per_task_metrics
+from everclip.metrics.matrix import Matrix, backward_transfer, per_task_metrics, session_accuracy
 from everclip.metrics.multi_domain import multi_domain_metrics
 from everclip.metrics.protocol import Measure, Protocol
 from everclip.metrics.scores import ScoreTable
@@ -19,6 +19,8 @@ WAYS = ("i2t", "t2i")
 RANKS = (1, 5, 10)
 RECALLS = tuple(f"{way}_r{k}" for way in WAYS for k in RANKS)
 BESIDE = (*(f"{way}_{name}" for way in WAYS for name in ("mrr", "median_rank")), "r_sum")
+STORED = (*(f"stored_t2i_r{k}" for k in RANKS), "stored_t2i_mean_rank")  # among the pictures of all sessions so far
+OWN_STORED = "own_stored_t2i_r1"  # among those of the text's own session
 UNSEEN = (ENTRY, "i2t_r1", "t2i_r1")  # what is told of domains that were not trained for so far
 DIAGNOSTICS = (
     Measure("last_modality_gap", "modality gap", "", 3),
@@ -32,9 +34,12 @@ DIAGNOSTICS = (
 
 
 def session_numbers(table: ScoreTable) -> dict[str, float | None]:
-    """Every score as mean over the domains seen so far; `unseen_<score>` over the others, None if there are none."""
+    """Every score as mean over the domains seen so far; `unseen_<score>` over the others, None if there are none.
+
+    Of searches among stored pictures the mean is over all texts.
+    """
     seen, others = range(table.latest + 1), range(table.latest + 1, table.num_tasks)
-    numbers = {name: table.mean(name, seen) for name in table.names}
+    numbers = {name: (table.pooled if name in STORED else table.mean)(name, seen) for name in table.names}
     return numbers | {f"unseen_{name}": table.mean(name, others) for name in UNSEEN}
 
 
@@ -44,7 +49,9 @@ def summary(table: ScoreTable) -> dict[str, float]:
     Of mean recall `per_task_metrics` and `multi_domain_metrics`. Of each recall and rank `average_<score>` and
     `last_<score>`, defined as in the former: `average_i2t_r1` is the average incremental recall (AIR) of arXiv
     2605.31229, `last_i2t_r1` its average final recall. `asymmetry_r5`, the mean over domains of |i2t - t2i|, is its gap
-    at 5. Of diagnostics `last_<score>`; `unseen_<recall>` after the last session.
+    at 5. Of diagnostics `last_<score>`; `unseen_<recall>` after the last session. Of searches among stored pictures
+    `last_<score>`, `average_stored_t2i_r1` over sessions, and `stored_forgetting`: of each session but the last, R@1
+    among its own pictures after it minus after the last.
     """
     sessions = len(table)
 
@@ -58,6 +65,12 @@ def summary(table: ScoreTable) -> dict[str, float]:
     numbers["asymmetry_r5"] = float(np.abs(entries("i2t_r5")[-1] - entries("t2i_r5")[-1]).mean())
     latest = session_numbers(table)
     told = {measure.key: latest.get(measure.key.removeprefix("last_")) for measure in DIAGNOSTICS}
+    told |= {f"last_{name}": latest.get(name) for name in STORED}
+    if STORED[0] in latest:
+        of_sessions = session_accuracy(entries(STORED[0]), table.task_counts(STORED[0]))
+        told["average_stored_t2i_r1"] = float(of_sessions.mean())
+        if sessions > 1:
+            told["stored_forgetting"] = -float(backward_transfer(entries(OWN_STORED)).mean())
     told |= {key: value for key, value in latest.items() if key.startswith("unseen_")}
     return numbers | {key: value for key, value in told.items() if value is not None}
 
@@ -90,6 +103,9 @@ PROTOCOL = Protocol(
         *(Measure(f"last_{name}", f"{name[:3]} R@{name[5:]}") for name in RECALLS if not name.endswith("_r1")),
         *(Measure(f"last_{way}_mrr", f"{way} MRR") for way in WAYS),
         *(Measure(f"last_{way}_median_rank", f"{way} median rank", "low", 1) for way in WAYS),
+        *(Measure(f"last_{name}", f"stored t2i R@{name[12:]}") for name in STORED if name[11] == "r"),
+        Measure("last_stored_t2i_mean_rank", "stored t2i mean rank", "low", 1),
+        Measure("stored_forgetting", "stored forgetting", ""),
         Measure("last_r_sum", "R-sum", digits=1),
         *(Measure(f"average_{way}_r1", f"AIR {way} R@1") for way in WAYS),
         Measure("asymmetry_r5", "asymmetry", "low"),

@@ -20,7 +20,7 @@ from everclip.runs.scores import heads, lines_of
 
 log = logging.getLogger("everclip")
 WRITTEN = tuple(f".{name}.*.tmp" for name in ("*.json", "*.jsonl", "*.csv", "config.yaml"))
-WRITTEN += tuple(f"{place}/.*.tmp" for place in ("checkpoints", "plots"))
+WRITTEN += tuple(f"{place}/.*.tmp" for place in ("checkpoints", "kept", "plots"))
 ABANDONED = 60.0  # seconds after which nobody asks for a lock any more
 
 
@@ -90,6 +90,10 @@ class RunFolder:
         }
         numbers = {int(number): path for number, path in found.items() if number.isdecimal()}
         return dict(sorted(numbers.items()))
+
+    def kept(self, session: int) -> Path:
+        """Path of what is kept of a session's tasks for later evaluations."""
+        return self.path / "kept" / f"session_{session:02d}.safetensors"
 
     @property
     def progress(self) -> Path:
@@ -177,7 +181,7 @@ class RunFolder:
         """Removes what an earlier run left, but for the logs."""
         for name in ("run.json", "sessions.jsonl", "summary.json", "counts.csv", "scores.csv", "train.csv"):
             (self.path / name).unlink(missing_ok=True)
-        for pattern in ("*_matrix.csv", "checkpoints/*.safetensors"):
+        for pattern in ("*_matrix.csv", "checkpoints/*.safetensors", "kept/*.safetensors"):
             for path in self.path.glob(pattern):
                 path.unlink()
 

@@ -16,6 +16,7 @@ from everclip.training.engine import Engine
 from everclip.types import ClassSet, Guess, Moments, Objective, Passes, Task, TaskSequence, Verdict, in_views
 
 SHOWN = 8
+Kept = dict[int, Mapping[str, Tensor]]  # by task, see `Evaluator.search`
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Evaluation:
         num_samples: judged.
         held_out: the entry score of the classes never trained on, in %; None where it does not apply.
         guesses: about some samples, spread evenly over the tasks.
+        kept: of the tasks of the session itself.
     """
 
     verdicts: dict[int, Verdict]
     num_samples: int
     held_out: float | None
     guesses: tuple[Shown, ...]
+    kept: Kept
 
 
 class Evaluated:
@@ -137,6 +140,11 @@ class Judge:
         self._sequence = sequence
         self._known = known
         self._start: dict[int, Mapping[str, Tensor]] = {}
+        self._kept: Kept = {}
+
+    def keep(self, kept: Kept) -> None:
+        """Takes what an earlier process kept of tasks."""
+        self._kept |= kept
 
     def remember(self, method: Method) -> None:
         """Takes a method's sketches of the tasks for those of the start: later evaluations are compared with them."""
@@ -157,10 +165,14 @@ class Judge:
         with torch.no_grad(), self._engine.inference():
             for index in due:
                 verdicts[index] = self._judge_all(model, index, passes, seen)
+            keeping = [index for index in sequence.keeping(session) if index in verdicts]
+            kept = {index: verdicts[index].kept for index in keeping if sequence.tasks[index].session == session}
+            self.keep(kept)
+            verdicts |= self._searched(verdicts, keeping)
             for index, positions in self._shown(due).items():
                 guesses += self._guess(model, index, positions, seen)
         judged = sum(len(sequence.tasks[index].samples) for index in due)
-        return Evaluation(verdicts, judged, self.held_out(method), tuple(guesses))
+        return Evaluation(verdicts, judged, self.held_out(method), tuple(guesses), kept)
 
     def _judge_all(self, model: Evaluated, index: int, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
         """What the task's evaluator finds and diagnoses, and what others find besides."""
@@ -170,6 +182,17 @@ class Judge:
         for also in task.also:
             scores |= self._judge(model, replace(task, evaluator=also), passes, seen).scores
         return replace(verdict, scores=scores)
+
+    def _searched(self, verdicts: Mapping[int, Verdict], keeping: Sequence[int]) -> dict[int, Verdict]:
+        """The verdicts on tasks of which something is kept, with what is found there; none if some is not known."""
+        if not self._kept.keys() >= set(keeping):
+            return {}
+        found, kept = {}, [self._kept[index] for index in keeping]
+        for own, index in enumerate(keeping):
+            verdict = verdicts[index]
+            scores = self._sequence.tasks[index].evaluator.search(verdict.queries, kept, own)
+            found[index] = replace(verdict, scores=verdict.scores | scores)
+        return found
 
     def _judge(self, model: Evaluated, task: Task, passes: Passes, seen: Sequence[ClassSet]) -> Verdict:
         """What the task's evaluator finds, if it follows from numbers.

@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from everclip.runs.folder import RunFolder
-from everclip.training.checkpoint import CheckpointError, Progress, load_progress
+from everclip.training.checkpoint import CheckpointError, Progress, load_progress, load_session, save_session
+from everclip.training.evaluation import Kept
+from everclip.types import TaskSequence
 
 log = logging.getLogger("everclip")
 
@@ -48,6 +50,31 @@ def read_saved(folder: RunFolder, identity: Mapping[str, Any], session: int) -> 
     except CheckpointError as error:
         log.warning("%s; this session begins anew", error)
         return None
+
+
+def save_kept(folder: RunFolder, identity: Mapping[str, Any], session: int, kept: Kept) -> None:
+    """Writes what is kept of a session's tasks, if anything is."""
+    if kept:
+        tensors = {f"{task}/{name}": value for task, own in kept.items() for name, value in own.items()}
+        save_session(folder.kept(session), tensors, {**identity, "session": session})
+
+
+def read_kept(folder: RunFolder, identity: Mapping[str, Any], sequence: TaskSequence, session: int) -> Kept:
+    """What `save_kept` wrote of a session.
+
+    Raises:
+        CheckpointError: it is not there, damaged, or of another run.
+    """
+    kept: dict[int, dict[str, Tensor]] = {
+        task: {} for task in sequence.keeping(session) if sequence.tasks[task].session == session
+    }
+    if kept:
+        tensors, meta = load_session(folder.kept(session))
+        check_identity(folder.kept(session), meta, {**identity, "session": session})
+        for name, value in tensors.items():
+            task, _, inner = name.partition("/")
+            kept[int(task)][inner] = value
+    return dict(kept)
 
 
 def _load(path: Path, identity: Mapping[str, Any]) -> Saved:

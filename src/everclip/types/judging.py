@@ -83,11 +83,15 @@ class Verdict:
         scores: by name.
         facts: JSON-like details beside them.
         sketch: see `Evaluator.sketch`.
+        kept: see `Evaluator.search`.
+        queries: see `Evaluator.search`.
     """
 
     scores: dict[str, Score]
     facts: dict[str, Any] = field(default_factory=dict)
     sketch: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    queries: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,21 @@ class Evaluator(ABC):
         """Scores of a sketch, and of how far it is from that of the backbone before the first session, if it is known.
 
         Only sketches of finite numbers come here.
+        """
+        return {}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether something of a task is kept from when its session has been trained, see `search`."""
+        return False
+
+    def search(self, queries: Mapping[str, Tensor], kept: Sequence[Mapping[str, Tensor]], own: int) -> dict[str, Score]:
+        """Scores of a task's queries among what was kept of all sessions so far, and never computed again.
+
+        Args:
+            queries: of the task's verdict now.
+            kept: of the verdict on each of their tasks, as it was when the task's own session had been trained.
+            own: place of the task among them.
         """
         return {}
 

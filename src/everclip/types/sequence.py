@@ -140,6 +140,10 @@ class TaskSequence:
         """The tasks that sessions up to `session` train for."""
         return [index for index, task in enumerate(self.tasks) if task.session is not None and task.session <= session]
 
+    def keeping(self, session: int) -> list[int]:
+        """Those of them of which something is kept, see `Evaluator.search`."""
+        return [index for index in self.trained(session) if self.tasks[index].evaluator.keeps]
+
     def arrived(self, session: int) -> list[int]:
         """All tasks but those that only sessions after `session` train for."""
         return [index for index, task in enumerate(self.tasks) if task.session is None or task.session <= session]

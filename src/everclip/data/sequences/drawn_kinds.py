@@ -40,6 +40,7 @@ def retrieval_shapes(
     test_scenes: Positive,
     scorer: PairScorer | None = None,
     seed: int = 0,
+    stored: bool = False,
 ) -> TaskSequence:
     """Drawn scenes with five captions each, one session per rendering style; all domains evaluated after each.
 
@@ -50,6 +51,7 @@ def retrieval_shapes(
         test_scenes: per domain; also the number of pictures that a caption is compared with.
         scorer: see `Retrieval`.
         seed: of the scenes.
+        stored: see `Retrieval`.
 
     Raises:
         ConfigError: an unknown domain, or one twice; more scenes than captions could tell apart.
@@ -60,7 +62,7 @@ def retrieval_shapes(
         scenes_dataset(name=domain, style=domain, **counts, described=scorer is not None, seed=seed)
         for domain in domains
     ]
-    return retrieval.domains(name=name, domains=drawn, scorer=scorer)
+    return retrieval.domains(name=name, domains=drawn, scorer=scorer, stored=stored)
 
 
 def scenes_dataset(

@@ -136,6 +136,7 @@ def retrieval(
     test_clips: Positive = 100,
     length: Positive = 32,
     seed: int = 0,
+    stored: bool = False,
 ) -> TaskSequence:
     """Captioned clips, one session per rendering style; all domains evaluated after each.
 
@@ -148,6 +149,7 @@ def retrieval(
         test_clips: of a domain.
         length: frames of a clip.
         seed: of the clips.
+        stored: see `everclip.evaluation.retrieval.Retrieval`.
 
     Raises:
         ConfigError: no domain, one twice, or see `captioned`.
@@ -155,7 +157,7 @@ def retrieval(
     """
     of: dict[str, Any] = {"clips": clips, "cache_dir": cache_dir, "length": length, "seed": seed}
     of |= {"train_clips": train_clips, "test_clips": test_clips}
-    return one_each(name=name, domains=[captioned(style=style, **of) for style in domains])
+    return one_each(name=name, domains=[captioned(style=style, **of) for style in domains], stored=stored)
 
 
 def grounding(

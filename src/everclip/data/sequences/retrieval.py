@@ -33,6 +33,7 @@ def domains(
     reverse: bool = False,
     caption: Caption = "drawn",
     scorer: PairScorer | None = None,
+    stored: bool = False,
 ) -> TaskSequence:
     """One session per data set.
 
@@ -43,12 +44,13 @@ def domains(
         reverse: the order of the sessions.
         caption: see `shown`; all captions are judged by.
         scorer: see `Retrieval`.
+        stored: see `Retrieval`.
 
     Raises:
         ConfigError: two domains of one name, or none.
         DataError: a domain without training or test pairs.
     """
-    return _one_each(name, list(domains)[::-1] if reverse else list(domains), unseen, caption, scorer)
+    return _one_each(name, list(domains)[::-1] if reverse else list(domains), unseen, caption, scorer, stored)
 
 
 def published(
@@ -175,13 +177,14 @@ def _one_each(
     unseen: Sequence[CaptionedData],
     caption: Caption,
     scorer: PairScorer | None = None,
+    stored: bool = False,
 ) -> TaskSequence:
     """One session per data set, see `domains`."""
     titles = [domain.name for domain in (*ordered, *unseen)]
     if not ordered or len(set(titles)) < len(titles):
         raise ConfigError(f"sequence.domains={titles}: must be one or more, each once")
     sessions = [_session(i, domain.name, domain.train, caption) for i, domain in enumerate(ordered)]
-    tasks = [_task(domain, i, scorer) for i, domain in enumerate(ordered)]
+    tasks = [_task(domain, i, scorer, stored) for i, domain in enumerate(ordered)]
     tasks += [_task(domain, None, scorer) for domain in unseen]
     return TaskSequence(name, tuple(sessions), tuple(tasks), "retrieval", evaluate="all")
 
@@ -205,7 +208,7 @@ def _session(index: int, name: str, train: CaptionedImages, caption: Caption) ->
     return Session(index, name, NO_CLASSES, NO_CLASSES, shown(train, caption), objective=Contrastive())
 
 
-def _task(domain: CaptionedData, session: int | None, scorer: PairScorer | None = None) -> Task:
+def _task(domain: CaptionedData, session: int | None, scorer: PairScorer | None = None, stored: bool = False) -> Task:
     if not len(domain.test):
         raise DataError(f"{domain.name} has no test pairs")
-    return Task(domain.name, NO_CLASSES, domain.test, Retrieval(scorer), session)
+    return Task(domain.name, NO_CLASSES, domain.test, Retrieval(scorer, stored), session)
