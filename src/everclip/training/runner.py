@@ -161,7 +161,9 @@ class Runner:
     def _resume(self) -> tuple[dict[str, Any] | None, Saved | None]:
         """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
         self._records = self._folder.read_sessions()[: len(self._sequence.sessions)]
-        self._recall()
+        kept, known = read_kept(self._folder, self._identity, self._sequence, len(self._records))
+        self._judge.keep(kept)
+        del self._records[known:]
         trained = None
         if len(self._records) < len(self._sequence.sessions):
             trained = self._restore(len(self._records), expected=False)
@@ -180,16 +182,6 @@ class Runner:
                 where = f", in phase {phase + 1} of the next one after {step} steps"
             log.info("resuming after session %d of %d%s", len(self._records), len(self._sequence.sessions), where)
         return trained, saved
-
-    def _recall(self) -> None:
-        """Takes up what was kept of the tasks of recorded sessions; drops the records from where it is not there."""
-        for session in range(len(self._records)):
-            try:
-                self._judge.keep(read_kept(self._folder, self._identity, self._sequence, session))
-            except CheckpointError as error:
-                log.warning("%s; going back to before the evaluation of session %d", error, session)
-                del self._records[session:]
-                return
 
     def _restore(self, session: int, *, expected: bool) -> dict[str, Any] | None:
         """Puts the state after the training of `session` into the method; what its checkpoint says of the training."""

@@ -59,22 +59,24 @@ def save_kept(folder: RunFolder, identity: Mapping[str, Any], session: int, kept
         save_session(folder.kept(session), tensors, {**identity, "session": session})
 
 
-def read_kept(folder: RunFolder, identity: Mapping[str, Any], sequence: TaskSequence, session: int) -> Kept:
-    """What `save_kept` wrote of a session.
-
-    Raises:
-        CheckpointError: it is not there, damaged, or of another run.
-    """
-    kept: dict[int, dict[str, Tensor]] = {
-        task: {} for task in sequence.keeping(session) if sequence.tasks[task].session == session
-    }
-    if kept:
-        tensors, meta = load_session(folder.kept(session))
-        check_identity(folder.kept(session), meta, {**identity, "session": session})
-        for name, value in tensors.items():
-            task, _, inner = name.partition("/")
-            kept[int(task)][inner] = value
-    return dict(kept)
+def read_kept(
+    folder: RunFolder, identity: Mapping[str, Any], sequence: TaskSequence, sessions: int
+) -> tuple[Kept, int]:
+    """What is kept of the tasks of so many sessions, and of how many of them, in order, all is there."""
+    found: Kept = {}
+    for session in range(sessions):
+        own = [task for task in sequence.keeping(session) if sequence.tasks[task].session == session]
+        path = folder.kept(session)
+        try:
+            tensors, meta = load_session(path) if own else ({}, {})
+            check_identity(path, meta, {**identity, "session": session} if own else {})
+        except CheckpointError as error:
+            log.warning("%s; going back to before that session was evaluated", error)
+            return found, session
+        for task in own:
+            mark = f"{task}/"
+            found[task] = {name.removeprefix(mark): v for name, v in tensors.items() if name.startswith(mark)}
+    return found, sessions
 
 
 def _load(path: Path, identity: Mapping[str, Any]) -> Saved:
