@@ -97,6 +97,12 @@ def test_check_says_what_would_run_and_leaves_nothing(everclip: Command, tmp_pat
     assert list((tmp_path / "outputs").iterdir()) == []
 
 
+def test_check_says_what_of_pairs_is_trained(everclip: Command) -> None:
+    code, out, _ = everclip("check=true", "method=lora", "sequence=shapes_retrieval", "sequence.train_scenes=16")
+    assert code == 0
+    assert "shapes_retrieval: 3 x 16 training pictures, 300 test pictures\n" in out
+
+
 def test_check_says_what_is_left_of_a_shortened_run(everclip: Command) -> None:
     code, out, _ = everclip("check=true", "method=finetune", "max_sessions=2", "train.max_steps=3")
     assert code == 0

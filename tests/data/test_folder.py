@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from torchvision.transforms import PILToTensor
 
+from everclip.data.images import FileImages
 from everclip.data.sequences.folder import folder
 from everclip.data.sequences.orders import by_name
 from everclip.errors import ConfigError, DataError, MissingError
@@ -92,14 +94,30 @@ def test_equal_pictures_in_training_and_in_two_classes_are_named(
 
 
 def test_damaged_pictures_are_named_before_they_are_read(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    of_test = sorted((photos / "test").rglob("*.png"))
+    whole = folder(root=str(photos)).tasks[0].samples
+    of_test = [next(own.iterdir()) for own in sorted((photos / "test").iterdir())]
     of_test[0].write_bytes(of_test[0].read_bytes()[:45])
     of_test[1].write_bytes(b"")
-    folder(root=str(photos))
-    said, *files = [text for text in caplog.messages if "damaged" in text or "cannot be read" in text]
-    assert said == "2 damaged pictures end what reads them:"
-    reason = " cannot be read as a picture: "
-    assert [text.partition(reason)[:2] for text in files] == [(str(path), reason) for path in of_test[:2]]
+    reason = "cannot be read as a picture: "
+    with pytest.raises(DataError) as refused:
+        folder(root=str(photos))
+    assert str(refused.value).startswith(f"{of_test[0]} {reason}")
+    assert str(refused.value).endswith(
+        " (in all 2 damaged pictures); mend or remove such files, or leave them out with sequence.broken=leave_out"
+    )
+    (second,) = caplog.messages
+    assert second.startswith(f"{of_test[1]} {reason}")
+    caplog.clear()
+    left = folder(root=str(photos), broken="leave_out").tasks[0].samples
+    assert caplog.messages[0].startswith(f"left out 2 damaged pictures: {of_test[0]} {reason}")
+    assert caplog.messages[1:] == [second]
+    assert isinstance(left, FileImages)
+    assert isinstance(whole, FileImages)
+    assert set(whole.paths) - set(left.paths) == set(of_test[:2])
+    for path in (photos / "train" / CLASSES[0]).iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"train/{CLASSES[0]} holds no picture that is not damaged"):
+        folder(root=str(photos), broken="leave_out")
 
 
 def test_folders_beside_train_and_test_are_named(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,7 +281,7 @@ def test_what_may_not_be_read_is_named(unprivileged: Path, make: Callable[[Path]
         pytest.param(
             lambda top: next((top / "test" / "zebra").iterdir()).rename(top / "test/zebra/y.png"), {}, id="name"
         ),
-        pytest.param(lambda top: (top / "train/zebra/train 0.png").write_bytes(b"12"), {}, id="size"),
+        pytest.param(lambda top: Image.new("L", (9, 7)).save(top / "train/zebra/train 0.png"), {}, id="size"),
         pytest.param(None, {"class_order": "seed0"}, id="order"),
         pytest.param(None, {"shots": 2}, id="shots"),
         pytest.param(None, {"shots": 2, "seed": 1}, id="seed"),

@@ -239,6 +239,21 @@ def test_own_folders_are_sessions(tmp_path: Path) -> None:
         retrieval.folder(root=str(tmp_path))
 
 
+def test_damaged_pictures_of_ones_own_are_refused_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for n in range(4):
+        picture(tmp_path / f"{n}.png")
+    write(tmp_path / "1.png", "no picture")
+    lines = [f"{n}.png,c{n} {k},{'test' if n == 3 else 'train'}" for n in range(4) for k in range(2)]
+    write(tmp_path / "captions.csv", "\n".join(["path,caption,split", *lines]))
+    with pytest.raises(
+        DataError, match=r"1\.png cannot be read as a picture: .*; mend or remove .*of sequence=pairs\)"
+    ):
+        retrieval.folder(root=str(tmp_path))
+    sequence = retrieval.folder(root=str(tmp_path), broken="leave_out")
+    assert names(sequence.sessions[0].train) == ["0.png", "2.png"]
+    assert f"left out 1 damaged picture: {tmp_path / '1.png'}" in caplog.text
+
+
 def made(name: str, train: int) -> CaptionedData:
     def samples(count: int) -> CaptionedImages:
         pictures = ArrayImages(np.zeros((count, 2, 2, 3), np.uint8), np.full(count, NO_CLASS), name)

@@ -27,6 +27,10 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     sizes = [len(session.new) for session in sessions]
     judged = sequence.evaluated(len(sessions) - 1)
     test = sum(len(sequence.tasks[task].samples) for task in judged)
+    title = "picture" if all(session.train.num_frames is None for session in sessions) else "clip"
+    taught, order = f"{_runs(sizes)} classes", f", order {sequence.class_order}"
+    if not any(sizes):
+        taught, order = f"{_runs([session.num_samples for session in sessions])} training {title}s", ""
     judges = "test" if config.validation is None else "held-out training"
     weights = ", ".join(f"{key} {value}" for key, value in backbone.provenance.items() if value is not None)
     total = sum(p.numel() for p in method.parameters())
@@ -41,16 +45,16 @@ def check(config: DictConfig, hydra: DictConfig) -> None:
     state = folder.state or "not started"
     if folder.begun:
         confirm(config, folder, sequence)
-    for title, text in {
+    for subject, text in {
         "method": f"{hydra.runtime.choices.method}: {trained:,} trainable of {total + base:,} parameters{grows}",
         "backbone": f"{hydra.runtime.choices.backbone}: {weights}",
-        "sequence": f"{sequence.name}: {_runs(sizes)} classes, {test} {judges} pictures, order {sequence.class_order}",
+        "sequence": f"{sequence.name}: {taught}, {test} {judges} {title}s{order}",
         "training": f"{training.base.epochs} epochs of batch {training.base.batch_size} in the base session, "
         f"{training.later.epochs} of batch {training.later.batch_size} later{most}",
         "keeps": f"{kept / 1e6:,.1f} MB after the last session, in memory and in its checkpoint",
         "folder": f"{hydra.runtime.output_dir} ({state})",
     }.items():
-        log.info("%-9s %s", title, text)
+        log.info("%-9s %s", subject, text)
 
 
 def _runs(sizes: list[int]) -> str:

@@ -13,9 +13,10 @@ from everclip.errors import DataError
 from everclip.storage import in_threads
 
 
-def damages(paths: Sequence[Path], form: Form, deep: bool = False) -> list[str]:
+def damages(paths: Sequence[Path], form: Form, deep: bool = False) -> dict[Path, str]:
     """Why files of a form cannot be read, see `Form.damage`, without those that are whole."""
-    return list(filter(None, in_threads(partial(form.damage, deep=deep), paths)))
+    found = zip(paths, in_threads(partial(form.damage, deep=deep), paths), strict=True)
+    return {path: why for path, why in found if why}
 
 
 def shared(parts: Mapping[str, FileImages]) -> list[str]:

@@ -122,4 +122,4 @@ def _damaged(files: Mapping[Path, Form], watch: Watch, deep: bool) -> Iterator[s
     for form in dict.fromkeys(files.values()):
         paths = [path for path, own in files.items() if own == form]
         for start in watch(range(0, len(paths), AT_ONCE)):
-            yield from damages(paths[start : start + AT_ONCE], form, deep)
+            yield from damages(paths[start : start + AT_ONCE], form, deep).values()

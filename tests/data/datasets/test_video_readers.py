@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import DictConfig
+from PIL import Image
 
 from everclip.config.build import build
 from everclip.data.datasets import clip_lists, hmdb51, kinetics400, msrvtt, msvd, qvhighlights, ssv2, ucf101_videos
@@ -284,10 +285,16 @@ def test_qvhighlights(tmp_path: Path) -> None:
 
 def test_ones_own_texts_of_moments(tmp_path: Path) -> None:
     line = {"qid": 1, "query": "a cat", "vid": "a", "duration": 8, "relevant_windows": [[2, 4]]}
-    put(tmp_path / "a.mp4", b"")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     put(tmp_path / "train.jsonl", json.dumps(line))
     with pytest.raises(MissingError, match=r"test\.jsonl is not there; expected train\.jsonl and test\.jsonl in"):
         grounding.folder(root=str(tmp_path), clips=Clips(Even(4)))
     put(tmp_path / "test.jsonl", json.dumps(line))
     sequence = grounding.folder(root=str(tmp_path), clips=Clips(Even(4)), name="mine")
     assert (sequence.name, sequence.tasks[0].samples.texts) == ("grounding_mine", (("a cat",),))
+    put(tmp_path / "b.gif", b"GIF89a")
+    put(tmp_path / "train.jsonl", "\n".join(json.dumps(line | {"vid": clip}) for clip in "aba"))
+    with pytest.raises(DataError, match=r"b\.gif cannot be read as a video: .*sequence\.broken=leave_out"):
+        grounding.folder(root=str(tmp_path), clips=Clips(Even(4)))
+    left = grounding.folder(root=str(tmp_path), clips=Clips(Even(4)), broken="leave_out")
+    assert len(left.sessions[0].train) == 2

@@ -107,9 +107,10 @@ def test_clips_are_samples_of_files(write: Write, tmp_path: Path) -> None:
 def test_broken_clips_are_found(write: Write, tmp_path: Path) -> None:
     path = write("a.mp4")
     (tmp_path / "b.mp4").write_bytes(path.read_bytes()[:500])
-    (found,) = damages([path, tmp_path / "b.mp4"], Clips(Segment(2)))
-    assert found.startswith(f"{tmp_path / 'b.mp4'} cannot be read as a video")
-    assert damages([path], Clips(Segment(2)), deep=True) == []
+    ((damaged, why),) = damages([path, tmp_path / "b.mp4"], Clips(Segment(2))).items()
+    assert damaged == tmp_path / "b.mp4"
+    assert why.startswith(f"{tmp_path / 'b.mp4'} cannot be read as a video")
+    assert damages([path], Clips(Segment(2)), deep=True) == {}
 
 
 def test_the_cache_of_pictures_holds_what_evaluation_sees(write: Write, tmp_path: Path) -> None:

@@ -56,8 +56,10 @@ def test_mistakes_are_told(videos: Path, caplog: pytest.LogCaptureFixture) -> No
     shutil.copy(videos / "jump" / "0.mp4", videos / "wave" / "again.mp4")
     (videos / "wave" / "broken.mp4").write_bytes(b"nothing")
     (videos / "wave" / "notes.txt").write_text("no clip")
-    folder(root=str(videos), clips=CLIPS)
-    assert "1 damaged clips end what reads them:" in caplog.text
+    frame = videos / "jump" / "frames" / "2.png"
+    frame.write_bytes(frame.read_bytes()[:45])
+    folder(root=str(videos), clips=CLIPS, broken="leave_out")
+    assert f"left out 2 damaged clips: {frame} cannot be read as a picture" in caplog.text
     assert "broken.mp4 cannot be read as a video: Invalid data" in caplog.text
     assert "clips are of another class than the same clip elsewhere" in caplog.text
     assert "1 entries are no clips and left out" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from pathlib import Path
@@ -112,6 +113,14 @@ def test_of_a_truncated_file_what_is_there_is_shown(write: Write, caplog: pytest
     assert 3 <= len(some) <= 11
     assert np.array_equal(some[: len(some) - 1], whole[: len(some) - 1])
     assert f"a.avi: {len(some)} of 12 frames are there; the file is cut off" in caplog.text
+    path = write("a.mkv", noise, options={"g": "3"})  # says how long it is, not how many frames it has
+    whole = read(path)
+    caplog.clear()
+    some = read(cut_off(path, 0.5))
+    assert 3 <= len(some) <= 9
+    assert np.array_equal(some[: len(some) - 1], whole[: len(some) - 1])
+    (told,) = caplog.messages
+    assert re.fullmatch(rf"{path}: 0\.[2-9] of 1\.5 s are there; the file may be cut off", told)
 
 
 def audio_only(path: Path) -> None:

@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from everclip.data.captions.formats import read_list
-from everclip.data.captions.pair_list import PARTS, Broken, Entry, PairList, collect
+from everclip.data.captions.pair_list import LEAVE_OUT, PARTS, Broken, Entry, PairList, collect
 from everclip.data.captions.samples import CaptionedData, divided, samples
 from everclip.data.captions.shards import ShardList
 from everclip.data.images import PICTURES, FileImages, Form
 from everclip.data.sequences.folder import Share, folders
-from everclip.data.sequences.own_pictures import warn_of_mistakes
+from everclip.data.sequences.own_pictures import readable, warn_of_twins
 from everclip.errors import DataError, MissingError
 
 log = logging.getLogger("everclip")
@@ -49,7 +49,7 @@ def load(
     if pairs is None:
         raise MissingError(f"{place} holds no captions; expected {', '.join(LISTS)}, or *.tar of WebDataset")
     entries, _ = collect(pairs, broken)
-    return data_of(name or title_of(place), pairs, entries, test_share, test_seed)
+    return data_of(name or title_of(place), pairs, entries, test_share, test_seed, broken)
 
 
 def lists(place: Path, form: Form = PICTURES) -> dict[str, PairList]:
@@ -99,10 +99,20 @@ def find(place: Path, pictures: Path | None = None, form: Form = PICTURES) -> Pa
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def data_of(name: str, pairs: PairList, entries: list[Entry], test_share: float, test_seed: int) -> CaptionedData:
-    """Entries as data, divided; warns of pictures that are damaged, or equal byte for byte."""
+def data_of(
+    name: str, pairs: PairList, entries: list[Entry], test_share: float, test_seed: int, broken: Broken
+) -> CaptionedData:
+    """Entries as data, divided, without damaged files; warns of pictures that are equal byte for byte.
+
+    Raises:
+        DataError: there are damaged files, and `broken` is `refuse`.
+    """
+    files = pairs.pictures([entry.picture for entry in entries])
+    if isinstance(files, FileImages):
+        entries = [entries[index] for index in readable(files.paths, files.form, broken, LEAVE_OUT)]
     train, val, test = (samples(pairs, part) for part in divided(entries, test_share, test_seed))
     if isinstance(train.pictures, FileImages) and isinstance(test.pictures, FileImages):
-        warn_of_mistakes(train.pictures, test.pictures)
-    log.info("%s: %d training, %d validation, %d test pictures", name, len(train), len(val), len(test))
+        warn_of_twins(train.pictures, test.pictures)
+    counts = len(train), len(val), len(test), "pictures" if test.num_frames is None else "clips"
+    log.info("%s: %d training, %d validation, %d test %s", name, *counts)
     return CaptionedData(name, train, test, val)

@@ -23,6 +23,7 @@ Broken = Literal["refuse", "leave_out"]
 PARTS = ("train", "val", "test")  # of a picture that is in several, the last is the one to keep
 NOT_THERE, EMPTY, TWICE = "captions of pictures that are not there", "empty captions", "captions twice at a picture"
 LOOKED_FOR = 10
+LEAVE_OUT = "sequence.broken=leave_out (sequence.dataset.broken of sequence=pairs)"
 SHARED, AGAIN = "pictures in two splits", "pictures in two sessions"
 
 
@@ -175,10 +176,7 @@ class Faults:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in self._counts.items())
         if broken == "refuse":
             more = f" (in all {counted})" if self._counts.total() > 1 else ""
-            raise DataError(
-                f"{self.texts[0]}{more}; mend the list, or leave such pairs out with sequence.broken=leave_out "
-                "(sequence.dataset.broken of sequence=pairs)"
-            )
+            raise DataError(f"{self.texts[0]}{more}; mend the list, or leave such pairs out with {LEAVE_OUT}")
         log.warning("%s: left out %s; the first: %s", self._pairs.source, counted, self.texts[0])
 
 

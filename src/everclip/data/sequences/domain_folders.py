@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from everclip.data.captions.pair_list import Broken
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.datasets.layouts import Item, listed, read_items
 from everclip.data.images import FileImages
 from everclip.data.sequences import domain_incremental
 from everclip.data.sequences.folder import Share, class_folders, folders, read_folders
 from everclip.data.sequences.multi_domain import Candidates
-from everclip.data.sequences.own_pictures import leave_out, read_names, warn_of_mistakes
+from everclip.data.sequences.own_pictures import leave_out, read_names, warn_of_twins
 from everclip.errors import ConfigError, DataError, MissingError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -28,6 +29,7 @@ def domain_folders(
     shots: Positive | None = None,
     candidates: Candidates = "union",
     exclude: Sequence[str] = (),
+    broken: Broken = "refuse",
     names: str | None = None,
     templates: Templates = ("a photo of a {}.",),
     test_share: Share = 0.3,
@@ -46,6 +48,7 @@ def domain_folders(
         shots: training pictures per class and domain, None for all.
         candidates: see `domain_incremental.build`.
         exclude: class folders to leave out.
+        broken: what is done where files are damaged, see `readable`; those of `lists` are not looked at.
         names: file with the names of the classes, see `read_names`; None: the folders' names.
         templates: of the prompts.
         test_share: part of every class for testing where nothing else divides a domain.
@@ -70,7 +73,7 @@ def domain_folders(
             raise MissingError(f"sequence.domains: {top} has no folder {absent[0]!r}; it has {', '.join(found[:10])}")
         if lists is None:
             leave_out(exclude, sorted({own for domain in chosen for own in class_folders(top / domain)}), str(top))
-            read = [(domain, *read_folders(top / domain, test_share, test_seed, exclude)) for domain in chosen]
+            read = [(domain, *read_folders(top / domain, test_share, test_seed, exclude, broken)) for domain in chosen]
         else:
             read = [(domain, *_listed(top, domain, lists)) for domain in chosen]
     except OSError as error:
@@ -82,7 +85,7 @@ def domain_folders(
         numbers = np.array([classes.index(class_name) for class_name in own], dtype=np.int64)
         train, test = (FileImages(part.paths, numbers[part.labels], top) for part in parts)
         if lists is None:  # published pictures are what `everclip-data verify` is for
-            warn_of_mistakes(train, test)
+            warn_of_twins(train, test)
         drawn.append(LabelledImages(domain, shown, tuple(templates), train, test))
     title = name or f"dil_{top.resolve().name}"
     return domain_incremental.build(title, drawn, shots=shots, candidates=candidates, seed=seed)

@@ -10,11 +10,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from everclip.data.captions.pair_list import Broken
 from everclip.data.images import PICTURES, FileImages, Form
 from everclip.data.sequences import class_incremental
 from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import divide, leave_out, read_names, warn_of_mistakes
+from everclip.data.sequences.own_pictures import divide, leave_out, read_names, readable, warn_of_twins
 from everclip.errors import DataError, MissingError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -39,6 +40,7 @@ def folder(
     seed: int = 0,
     name: str | None = None,
     exclude: Sequence[str] = (),
+    broken: Broken = "refuse",
     clips: Form | None = None,
 ) -> TaskSequence:
     """A class-incremental sequence of class folders.
@@ -58,22 +60,23 @@ def folder(
         seed: of the choice of shots.
         name: of the sequence; None: after `root`.
         exclude: class folders to leave out.
+        broken: what is done where files are damaged, see `readable`.
         clips: how files, or folders of frames, become clips; None: they are pictures.
 
     Raises:
         MissingError: `root` is not there or not laid out like this.
         ConfigError: a class folder to leave out that is not there.
-        DataError: an empty class folder, a class without test pictures, fewer pictures than shots, names that do not
-            fit, a folder that cannot be read.
+        DataError: an empty class folder, damaged files, a class without test pictures, fewer pictures than shots,
+            names that do not fit, a folder that cannot be read.
     """
     top = Path(root).expanduser()
     try:
         leave_out(exclude, class_folders(top), str(top))
-        train, test, classes = read_folders(top, test_share, test_seed, exclude, clips or PICTURES)
+        train, test, classes = read_folders(top, test_share, test_seed, exclude, broken, clips or PICTURES)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     shown = read_names(names, classes)
-    warn_of_mistakes(train, test)
+    warn_of_twins(train, test)
     order = by_name(class_order, classes, shown)
     protocol = Protocol(base_classes, way, shots, base_shots, max_classes, order, seed)
     called = name or f"folder_{top.resolve().name}"
@@ -81,13 +84,13 @@ def folder(
 
 
 def read_folders(
-    top: Path, test_share: float, test_seed: int, exclude: Sequence[str] = (), form: Form = PICTURES
+    top: Path, test_share: float, test_seed: int, exclude: Sequence[str], broken: Broken, form: Form = PICTURES
 ) -> tuple[FileImages, FileImages, list[str]]:
     """Training pictures, test pictures and class folders, see `folder`; what is not there need not be excluded."""
     parts = [top / split for split in ("train", "test")]
     if not _divided(top):
         classes = _classes(top, exclude)
-        return *divide(_images(top, classes, top, exclude, form), test_share, test_seed), classes
+        return *divide(_images(top, classes, top, exclude, broken, form), test_share, test_seed), classes
     for part in parts:
         if not part.is_dir():
             raise MissingError(f"sequence.root={top}: no folder {part}; expected train/<class>/* and test/<class>/*")
@@ -98,7 +101,7 @@ def read_folders(
     classes = _classes(parts[0], exclude)
     if alone := sorted(set(folders(parts[1])) - {*classes, *exclude}):
         raise DataError(f"{parts[1] / alone[0]} has no training folder {parts[0] / alone[0]}")
-    train, test = (_images(part, classes, top, exclude, form) for part in parts)
+    train, test = (_images(part, classes, top, exclude, broken, form) for part in parts)
     return train, test, classes
 
 
@@ -130,7 +133,9 @@ def _classes(path: Path, exclude: Sequence[str]) -> list[str]:
     return classes
 
 
-def _images(path: Path, classes: Sequence[str], root: Path, exclude: Sequence[str], form: Form) -> FileImages:
+def _images(
+    path: Path, classes: Sequence[str], root: Path, exclude: Sequence[str], broken: Broken, form: Form
+) -> FileImages:
     """Every sample of the class folders under `path`, in sorted order; warns of what is left out."""
     files: list[Path] = []
     labels: list[int] = []
@@ -144,4 +149,7 @@ def _images(path: Path, classes: Sequence[str], root: Path, exclude: Sequence[st
         labels += [label] * (len(files) - before)
     if visible := [entry for entry in left_out if not entry.name.startswith(".")]:
         log.warning("%s: %d entries are no %ss and left out, one is %s", path, len(visible), form.title, visible[0])
-    return FileImages(files, np.array(labels, dtype=np.int64), root, form=form)
+    kept = readable(files, form, broken)
+    if lost := sorted(set(labels) - {labels[index] for index in kept}):
+        raise DataError(f"{path / classes[lost[0]]} holds no {form.title} that is not damaged")
+    return FileImages(files, np.array(labels, dtype=np.int64), root, form=form).subset(kept)

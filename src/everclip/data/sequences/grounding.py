@@ -11,11 +11,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from everclip.data.captions.pair_list import Broken
 from everclip.data.datasets.moment_lists import read_moments
-from everclip.data.grounded import GroundedData
+from everclip.data.grounded import GroundedClips, GroundedData
 from everclip.data.images import FileImages, Form
-from everclip.data.sequences.own_pictures import warn_of_damage
-from everclip.errors import ConfigError, MissingError
+from everclip.data.sequences.own_pictures import readable
+from everclip.errors import ConfigError, DataError, MissingError
 from everclip.evaluation.grounding import Grounding
 from everclip.objectives.grounding import Grounding as MomentObjective
 from everclip.types import NO_CLASSES, Session, Task, TaskSequence
@@ -52,7 +53,12 @@ def dataset(*, data: GroundedData) -> TaskSequence:
 
 
 def folder(
-    *, root: str, clips: Form, unit: Annotated[float, Field(gt=0)] = 2.0, name: str | None = None
+    *,
+    root: str,
+    clips: Form,
+    unit: Annotated[float, Field(gt=0)] = 2.0,
+    broken: Broken = "refuse",
+    name: str | None = None,
 ) -> TaskSequence:
     """One's own: `root/train.jsonl` and `root/test.jsonl` in the form of QVHighlights, clips anywhere below `root`.
 
@@ -60,21 +66,29 @@ def folder(
         root: the folder.
         clips: how files become clips.
         unit: seconds of a judged part.
+        broken: what is done where files are damaged, see `readable`.
         name: of the sequence; None: after `root`.
 
     Raises:
         MissingError: a list or clip is not there.
-        DataError: a list of another form.
+        DataError: a list of another form, damaged files.
     """
-    return dataset(data=read_folder(Path(root).expanduser(), clips, unit, name))
+    return dataset(data=read_folder(Path(root).expanduser(), clips, unit, broken, name))
 
 
-def read_folder(place: Path, clips: Form, unit: float, name: str | None = None) -> GroundedData:
+def read_folder(
+    place: Path, clips: Form, unit: float, broken: Broken = "refuse", name: str | None = None
+) -> GroundedData:
     """The lists of a folder as data; arguments and errors as in `folder`."""
     for part in ("train", "test"):
         if not (place / f"{part}.jsonl").is_file():
             raise MissingError(f"{place / part}.jsonl is not there; expected train.jsonl and test.jsonl in {place}")
     train, test = (read_moments(place / f"{part}.jsonl", place, clips, unit) for part in ("train", "test"))
-    files = [own for own in (train.pictures, test.pictures) if isinstance(own, FileImages)]
-    warn_of_damage([path for own in files for path in own.paths], clips)
-    return GroundedData(name or place.resolve().name, train, test)
+    whole = [part.subset(readable(_paths(part), clips, broken)) for part in (train, test)]
+    if not all(map(len, whole)):
+        raise DataError(f"{place} has no training or no test clip that is not damaged")
+    return GroundedData(name or place.resolve().name, *whole)
+
+
+def _paths(part: GroundedClips) -> Sequence[Path]:
+    return part.pictures.paths if isinstance(part.pictures, FileImages) else ()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from everclip.data.captions.pair_list import Broken
 from everclip.data.datasets.base import LabelledImages
 from everclip.data.files import Table
 from everclip.data.images import PICTURES, FileImages, Form
@@ -16,7 +17,15 @@ from everclip.data.sequences.class_incremental import Protocol
 from everclip.data.sequences.folder import Share
 from everclip.data.sequences.multi_domain import Candidates
 from everclip.data.sequences.orders import ClassOrder, by_name
-from everclip.data.sequences.own_pictures import divide, leave_out, listed, read_names, read_text, warn_of_mistakes
+from everclip.data.sequences.own_pictures import (
+    divide,
+    leave_out,
+    listed,
+    read_names,
+    read_text,
+    readable,
+    warn_of_twins,
+)
 from everclip.errors import ConfigError, DataError
 from everclip.types import Positive, TaskSequence, Templates
 
@@ -51,6 +60,7 @@ def manifest(
     seed: int = 0,
     name: str | None = None,
     exclude: Sequence[str] = (),
+    broken: Broken = "refuse",
     domains: Sequence[str] | None = None,
     candidates: Candidates = "union",
     clips: Form | None = None,
@@ -73,14 +83,15 @@ def manifest(
         seed: of the choice of shots.
         name: of the sequence; None: after `file`.
         exclude: labels to leave out.
+        broken: what is done where files are damaged, see `readable`.
         domains: in order of their sessions; None: as the list first names them.
         candidates: what a test picture is compared with, see `domain_incremental.build`.
         clips: how files, or folders of frames, become clips; None: they are pictures.
 
     Raises:
         MissingError: no such list.
-        DataError: a list of another form, a picture that is not there or listed twice, a class without training or
-            test pictures, fewer pictures than shots.
+        DataError: a list of another form, damaged files, a picture that is not there or listed twice, a class without
+            training or test pictures, fewer pictures than shots.
         ConfigError: sessions given both by the list and by settings, a label or domain that is not there.
     """
     path = Path(file).expanduser()
@@ -90,6 +101,9 @@ def manifest(
     rows = [row for row in rows if row.label not in exclude]
     if not rows:
         raise ConfigError(f"sequence.exclude leaves no picture of {path}")
+    rows = [rows[index] for index in readable([row.path for row in rows], clips or PICTURES, broken)]
+    if not rows:
+        raise DataError(f"{path} lists damaged files alone")
     by_domain = _by_domain(path, rows, domains, candidates)
     rows = [row for own in by_domain.values() for row in own] or rows
     classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdecimal() else -1, label))
@@ -109,7 +123,7 @@ def manifest(
         drawn, start = [], 0
         for domain, own in by_domain.items():
             train, test = _parts(images.subset(range(start, start + len(own))), own, test_share, test_seed)
-            warn_of_mistakes(train, test)
+            warn_of_twins(train, test)
             drawn.append(LabelledImages(domain, tuple(shown), tuple(templates), train.trained, test))
             start += len(own)
         return domain_incremental.build(called, drawn, shots=shots, candidates=candidates, seed=seed)
@@ -117,7 +131,7 @@ def manifest(
     for part, title in ((train, "training"), (test, "test")):
         for absent in sorted(set(range(len(classes))) - set(part.labels.tolist())):
             raise DataError(f"{path}: class {classes[absent]!r} has no {title} picture")
-    warn_of_mistakes(train, test)
+    warn_of_twins(train, test)
     order = by_name(class_order, classes, shown)
     protocol = Protocol(base_classes, way, shots, base_shots, class_order=order, seed=seed)
     if groups := _sessions(path, rows, classes):

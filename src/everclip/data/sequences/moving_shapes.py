@@ -194,7 +194,7 @@ def grounding(
         _check_style(style)
         counts = {"train": train_clips, "test": test_clips}
         folder = _written("moving_shapes_grounding", _write_grounded, cache_dir, counts, length, style, seed)
-        data.append(read_folder(folder, clips, 1 / FPS, style))
+        data.append(read_folder(folder, clips, 1 / FPS, name=style))
     return grounded(name=name, domains=data)
 
 

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from everclip.data.captions.pair_list import Broken
 from everclip.data.files import Table
-from everclip.data.images import FileImages
+from everclip.data.images import PICTURES, FileImages
 from everclip.data.ordered import OrderedImages
-from everclip.data.sequences.own_pictures import listed, read_text, warn_of_mistakes
+from everclip.data.sequences.own_pictures import listed, read_text, readable, warn_of_twins
 from everclip.errors import DataError
 from everclip.evaluation.ordering import Ordering
 from everclip.objectives.ordering import Ordering as OrderObjective
@@ -43,6 +44,7 @@ def ordering_table(
     test_file: str,
     root: str | None = None,
     way: Positive | None = None,
+    broken: Broken = "refuse",
     name: str | None = None,
 ) -> TaskSequence:
     """A sequence of categories to order pictures by; all are evaluated after each session.
@@ -52,6 +54,7 @@ def ordering_table(
         test_file: table of test pictures, of the same categories.
         root: folder that the paths start from and that holds all pictures; None: the training table's own.
         way: categories per session, in the order of the training table; None: all in one.
+        broken: what is done where files are damaged, see `readable`.
         name: of the sequence; None: after `file`.
 
     Raises:
@@ -60,12 +63,15 @@ def ordering_table(
             texts or without training or test pictures.
     """
     path, top = Path(file).expanduser(), Path(file).expanduser().parent if root is None else Path(root).expanduser()
-    train, test = _read(path, top, "file"), _read(Path(test_file).expanduser(), top, "test_file")
+    rows = _read(path, top, "file")
+    count, rows = len(rows), rows + _read(Path(test_file).expanduser(), top, "test_file")
+    kept = readable([row.path for row in rows], PICTURES, broken)
+    train, test = ([rows[i] for i in kept if (i < count) == first] for first in (True, False))
     titles = _titles([*train, *test])
     for table, rows in ((file, train), (test_file, test)):
         if absent := sorted(set(titles) - {row.category for row in rows}):
             raise DataError(f"{table} has no picture of category {absent[0]!r}, which the other table has")
-    warn_of_mistakes(_pictures(train, top), _pictures(test, top))
+    warn_of_twins(_pictures(train, top), _pictures(test, top))
     # The text is the name: no more is known of it, and it may hold the category's name anywhere or not at all.
     everything = ClassSet(tuple(range(len(titles))), tuple(titles.values()), ("{}",))
     categories, size = list(titles), way or len(titles)

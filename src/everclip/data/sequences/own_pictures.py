@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from everclip.data.captions.pair_list import Broken
 from everclip.data.files import read_bytes
 from everclip.data.images import FileImages, Form
 from everclip.data.pictures import damages, shared
@@ -128,31 +129,49 @@ def divide(images: FileImages, share: float, seed: int) -> tuple[FileImages, Fil
         if count == 1:
             alone = images.paths[np.flatnonzero(images.labels == label)[0]]
             raise DataError(
-                f"{alone} is the only picture of its class; one for training and one for testing are needed"
+                f"{alone} is the only {images.form.title} of its class; one for training and one for testing are needed"
             )
     chosen = choose_test(images.labels, share, seed)
     log.info(
-        "testing on %d of %d pictures (sequence.test_share=%s, sequence.test_seed=%d)",
-        len(chosen), len(images), share, seed,
+        "testing on %d of %d %ss (sequence.test_share=%s, sequence.test_seed=%d)",
+        len(chosen), len(images), images.form.title, share, seed,
     )  # fmt: skip
     return images.subset(np.setdiff1d(np.arange(len(images)), chosen)), images.subset(chosen)
 
 
-def warn_of_mistakes(train: FileImages, test: FileImages) -> None:
-    """Warns of pictures that are damaged, or equal byte for byte; reads the ends of most files only.
+def warn_of_twins(train: FileImages, test: FileImages) -> None:
+    """Warns of pictures that are equal byte for byte; reads the ends of most files only.
 
     Raises:
         DataError: a file cannot be read.
     """
-    warn_of_damage([*train.paths, *test.paths], train.form)
     for text in shared({"training": train, "test": test}):
         log.warning("%s", text)
 
 
-def warn_of_damage(paths: Sequence[Path], form: Form) -> None:
-    """Names files that end what reads them, the first `NAMED` of them."""
-    if found := damages(list(dict.fromkeys(paths)), form):
-        more = [f"and {len(found) - NAMED} more"] if len(found) > NAMED else []
-        log.warning("%d damaged %ss end what reads them:", len(found), form.title)
-        for text in [*found[:NAMED], *more]:
+def readable(
+    paths: Sequence[Path], form: Form, broken: Broken, setting: str = "sequence.broken=leave_out"
+) -> list[int]:
+    """Positions of the files that are not damaged; names the first `NAMED` others.
+
+    Args:
+        paths: of the files, maybe several times.
+        form: of them.
+        broken: `refuse` them where others are there, or `leave_out` these.
+        setting: that leaves them out.
+
+    Raises:
+        DataError: they are refused.
+    """
+    found = damages(list(dict.fromkeys(paths)), form)
+    if found:
+        counted = f"{len(found):,} damaged {form.title}{'s' if len(found) > 1 else ''}"
+        first, *others = found.values()
+        if broken == "leave_out":
+            log.warning("left out %s: %s", counted, first)
+        for text in others[: NAMED - 1]:
             log.warning("%s", text)
+        if broken == "refuse":
+            more = f" (in all {counted})" if others else ""
+            raise DataError(f"{first}{more}; mend or remove such files, or leave them out with {setting}")
+    return [position for position, path in enumerate(paths) if path not in found]

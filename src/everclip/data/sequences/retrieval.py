@@ -162,12 +162,13 @@ def folder(
     read: list[CaptionedData] = []
     if whole is not None:
         for title, own in _by_session(whole.source, collect(whole, broken)[0], title_of(place)):
-            read.append(data_of(title, whole, own, test_share, test_seed))
+            read.append(data_of(title, whole, own, test_share, test_seed, broken))
     else:
         if pictures is not None:
             raise ConfigError(f"sequence.pictures: {place} has a list per session, whose paths start from its folder")
         for title, own_list in lists(place, clips or PICTURES).items():
-            read.append(data_of(title, own_list, collect(own_list, broken)[0], test_share, test_seed))
+            entries, _ = collect(own_list, broken)
+            read.append(data_of(title, own_list, entries, test_share, test_seed, broken))
     return domains(name=name or f"retrieval_folder_{place.resolve().name}", domains=read, caption=caption)
 
 

@@ -22,6 +22,7 @@ log = logging.getLogger("everclip")
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ogg,flv,asf,nut,ivf"
 PACKED = {"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "vp8", "rv30", "rv40"}  # some packets hold no picture
 LARGEST = 2**26  # pixels of a frame
+SHORT = 0.9  # of the time that a file says it has
 
 av.logging.set_level(av.logging.PANIC)  # what is wrong with a file is said in one line, by us
 
@@ -70,6 +71,12 @@ class AvVideo(Video):
             index = Index(self._seconds(ordered) if known else ordered / float(self._stream.average_rate or 1))
         if (said := self._stream.frames) > len(index.times) > 0:
             log.warning("%s: %d of %d frames are there; the file is cut off", self._name, len(index.times), said)
+        elif (
+            not said and (length := self._container.duration) and len(index.times) > 1
+        ):  # as Matroska, which tells times
+            shown, whole = float(index.times[-1] + index.times[1]), length / av.time_base
+            if shown < SHORT * whole:
+                log.warning("%s: %.1f of %.1f s are there; the file may be cut off", self._name, shown, whole)
         return index
 
     def _seconds(self, stamps: Any) -> Any:
