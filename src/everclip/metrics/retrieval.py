@@ -103,7 +103,7 @@ PROTOCOL = Protocol(
         *(Measure(f"last_{name}", f"{name[:3]} R@{name[5:]}") for name in RECALLS if not name.endswith("_r1")),
         *(Measure(f"last_{way}_mrr", f"{way} MRR") for way in WAYS),
         *(Measure(f"last_{way}_median_rank", f"{way} median rank", "low", 1) for way in WAYS),
-        *(Measure(f"last_{name}", f"stored t2i R@{name[12:]}") for name in STORED if name[11] == "r"),
+        *(Measure(f"last_stored_t2i_r{k}", f"stored t2i R@{k}") for k in RANKS),
         Measure("last_stored_t2i_mean_rank", "stored t2i mean rank", "low", 1),
         Measure("stored_forgetting", "stored forgetting", ""),
         Measure("last_r_sum", "R-sum", digits=1),

@@ -69,15 +69,18 @@ class AvVideo(Video):
             known = None not in found
             ordered = np.array(found if known else range(len(found)), np.int64)
             index = Index(self._seconds(ordered) if known else ordered / float(self._stream.average_rate or 1))
-        if (said := self._stream.frames) > len(index.times) > 0:
-            log.warning("%s: %d of %d frames are there; the file is cut off", self._name, len(index.times), said)
-        elif (
-            not said and (length := self._container.duration) and len(index.times) > 1
-        ):  # as Matroska, which tells times
+        self._tell_if_cut_off(index)
+        return index
+
+    def _tell_if_cut_off(self, index: Index) -> None:
+        """Warns where a file says that it has more frames or, as Matroska, more seconds than are there."""
+        count, said, length = len(index.times), self._stream.frames, self._container.duration
+        if said > count > 0:
+            log.warning("%s: %d of %d frames are there; the file is cut off", self._name, count, said)
+        elif not said and length and count > 1:
             shown, whole = float(index.times[-1] + index.times[1]), length / av.time_base
             if shown < SHORT * whole:
                 log.warning("%s: %.1f of %.1f s are there; the file may be cut off", self._name, shown, whole)
-        return index
 
     def _seconds(self, stamps: Any) -> Any:
         return (stamps - stamps[:1]) * float(self._stream.time_base or 1)
