@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,17 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from everclip.config.build import build
-from everclip.data.datasets import clip_lists, hmdb51, kinetics400, msrvtt, msvd, qvhighlights, ssv2, ucf101_videos
+from everclip.data.datasets import (
+    activitynet,
+    clip_lists,
+    hmdb51,
+    kinetics400,
+    msrvtt,
+    msvd,
+    qvhighlights,
+    ssv2,
+    ucf101_videos,
+)
 from everclip.data.datasets.ucf_layout import spoken
 from everclip.data.sequences import grounding, orders
 from everclip.data.sequences.single_session import base_to_novel
@@ -233,6 +245,29 @@ def test_ctvrs_sessions_of_msrvtt(msrvtt_root: Path) -> None:
     put(msrvtt_root / "msrvtt/MSRVTT_10_dataset.pkl", pickle.dumps({"train": {1: {}}}))
     with pytest.raises(DataError, match="is no list of CTVR"):
         msrvtt.sessions(root=str(msrvtt_root))
+
+
+def test_ctvrs_sessions_of_activitynet(tmp_path: Path, compose: Callable[..., DictConfig]) -> None:
+    folder = tmp_path / "activitynet"
+    sessions: dict[str, Any] = defaultdict(list)
+    for part in ("train", "val"):
+        sessions[part] = {1: {"Surfing": [f"v_{part}_a"]}, 2: {"Cricket": [f"v_{part}_b"]}}
+    put(folder / "ACTNET_10_dataset.pkl", pickle.dumps(sessions))
+    for part in ("train", "val"):
+        said = {f"v_{part}_{key}": {"duration": 9.0, "timestamps": [[1, 2], [3, 4]], "sentences": [f" {key} 1.", "2"]}
+                for key in "ab"}  # fmt: skip
+        put(folder / f"{part}_queries.json", json.dumps(said))
+        put(folder / f"clips/{part}/v_{part}_a_1.mp4", b"")
+        put(folder / f"frames/{part}/v_{part}_b_1/frame_001.png", b"")
+    first, second = activitynet.sessions(root=str(tmp_path), clips=CLIPS.trained)
+    assert (paths(first.train.pictures), first.train.texts) == (["v_train_a_1.mp4"], (("a 1.",),))
+    assert (paths(second.test.pictures), second.test.texts) == (["v_val_b_1"], (("b 1.",),))
+    assert len(activitynet.load(root=str(tmp_path), clips=CLIPS.trained).test) == 2
+    sequence = build("sequence", compose("sequence=video_retrieval_activitynet_cil", f"paths.data={tmp_path}").sequence)
+    assert [task.evaluator.keeps for task in sequence.tasks] == [True, True]
+    put(folder / "val_queries.json", json.dumps({"v_val_a": {"sentences": []}}))
+    with pytest.raises(DataError, match="has not the form of ActivityNet Captions"):
+        activitynet.sessions(root=str(tmp_path))
 
 
 def test_msvd(tmp_path: Path) -> None:

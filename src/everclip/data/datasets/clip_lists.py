@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from everclip.data.datasets.layouts import Item, listed, read_items
 from everclip.data.datasets.spec import DataSpec
 from everclip.data.datasets.ucf_layout import spoken
 from everclip.data.files import Table, read_bytes
-from everclip.data.images import Form
+from everclip.data.images import PICTURES, Form
 from everclip.errors import DataError, MissingError
 
 
@@ -26,6 +25,10 @@ class _Plain(pickle.Unpickler):
     """Reads numbers, texts, lists and dicts, which need no code; refuses all else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "defaultdict"):
+            return lambda *_: {}  # whatever it would fill gaps with
+        if (module, name) in {("builtins", "list"), ("__builtin__", "list")}:
+            return list
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -103,7 +106,7 @@ def vifi(known: DataSpec, folder: Path, split: str, form: Form) -> LabelledImage
 
 
 class ClipFiles:
-    """Clips anywhere below a folder, by their names without ending.
+    """Clips, files or folders of frames, anywhere below a folder, by their names without ending.
 
     Args:
         folder: of the data set.
@@ -112,12 +115,13 @@ class ClipFiles:
 
     def __init__(self, folder: Path, form: Form) -> None:
         self._folder = folder
-        self._paths: Mapping[str, Path] = {
-            Path(name).stem: Path(top, name)
-            for top, _, names in os.walk(folder)
-            for name in names
-            if Path(name).suffix.lower() in form.suffixes
-        }
+        self._paths: dict[str, Path] = {}
+        for top, _, names in os.walk(folder):
+            files = [Path(top, name) for name in names]
+            clips = [file for file in files if file.suffix.lower() in form.suffixes]
+            if not clips and any(map(PICTURES.accepts, files)) and form.accepts(Path(top)):
+                self._paths[Path(top).name] = Path(top)
+            self._paths |= {clip.stem: clip for clip in clips}
 
     def __contains__(self, name: str) -> bool:
         return name in self._paths

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everclip.data.captions.clip_list import ClipList, rows_of
-from everclip.data.captions.pair_list import PARTS, Broken, Row, collect
-from everclip.data.captions.samples import CaptionedData, by_part, samples
-from everclip.data.datasets.clip_lists import read_plain_pickle
+from everclip.data.captions.pair_list import PARTS, Broken, Row
+from everclip.data.captions.samples import CaptionedData, by_part
+from everclip.data.datasets import ctvr
 from everclip.data.datasets.layouts import read_json
 from everclip.data.datasets.spec import DataSpec, spec
 from everclip.data.files import Table, read_bytes
@@ -44,7 +44,7 @@ def load(
     known = spec("msrvtt")
     folder = known.require(Path(root), split)
     if split.startswith("ctvr"):
-        return by_part("msrvtt", _in_sessions(known, folder, split, clips)[0], broken)
+        return by_part("msrvtt", _in_sessions(known, folder, split, clips), broken)
     source = folder / "MSRVTT_data.json"
     content = read_json(source)
     captions = _captions(source, content)
@@ -76,32 +76,12 @@ def sessions(
         DataError: a list has another form than its publisher's, or names clips that are not there.
     """
     known = spec("msrvtt")
-    pairs, numbers = _in_sessions(known, known.require(Path(root), f"ctvr{count}"), f"ctvr{count}", clips)
-    entries, notes = collect(pairs, broken, published=True)
-    data = []
-    for number in numbers:
-        train, test = (
-            samples(pairs, [entry for entry in entries if (entry.split, entry.session) == (part, number)])
-            for part in ("train", "test")
-        )
-        data.append(CaptionedData(f"session_{number}", train, test, notes=tuple(notes)))
-    return data
+    return ctvr.sessions(_in_sessions(known, known.require(Path(root), f"ctvr{count}"), f"ctvr{count}", clips), broken)
 
 
-def _in_sessions(known: DataSpec, folder: Path, split: str, clips: Form) -> tuple[ClipList, list[str]]:
-    """CTVR's list, whose captions say their session, and the sessions in order."""
+def _in_sessions(known: DataSpec, folder: Path, split: str, clips: Form) -> ClipList:
     whole, lists, tested = (folder / name for name in known.splits[split].files)
-    captions, (single, _) = _captions(whole, read_json(whole)), _single(tested)
-    content, rows = read_plain_pickle(lists), list[Row]()
-    try:
-        for number in content["train"]:
-            for part, texts in (("train", captions), ("val", single)):
-                own = [str(clip) for category in content[part][number].values() for clip in category]
-                split = "test" if part == "val" else part
-                rows += rows_of(texts, own, split, str(number), len(rows) + 1)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{lists} is no list of CTVR: expected clips by category by session ({error!r})") from error
-    return ClipList(lists, rows, folder, clips), [str(number) for number in content["train"]]
+    return ctvr.listed(lists, _captions(whole, read_json(whole)), _single(tested)[0], folder, clips)
 
 
 def _captions(source: Path, content: Any) -> Captions:
