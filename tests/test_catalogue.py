@@ -31,7 +31,7 @@ def test_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert sequences["mtil_order2"]["options"]["domains"][:2] == ["stanford_cars", "food101"]
     assert sequences["mtil_order2"]["needs"].startswith("data sets stanford_cars, food101, ")
     assert sequences["few_shot"]["options"]["dataset"] == "shapes"
-    assert "sequence/dataset=caltech101|cifar10|" in sequences["few_shot"]["needs"]
+    assert "sequence/dataset=activitynet|caltech101|cifar10|" in sequences["few_shot"]["needs"]
     assert sequences["dil_domainnet"]["options"]["candidates"] == "union"  # of the option it is built on
     assert sequences["shapes_mtil"]["needs"] == ""
     assert sequences["retrieval_flickr_5phase"]["needs"] == "data sets coco_captions, flickr30k"

@@ -83,7 +83,7 @@ def test_status_of_one_tells_what_is_expected(command: Command, tmp_path: Path) 
 def test_an_unknown_name_gets_the_nearest(command: Command) -> None:
     code, _, err = command("prepare", "cifar-100")
     assert code == 2
-    assert err.startswith("everclip-data: cifar-100 is no data set; there are: caltech101, cifar10,")
+    assert err.startswith("everclip-data: cifar-100 is no data set; there are: activitynet, caltech101, cifar10,")
     assert err.endswith("; did you mean cifar100?\n")
     assert command("verify", "mnist", "--split", "coop")[2].endswith("mnist has no split coop; it has: mtil\n")
 

@@ -268,7 +268,7 @@ def test_relatives_of_imagenet_have_its_classes_or_some_of_them(tmp_path: Path) 
 
 
 def test_every_data_set_has_a_reader_and_every_split_a_template() -> None:
-    assert len(keys()) == 40
+    assert len(keys()) == 41
     for key in keys():
         known = spec(key)
         load_ = import_module(f"everclip.data.datasets.{known.reader or key}").load
