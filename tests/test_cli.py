@@ -72,6 +72,10 @@ def everclip(
         ("backbone=vit_b16_openai backbone.model=ViT-B-16", "QuickGELU.*use backbone.model=ViT-B-16-quickgelu"),
         ("backbone.model=vit", "backbone.model=vit is no open_clip model"),
         ("[", "'\\[' is no override"),
+        (
+            "sequence=few_shot sequence/dataset=dtd paths.data=/nowhere",
+            "everclip-data prepare dtd gets it",
+        ),  # a nested part
         ("debug=nan", "null or nan is not: .*, logger, debug; debug=anomaly finds what is not finite$"),
     ],
 )

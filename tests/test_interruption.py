@@ -14,9 +14,11 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from everclip.commands import execute
-from everclip.errors import Preempted
+from everclip.config.build import build
+from everclip.errors import Preempted, behind
 from everclip.runs.folder import RunFolder
 from everclip.training.interruption import SIGNALS, StopRequest
 from everclip.training.monitor import Monitor
@@ -129,16 +131,34 @@ def test_a_signal_at_any_moment_before_the_work_is_what_ended_a_run(tmp_path: Pa
     assert states == {None, "preempted"}
 
 
-def test_a_signal_while_a_class_is_made_is_what_ended_a_run(tmp_path: Path) -> None:
-    class Signal:
-        def __set_name__(self, owner: type, name: str) -> None:
-            raise Preempted("SIGTERM")
+class Signal:
+    """An attribute of a class that a signal comes with while the class is made."""
 
+    def __set_name__(self, owner: type, name: str) -> None:
+        raise Preempted("SIGTERM")
+
+
+def make_a_class(**arguments: Any) -> type:
+    return type("Made", (), {"attribute": Signal()})  # Python 3.11 raises RuntimeError
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_signal_while_a_class_is_made_is_what_ended_a_run(nested: bool, tmp_path: Path) -> None:
     def work(leave: execute.Leave) -> None:
-        type("Made", (), {"attribute": Signal()})  # Python 3.11 raises RuntimeError
+        if nested:
+            part = {"_target_": f"{__name__}.make_a_class"}
+            build("sequence", OmegaConf.create({"_target_": f"{__name__}.make_a_class", "part": part}))
+        make_a_class()
 
     folder = RunFolder(tmp_path)
     with pytest.raises((RuntimeError, Preempted)):
         execute._work_in(folder, 0, [], work, force=False, restart=False)
     assert folder.state == "preempted"
     assert folder.read_run()["attempts"][-1]["reason"] == "SIGTERM"
+
+
+def test_errors_that_follow_from_each_other_are_looked_through_once() -> None:
+    first, second = ValueError("a"), TypeError("b")
+    first.__context__, second.__cause__ = second, first
+    assert behind(first, Preempted) is None
+    assert behind(first, TypeError) is second

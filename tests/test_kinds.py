@@ -77,15 +77,16 @@ def test_stored_pictures_are_known_to_a_run_that_goes_on(lost: str, tmp_path: Pa
     assert np.isnan(own[0, 1])  # its session is yet to come
     assert own.diagonal().tolist() == now.diagonal().tolist()
     assert own[1, 0] != now[1, 0]  # the tower has changed since
+    of_sessions = [record["stored_t2i_r1"] for record in records]
+    assert folder.read_summary()["average_stored_t2i_r1"] == pytest.approx(sum(of_sessions) / 2)
     assert folder.read_summary()["stored_forgetting"] == pytest.approx(own[0, 0] - own[1, 0])
     folder.update_run(state="running")
     (folder.path / "summary.json").unlink()
-    if lost == "record":
-        folder.write_sessions(records[:1], 2, "mean_recall")
-    elif lost == "file":
+    folder.write_sessions(records[:1], 2, "mean_recall")
+    if lost == "file":
         folder.kept(0).unlink()
-    else:
-        folder.kept(1).write_bytes(folder.kept(1).read_bytes()[:-1])
+    elif lost == "damaged":
+        folder.kept(0).write_bytes(folder.kept(0).read_bytes()[:-1])
     again = run_kind(tmp_path, cache_dir, "retrieval", *words)
     assert [record["tasks"] for record in again.read_sessions()] == [record["tasks"] for record in records]
 

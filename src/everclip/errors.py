@@ -78,8 +78,11 @@ def behind(error: BaseException | None, *kinds: type[E]) -> E | None:
     A `Preempted` may come up inside anything, and be replaced there: Python 3.11 raises RuntimeError for what happens
     while a class is made.
     """
+    seen = set[int]()  # errors may follow from each other in a circle
     while error is not None and not isinstance(error, kinds):
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
+        error = None if id(error) in seen else error
     return error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,8 +102,8 @@ def table(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path, **settings: int) -> TaskSequence:
-    return ordering_table(file=str(folder / "train.csv"), test_file=str(folder / "test.csv"), **settings)  # type: ignore[arg-type]  # as the tests say
+def read(folder: Path, **settings: Any) -> TaskSequence:
+    return ordering_table(file=str(folder / "train.csv"), test_file=str(folder / "test.csv"), **settings)
 
 
 def test_a_published_table_is_read(table: Path) -> None:
@@ -121,6 +122,18 @@ def test_a_published_table_is_read(table: Path) -> None:
         ("horse", (0,), [0, 0]), ("apple", (1,), [1, 1])
     ]  # fmt: skip
     assert by_category.evaluated(0) == [0, 1]
+
+
+def test_damaged_pictures_of_a_table_are_refused_or_left_out(table: Path) -> None:
+    (table / "b.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"b\.png cannot be read .*sequence\.broken=leave_out"):
+        read(table)
+    (session,) = read(table, broken="leave_out").sessions
+    assert [len(session.train), session.train.labels.tolist()] == [2, [0, 1]]
+    for name in "ce":
+        (table / f"{name}.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"category 'apple' has damaged files alone"):
+        read(table, broken="leave_out")
 
 
 @pytest.mark.parametrize(

@@ -245,13 +245,15 @@ def test_damaged_pictures_of_ones_own_are_refused_or_left_out(tmp_path: Path, ca
     write(tmp_path / "1.png", "no picture")
     lines = [f"{n}.png,c{n} {k},{'test' if n == 3 else 'train'}" for n in range(4) for k in range(2)]
     write(tmp_path / "captions.csv", "\n".join(["path,caption,split", *lines]))
-    with pytest.raises(
-        DataError, match=r"1\.png cannot be read as a picture: .*; mend or remove .*of sequence=pairs\)"
-    ):
+    with pytest.raises(DataError, match=r"1\.png cannot be read as a picture: .*; mend or remove .*of sequence=pairs"):
         retrieval.folder(root=str(tmp_path))
     sequence = retrieval.folder(root=str(tmp_path), broken="leave_out")
     assert names(sequence.sessions[0].train) == ["0.png", "2.png"]
     assert f"left out 1 damaged picture: {tmp_path / '1.png'}" in caplog.text
+    for n in range(4):
+        write(tmp_path / f"{n}.png", "no picture")
+    with pytest.raises(DataError, match=r"captions\.csv lists damaged files alone"):
+        retrieval.folder(root=str(tmp_path), broken="leave_out")
 
 
 def made(name: str, train: int) -> CaptionedData:

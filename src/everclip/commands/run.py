@@ -68,7 +68,7 @@ def job(config: DictConfig) -> None:
         else:
             _run_or_report(config, hydra_node, RunFolder(folder))
     except Exception as error:
-        if behind(error, Preempted):
+        if behind(error, Preempted, KeyboardInterrupt):
             raise
         exit_code = show_error(error)  # the one place where every error ends
     finally:

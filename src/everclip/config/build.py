@@ -54,4 +54,5 @@ def build(group: str, node: DictConfig, *positional: Any, **runtime: Any) -> Any
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{group}: {error}") from error
     except InstantiationException as error:  # Hydra's wrapping of what a nested part raised
-        raise error.__cause__ or error from None
+        nested = error.__cause__ or error
+    raise nested  # with its own cause

@@ -18,7 +18,7 @@ def ranks(pictures: Tensor, texts: Tensor, owner: Tensor) -> tuple[Tensor, Tenso
     numbers are the same for any size of a block and any order of summing up.
 
     Args:
-        pictures: (P, E) features on the CPU; each has a text.
+        pictures: (P, E) features on the CPU; of one without a text nothing follows.
         texts: (N, E) features.
         owner: (N,) the picture that a text belongs to.
     """

@@ -161,11 +161,11 @@ class Runner:
     def _resume(self) -> tuple[dict[str, Any] | None, Saved | None]:
         """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
         self._records = self._folder.read_sessions()[: len(self._sequence.sessions)]
-        kept, known = read_kept(self._folder, self._identity, self._sequence, len(self._records))
-        self._judge.keep(kept)
-        del self._records[known:]
         trained = None
         if len(self._records) < len(self._sequence.sessions):
+            kept, known = read_kept(self._folder, self._identity, self._sequence, len(self._records))
+            self._judge.keep(kept)
+            del self._records[known:]
             trained = self._restore(len(self._records), expected=False)
         while self._records and trained is None:
             if self._restore(len(self._records) - 1, expected=True) is not None:

@@ -71,7 +71,7 @@ def read_kept(
             tensors, meta = load_session(path) if own else ({}, {})
             check_identity(path, meta, {**identity, "session": session} if own else {})
         except CheckpointError as error:
-            log.warning("%s; going back to before that session was evaluated", error)
+            log.warning("%s; going back to that session, and what was trained after it is trained again", error)
             return found, session
         for task in own:
             mark = f"{task}/"

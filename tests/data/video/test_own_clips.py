@@ -63,6 +63,15 @@ def test_mistakes_are_told(videos: Path, caplog: pytest.LogCaptureFixture) -> No
     assert "broken.mp4 cannot be read as a video: Invalid data" in caplog.text
     assert "clips are of another class than the same clip elsewhere" in caplog.text
     assert "1 entries are no clips and left out" in caplog.text
+    (videos / "wave" / "broken.mp4").unlink()
+    frame.unlink()
+    (videos / "none").mkdir()
+    (videos / "list.csv").write_text("path,label,split\njump/0.mp4,a,train\njump/1.mkv,a,test\nnone,b,train\n")
+    with pytest.raises(DataError, match="none cannot be read as a video: it has no frames"):
+        manifest(file=str(videos / "list.csv"), clips=CLIPS)
+    with pytest.raises(DataError, match=r"list\.csv: label 'b' has damaged files alone"):
+        manifest(file=str(videos / "list.csv"), clips=CLIPS, broken="leave_out")
+    (videos / "none").rmdir()
     (videos / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty holds no clips \(\.mp4, "):
         folder(root=str(videos), clips=CLIPS)

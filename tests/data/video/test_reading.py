@@ -123,6 +123,26 @@ def test_of_a_truncated_file_what_is_there_is_shown(write: Write, caplog: pytest
     assert re.fullmatch(rf"{path}: 0\.[2-9] of 1\.5 s are there; the file may be cut off", told)
 
 
+def test_sound_that_outlasts_the_pictures_is_no_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    av = pytest.importorskip("av")
+    for name in ("a.mkv", "a.flv"):
+        with av.open(str(tmp_path / name), "w") as container:
+            pictures = container.add_stream("mpeg4" if name == "a.mkv" else "flv", rate=8)
+            pictures.width = pictures.height = 32
+            sound = container.add_stream("mp3", rate=44100)
+            for number in range(8):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * number, np.uint8), format="rgb24")
+                container.mux(pictures.encode(frame))
+            for number in range(80):  # of 2 s
+                heard = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16p", layout="mono")
+                heard.rate, heard.pts = 44100, 1152 * number
+                container.mux(sound.encode(heard))
+            for stream in (pictures, sound):
+                container.mux(stream.encode(None))
+        assert len(read(tmp_path / name)) == 8
+    assert caplog.messages == []
+
+
 def audio_only(path: Path) -> None:
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:

@@ -110,6 +110,8 @@ def data_of(
     files = pairs.pictures([entry.picture for entry in entries])
     if isinstance(files, FileImages):
         entries = [entries[index] for index in readable(files.paths, files.form, broken, LEAVE_OUT)]
+    if not entries:
+        raise DataError(f"{pairs.source} lists damaged files alone")
     train, val, test = (samples(pairs, part) for part in divided(entries, test_share, test_seed))
     if isinstance(train.pictures, FileImages) and isinstance(test.pictures, FileImages):
         warn_of_twins(train.pictures, test.pictures)

@@ -23,7 +23,9 @@ Broken = Literal["refuse", "leave_out"]
 PARTS = ("train", "val", "test")  # of a picture that is in several, the last is the one to keep
 NOT_THERE, EMPTY, TWICE = "captions of pictures that are not there", "empty captions", "captions twice at a picture"
 LOOKED_FOR = 10
-LEAVE_OUT = "sequence.broken=leave_out (sequence.dataset.broken of sequence=pairs)"
+LEAVE_OUT = (
+    "sequence.broken=leave_out (sequence.dataset.broken of sequence=pairs, sequence.domains.broken of CTVR's sessions)"
+)
 SHARED, AGAIN = "pictures in two splits", "pictures in two sessions"
 
 

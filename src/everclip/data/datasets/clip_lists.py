@@ -119,7 +119,7 @@ class ClipFiles:
         for top, _, names in os.walk(folder):
             files = [Path(top, name) for name in names]
             clips = [file for file in files if file.suffix.lower() in form.suffixes]
-            if not clips and any(map(PICTURES.accepts, files)) and form.accepts(Path(top)):
+            if any(map(PICTURES.accepts, files)) and form.accepts(Path(top)):
                 self._paths[Path(top).name] = Path(top)
             self._paths |= {clip.stem: clip for clip in clips}
 

@@ -90,7 +90,8 @@ def read_folders(
     parts = [top / split for split in ("train", "test")]
     if not _divided(top):
         classes = _classes(top, exclude)
-        return *divide(_images(top, classes, top, exclude, broken, form), test_share, test_seed), classes
+        (images,) = _readable([_images(top, classes, top, exclude, form)], broken)
+        return *divide(images, test_share, test_seed), classes
     for part in parts:
         if not part.is_dir():
             raise MissingError(f"sequence.root={top}: no folder {part}; expected train/<class>/* and test/<class>/*")
@@ -101,7 +102,7 @@ def read_folders(
     classes = _classes(parts[0], exclude)
     if alone := sorted(set(folders(parts[1])) - {*classes, *exclude}):
         raise DataError(f"{parts[1] / alone[0]} has no training folder {parts[0] / alone[0]}")
-    train, test = (_images(part, classes, top, exclude, broken, form) for part in parts)
+    train, test = _readable([_images(part, classes, top, exclude, form) for part in parts], broken)
     return train, test, classes
 
 
@@ -133,9 +134,7 @@ def _classes(path: Path, exclude: Sequence[str]) -> list[str]:
     return classes
 
 
-def _images(
-    path: Path, classes: Sequence[str], root: Path, exclude: Sequence[str], broken: Broken, form: Form
-) -> FileImages:
+def _images(path: Path, classes: Sequence[str], root: Path, exclude: Sequence[str], form: Form) -> FileImages:
     """Every sample of the class folders under `path`, in sorted order; warns of what is left out."""
     files: list[Path] = []
     labels: list[int] = []
@@ -149,7 +148,17 @@ def _images(
         labels += [label] * (len(files) - before)
     if visible := [entry for entry in left_out if not entry.name.startswith(".")]:
         log.warning("%s: %d entries are no %ss and left out, one is %s", path, len(visible), form.title, visible[0])
-    kept = readable(files, form, broken)
-    if lost := sorted(set(labels) - {labels[index] for index in kept}):
-        raise DataError(f"{path / classes[lost[0]]} holds no {form.title} that is not damaged")
-    return FileImages(files, np.array(labels, dtype=np.int64), root, form=form).subset(kept)
+    return FileImages(files, np.array(labels, dtype=np.int64), root, form=form)
+
+
+def _readable(parts: Sequence[FileImages], broken: Broken) -> list[FileImages]:
+    """Parts without damaged files, see `readable`; each keeps some of every class."""
+    paths = [path for part in parts for path in part.paths]
+    kept, start, whole = np.array(readable(paths, parts[0].form, broken), dtype=np.int64), 0, []
+    for part in parts:
+        whole.append(part.subset(kept[(kept >= start) & (kept < start + len(part))] - start))
+        start += len(part)
+        if lost := sorted(set(part.labels.tolist()) - set(whole[-1].labels.tolist())):
+            first = part.paths[part.labels.tolist().index(lost[0])]
+            raise DataError(f"{first.parent} holds no {part.form.title} that is not damaged")
+    return whole

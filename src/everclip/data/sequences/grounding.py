@@ -84,10 +84,12 @@ def read_folder(
         if not (place / f"{part}.jsonl").is_file():
             raise MissingError(f"{place / part}.jsonl is not there; expected train.jsonl and test.jsonl in {place}")
     train, test = (read_moments(place / f"{part}.jsonl", place, clips, unit) for part in ("train", "test"))
-    whole = [part.subset(readable(_paths(part), clips, broken)) for part in (train, test)]
-    if not all(map(len, whole)):
+    kept = readable([*_paths(train), *_paths(test)], clips, broken)
+    own, judged = ([index for index in kept if (index < len(train)) == first] for first in (True, False))
+    if not own or not judged:
         raise DataError(f"{place} has no training or no test clip that is not damaged")
-    return GroundedData(name or place.resolve().name, *whole)
+    test = test.subset([index - len(train) for index in judged])
+    return GroundedData(name or place.resolve().name, train.subset(own), test)
 
 
 def _paths(part: GroundedClips) -> Sequence[Path]:

@@ -101,9 +101,11 @@ def manifest(
     rows = [row for row in rows if row.label not in exclude]
     if not rows:
         raise ConfigError(f"sequence.exclude leaves no picture of {path}")
-    rows = [rows[index] for index in readable([row.path for row in rows], clips or PICTURES, broken)]
-    if not rows:
-        raise DataError(f"{path} lists damaged files alone")
+    whole = [rows[index] for index in readable([row.path for row in rows], clips or PICTURES, broken)]
+    for column in ("label", "domain"):
+        if lost := {getattr(row, column) for row in rows} - {getattr(row, column) for row in whole}:
+            raise DataError(f"{path}: {column} {min(lost)!r} has damaged files alone")
+    rows = whole
     by_domain = _by_domain(path, rows, domains, candidates)
     rows = [row for own in by_domain.values() for row in own] or rows
     classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdecimal() else -1, label))

@@ -66,6 +66,8 @@ def ordering_table(
     rows = _read(path, top, "file")
     count, rows = len(rows), rows + _read(Path(test_file).expanduser(), top, "test_file")
     kept = readable([row.path for row in rows], PICTURES, broken)
+    if lost := {row.category for row in rows} - {rows[index].category for index in kept}:
+        raise DataError(f"{path}: category {min(lost)!r} has damaged files alone")
     train, test = ([rows[i] for i in kept if (i < count) == first] for first in (True, False))
     titles = _titles([*train, *test])
     for table, rows in ((file, train), (test_file, test)):

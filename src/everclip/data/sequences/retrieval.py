@@ -61,23 +61,25 @@ def published(
     reverse: bool = False,
     caption: Caption = "drawn",
     broken: Broken = "refuse",
+    stored: bool = False,
 ) -> TaskSequence:
     """One session per published data set.
 
     Args:
-        name: see `domains`, as of the next four; data sets are yet to be read.
+        name: see `domains`, as of the next four and `stored`; data sets are yet to be read.
         domains: in order of their sessions.
         unseen: judged by alone.
         reverse: the order of the sessions.
         caption: see `shown`.
         broken: see `collect`.
+        stored: see `Retrieval`.
 
     Raises:
         ConfigError: two domains of one name, or none.
         DataError: a domain that is refused, or without training or test pairs.
     """
     ordered, others = ([load(broken=broken) for load in some] for some in (domains, unseen))
-    return _one_each(name, ordered[::-1] if reverse else ordered, others, caption)
+    return _one_each(name, ordered[::-1] if reverse else ordered, others, caption, stored=stored)
 
 
 def phases(
@@ -137,6 +139,7 @@ def folder(
     caption: Caption = "drawn",
     broken: Broken = "refuse",
     clips: Form | None = None,
+    stored: bool = False,
     name: str | None = None,
 ) -> TaskSequence:
     """One's own pairs: a list whose column `session` says the sessions, or a folder with a list for each session.
@@ -150,6 +153,7 @@ def folder(
         caption: see `shown`; all captions are judged by.
         broken: see `collect`.
         clips: what is made of a file; None: a picture.
+        stored: see `Retrieval`.
         name: of the sequence; None: after `root`.
 
     Raises:
@@ -169,7 +173,9 @@ def folder(
         for title, own_list in lists(place, clips or PICTURES).items():
             entries, _ = collect(own_list, broken)
             read.append(data_of(title, own_list, entries, test_share, test_seed, broken))
-    return domains(name=name or f"retrieval_folder_{place.resolve().name}", domains=read, caption=caption)
+    return domains(
+        name=name or f"retrieval_folder_{place.resolve().name}", domains=read, caption=caption, stored=stored
+    )
 
 
 def _one_each(

@@ -89,8 +89,8 @@ class Clips(Form):
 
     @override
     def damage(self, path: Path, deep: bool = False) -> str:
-        if path.is_dir():
-            return next(filter(None, (PICTURES.damage(file, deep) for file in _files(path))), "")
+        if path.is_dir() and (files := _files(path)):
+            return next(filter(None, (PICTURES.damage(file, deep) for file in files)), "")
         try:
             with self._shelf.video(path) as video:
                 for _ in video.frames(range(len(video)) if deep else [0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,13 +75,22 @@ class AvVideo(Video):
 
     def _tell_if_cut_off(self, index: Index) -> None:
         """Warns where a file says that it has more frames or, as Matroska, more seconds than are there."""
-        count, said, length = len(index.times), self._stream.frames, self._container.duration
+        count, said = len(index.times), self._stream.frames
         if said > count > 0:
             log.warning("%s: %d of %d frames are there; the file is cut off", self._name, count, said)
-        elif not said and length and count > 1:
-            shown, whole = float(index.times[-1] + index.times[1]), length / av.time_base
+        elif not said and count > 1:
+            shown, whole = float(index.times[-1] + index.times[1]), self._length()
             if shown < SHORT * whole:
                 log.warning("%s: %.1f of %.1f s are there; the file may be cut off", self._name, shown, whole)
+
+    def _length(self) -> float:
+        """Seconds of the pictures as the file says; 0 where it does not, or only how long pictures or sound are."""
+        told = re.fullmatch(r"(\d+):(\d+):([\d.]+)", self._stream.metadata.get("DURATION", ""))
+        if told:
+            hours, minutes, seconds = map(float, told.groups())
+            return 3600 * hours + 60 * minutes + seconds
+        alone = len(self._container.streams) == 1
+        return float(self._container.duration or 0) / av.time_base if alone else 0.0
 
     def _seconds(self, stamps: Any) -> Any:
         return (stamps - stamps[:1]) * float(self._stream.time_base or 1)
