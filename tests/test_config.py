@@ -235,6 +235,17 @@ def test_parts_are_checked_and_built_from_their_own_nodes() -> None:
         checks.check_group("outer", node)
 
 
+def refuse(**arguments: Any) -> None:
+    raise ValueError("one value does not fit another")
+
+
+def test_what_a_nested_part_refuses_is_a_setting_that_cannot_be() -> None:
+    part = {"_target_": f"{__name__}.refuse"}
+    for node in (part, {"_target_": f"{__name__}.Outer", "inner": part}):
+        with pytest.raises(ConfigError, match="outer: one value does not fit another"):
+            build.build("outer", OmegaConf.create(node))
+
+
 @dataclass
 class Chain:
     """Something made of a list of parts."""

@@ -68,7 +68,7 @@ def test_the_start_is_known_to_a_run_that_goes_on(tmp_path: Path, cache_dir: Pat
     assert [record["tasks"] for record in again.read_sessions()] == [record["tasks"] for record in records]
 
 
-@pytest.mark.parametrize("lost", ["record", "file", "damaged"])
+@pytest.mark.parametrize("lost", ["record", "file", "damaged", "checkpoint"])
 def test_stored_pictures_are_known_to_a_run_that_goes_on(lost: str, tmp_path: Path, cache_dir: Path) -> None:
     words = ("method=finetune", "sequence.stored=true")
     folder = run_kind(tmp_path, cache_dir, "retrieval", *words)
@@ -82,8 +82,10 @@ def test_stored_pictures_are_known_to_a_run_that_goes_on(lost: str, tmp_path: Pa
     assert folder.read_summary()["stored_forgetting"] == pytest.approx(own[0, 0] - own[1, 0])
     folder.update_run(state="running")
     (folder.path / "summary.json").unlink()
-    folder.write_sessions(records[:1], 2, "mean_recall")
-    if lost == "file":
+    folder.write_sessions(records if lost == "checkpoint" else records[:1], 2, "mean_recall")
+    if lost == "checkpoint":
+        folder.checkpoint(1).unlink()
+    elif lost == "file":
         folder.kept(0).unlink()
     elif lost == "damaged":
         folder.kept(0).write_bytes(folder.kept(0).read_bytes()[:-1])

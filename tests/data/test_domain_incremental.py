@@ -210,3 +210,10 @@ def test_a_list_may_name_domains(domains: Path) -> None:
         manifest(file=written(*lines, "photo/test/cat/0.png,cat,test,photo"))
     with pytest.raises(ConfigError, match=r"'dogs' is no class of .*; did you mean 'dog'"):
         manifest(file=written(*lines), exclude=["dogs"])
+    (domains / "art" / "cat" / "0.png").write_text("no picture")
+    assert len(manifest(file=written(*lines), domains=["sketch"]).sessions) == 1  # others are not looked at
+    (domains / "art" / "cat" / "1.png").write_text("no picture")
+    for name in "01":
+        (domains / "art" / "dog" / f"{name}.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"domain 'art' has damaged files alone"):
+        manifest(file=written(*lines), broken="leave_out")

@@ -55,4 +55,6 @@ def build(group: str, node: DictConfig, *positional: Any, **runtime: Any) -> Any
         raise ConfigError(f"{group}: {error}") from error
     except InstantiationException as error:  # Hydra's wrapping of what a nested part raised
         nested = error.__cause__ or error
+    if isinstance(nested, ValueError | TypeError):
+        raise ConfigError(f"{group}: {nested}") from nested
     raise nested  # with its own cause

@@ -41,7 +41,7 @@ from everclip.training.interruption import StopRequest
 from everclip.training.monitor import Cadence, Monitor
 from everclip.training.phases import PhaseState, Training
 from everclip.training.records import record_of, samples_of, scalars_of, summary_of
-from everclip.training.saved import Saved, check_identity, read_kept, read_saved, save_kept
+from everclip.training.saved import Saved, check_identity, read_saved, recall_kept, save_kept
 from everclip.types import Phase, Session, SessionView, TaskSequence
 
 log = logging.getLogger("everclip")
@@ -161,17 +161,17 @@ class Runner:
     def _resume(self) -> tuple[dict[str, Any] | None, Saved | None]:
         """Goes back to the last good state: of the records, of a session that is trained, of one in training."""
         self._records = self._folder.read_sessions()[: len(self._sequence.sessions)]
+        recall = partial(recall_kept, self._judge, self._records, self._folder, self._identity, self._sequence)
         trained = None
         if len(self._records) < len(self._sequence.sessions):
-            kept, known = read_kept(self._folder, self._identity, self._sequence, len(self._records))
-            self._judge.keep(kept)
-            del self._records[known:]
+            recall()
             trained = self._restore(len(self._records), expected=False)
         while self._records and trained is None:
             if self._restore(len(self._records) - 1, expected=True) is not None:
                 break
             log.warning("going back one session")
             self._records.pop()
+            recall()
         saved = None if trained else read_saved(self._folder, self._identity, len(self._records))
         if self._records or trained or saved:
             where = ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from everclip.runs.folder import RunFolder
 from everclip.training.checkpoint import CheckpointError, Progress, load_progress, load_session, save_session
-from everclip.training.evaluation import Kept
+from everclip.training.evaluation import Judge, Kept
 from everclip.types import TaskSequence
 
 log = logging.getLogger("everclip")
@@ -59,12 +59,15 @@ def save_kept(folder: RunFolder, identity: Mapping[str, Any], session: int, kept
         save_session(folder.kept(session), tensors, {**identity, "session": session})
 
 
-def read_kept(
-    folder: RunFolder, identity: Mapping[str, Any], sequence: TaskSequence, sessions: int
-) -> tuple[Kept, int]:
-    """What is kept of the tasks of so many sessions, and of how many of them, in order, all is there."""
-    found: Kept = {}
-    for session in range(sessions):
+def recall_kept(
+    judge: Judge,
+    records: list[dict[str, Any]],
+    folder: RunFolder,
+    identity: Mapping[str, Any],
+    sequence: TaskSequence,
+) -> None:
+    """Gives a judge what is kept of recorded sessions' tasks; takes away the records from where it is not there."""
+    for session in range(len(records)):
         own = [task for task in sequence.keeping(session) if sequence.tasks[task].session == session]
         path = folder.kept(session)
         try:
@@ -72,11 +75,11 @@ def read_kept(
             check_identity(path, meta, {**identity, "session": session} if own else {})
         except CheckpointError as error:
             log.warning("%s; going back to that session, and what was trained after it is trained again", error)
-            return found, session
+            del records[session:]
+            return
         for task in own:
             mark = f"{task}/"
-            found[task] = {name.removeprefix(mark): v for name, v in tensors.items() if name.startswith(mark)}
-    return found, sessions
+            judge.keep({task: {name.removeprefix(mark): v for name, v in tensors.items() if name.startswith(mark)}})
 
 
 def _load(path: Path, identity: Mapping[str, Any]) -> Saved:

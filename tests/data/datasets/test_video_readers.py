@@ -259,8 +259,11 @@ def test_ctvrs_sessions_of_activitynet(tmp_path: Path, compose: Callable[..., Di
         put(folder / f"{part}_queries.json", json.dumps(said))
         put(folder / f"clips/{part}/v_{part}_a_1.mp4", b"")
         put(folder / f"frames/{part}/v_{part}_b_1/frame_001.png", b"")
+    put(folder / "clips/train/v_train_a_1/thumbnail.png", b"")  # files come first
+    put(folder / "thumbnails/v_val_a_1/1.png", b"")
     first, second = activitynet.sessions(root=str(tmp_path), clips=CLIPS.trained)
     assert (paths(first.train.pictures), first.train.texts) == (["v_train_a_1.mp4"], (("a 1.",),))
+    assert paths(first.test.pictures) == ["v_val_a_1.mp4"]
     assert (paths(second.test.pictures), second.test.texts) == (["v_val_b_1"], (("b 1.",),))
     assert len(activitynet.load(root=str(tmp_path), clips=CLIPS.trained).test) == 2
     sequence = build("sequence", compose("sequence=video_retrieval_activitynet_cil", f"paths.data={tmp_path}").sequence)

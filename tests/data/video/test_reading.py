@@ -123,15 +123,16 @@ def test_of_a_truncated_file_what_is_there_is_shown(write: Write, caplog: pytest
     assert re.fullmatch(rf"{path}: 0\.[2-9] of 1\.5 s are there; the file may be cut off", told)
 
 
-def test_sound_that_outlasts_the_pictures_is_no_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sound_beside_the_pictures_is_no_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     av = pytest.importorskip("av")
-    for name in ("a.mkv", "a.flv"):
+    for name in ("a.mkv", "late.mkv", "a.flv"):
         with av.open(str(tmp_path / name), "w") as container:
-            pictures = container.add_stream("mpeg4" if name == "a.mkv" else "flv", rate=8)
+            pictures = container.add_stream("flv" if name == "a.flv" else "mpeg4", rate=8)
             pictures.width = pictures.height = 32
             sound = container.add_stream("mp3", rate=44100)
             for number in range(8):
                 frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * number, np.uint8), format="rgb24")
+                frame.pts = number + (16 if name == "late.mkv" else 0)
                 container.mux(pictures.encode(frame))
             for number in range(80):  # of 2 s
                 heard = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16p", layout="mono")

@@ -111,7 +111,7 @@ def data_of(
     if isinstance(files, FileImages):
         entries = [entries[index] for index in readable(files.paths, files.form, broken, LEAVE_OUT)]
     if not entries:
-        raise DataError(f"{pairs.source} lists damaged files alone")
+        raise DataError(f"{pairs.source}: {name} has damaged files alone")
     train, val, test = (samples(pairs, part) for part in divided(entries, test_share, test_seed))
     if isinstance(train.pictures, FileImages) and isinstance(test.pictures, FileImages):
         warn_of_twins(train.pictures, test.pictures)

@@ -115,13 +115,13 @@ class ClipFiles:
 
     def __init__(self, folder: Path, form: Form) -> None:
         self._folder = folder
-        self._paths: dict[str, Path] = {}
+        frames, clips = dict[str, Path](), dict[str, Path]()
         for top, _, names in os.walk(folder):
             files = [Path(top, name) for name in names]
-            clips = [file for file in files if file.suffix.lower() in form.suffixes]
             if any(map(PICTURES.accepts, files)) and form.accepts(Path(top)):
-                self._paths[Path(top).name] = Path(top)
-            self._paths |= {clip.stem: clip for clip in clips}
+                frames[Path(top).name] = Path(top)
+            clips |= {file.stem: file for file in files if file.suffix.lower() in form.suffixes}
+        self._paths = frames | clips
 
     def __contains__(self, name: str) -> bool:
         return name in self._paths

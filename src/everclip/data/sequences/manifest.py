@@ -101,13 +101,13 @@ def manifest(
     rows = [row for row in rows if row.label not in exclude]
     if not rows:
         raise ConfigError(f"sequence.exclude leaves no picture of {path}")
+    by_domain = _by_domain(path, rows, domains, candidates)
+    rows = [row for own in by_domain.values() for row in own] or rows
     whole = [rows[index] for index in readable([row.path for row in rows], clips or PICTURES, broken)]
     for column in ("label", "domain"):
         if lost := {getattr(row, column) for row in rows} - {getattr(row, column) for row in whole}:
             raise DataError(f"{path}: {column} {min(lost)!r} has damaged files alone")
-    rows = whole
-    by_domain = _by_domain(path, rows, domains, candidates)
-    rows = [row for own in by_domain.values() for row in own] or rows
+    rows, by_domain = whole, {domain: [row for row in whole if row.domain == domain] for domain in by_domain}
     classes = sorted({row.label for row in rows}, key=lambda label: (int(label) if label.isdecimal() else -1, label))
     images = FileImages(
         [row.path for row in rows],

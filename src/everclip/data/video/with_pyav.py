@@ -79,7 +79,8 @@ class AvVideo(Video):
         if said > count > 0:
             log.warning("%s: %d of %d frames are there; the file is cut off", self._name, count, said)
         elif not said and count > 1:
-            shown, whole = float(index.times[-1] + index.times[1]), self._length()
+            start = max(float((self._stream.start_time or 0) * (self._stream.time_base or 0)), 0.0)
+            shown, whole = start + float(index.times[-1] + index.times[1]), self._length()
             if shown < SHORT * whole:
                 log.warning("%s: %.1f of %.1f s are there; the file may be cut off", self._name, shown, whole)
 
